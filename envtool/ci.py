@@ -124,12 +124,7 @@ class CiReport:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be checked.
-
-    Args:
-        database: of vulnerabilities, where the lock shall be audited.
-        ignored: an OpenVEX file.
-    """
+    """What is to be checked."""
 
     freshness: LockRequest
     lockfile: Lockfile
@@ -138,8 +133,8 @@ class Job:
     output: Path
     is_rebuilt: bool
     name: str
-    database: Path | None = None
-    ignored: Path | None = None
+    database: Path | None = None  # of vulnerabilities, where the lock shall be audited
+    ignored: Path | None = None  # an OpenVEX file
     level: str = "low"
 
 

@@ -21,11 +21,8 @@ class EnvtoolError(Exception):
 
 @dataclass(frozen=True)
 class Issue:
-    """One thing wrong in a file that a person or a tool wrote.
-
-    Args:
-        place: where, for people: `environment.yml:7` or `package[3].hash.sha256`.
-    """
+    """One thing wrong in a file that a person or a tool wrote (`place`: where, for people: `environment.yml:7` or
+    `package[3].hash.sha256`)."""
 
     place: str
     message: str
@@ -89,11 +86,8 @@ class CacheError(EnvtoolError):
 
 
 class HashMismatchError(EnvtoolError):
-    """Bytes that are not the ones that were asked for.
-
-    Args:
-        expected: what the lock or the recipe has, as `sha256:<hex>` or `<n> bytes`.
-    """
+    """Bytes that are not the ones that were asked for (`expected`: what the lock or the recipe has, as `sha256:<hex>`
+    or `<n> bytes`)."""
 
     def __init__(self, name: str, expected: str, actual: str, hint: str | None = None) -> None:
         super().__init__(f"{name} is not the file that was expected:\n  expected {expected}\n  actual   {actual}", hint)

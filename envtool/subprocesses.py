@@ -24,11 +24,8 @@ def run(
     stdin: str = "",
     hint: str | None = None,
 ) -> str:
-    """Run a program to its end and return what it printed to standard output.
-
-    Raises:
-        ProcessError: the program is not found, or ended with a status other than 0.
-    """
+    """Run a program to its end and return what it printed to standard output. Raises ProcessError if the program is not
+    found, or ended with a status other than 0."""
     name = Path(argv[0]).name
     variables = {**os.environ, **(env or {})}
     try:

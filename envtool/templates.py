@@ -25,19 +25,13 @@ _SUFFIX = ".yml.j2"
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable of a template.
-
-    Args:
-        default: its value when none is given; None when one has to be given.
-        choices: the values that it takes; empty when it takes any.
-        pattern: a regular expression that a value has to match in full; empty when any does.
-    """
+    """A variable of a template."""
 
     name: str
     help: str
-    default: str | None
-    choices: tuple[str, ...] = ()
-    pattern: str = ""
+    default: str | None  # its value when none is given; None when one has to be given
+    choices: tuple[str, ...] = ()  # the values that it takes; empty when it takes any
+    pattern: str = ""  # a regular expression that a value has to match in full; empty when any does
 
 
 @dataclass(frozen=True)
@@ -51,11 +45,8 @@ class Template:
 
 
 def templates(own: Path | None = None) -> dict[str, Template]:
-    """The templates of environment specifications, by name; the user's own come first and hide envtool's.
-
-    Args:
-        own: the user's own directory of templates, instead of the one under envtool's home.
-    """
+    """The templates of environment specifications, by name; the user's own come first and hide envtool's (`own`: the
+    user's own directory of templates, instead of the one under envtool's home)."""
     if own is not None:
         read_text(own / "variables.yml", "a directory of templates has a variables.yml and a directory environment/")
     roots = [own or paths.home() / "templates", template_root()]
@@ -107,14 +98,8 @@ def template_root() -> Path:
 
 
 def render(template: Template, values: Mapping[str, str]) -> str:
-    """Render a template.
-
-    Args:
-        values: a value for each variable that has no default, and for any other.
-
-    Raises:
-        TemplateError: a variable is missing or unknown, or the template has an error, with its line.
-    """
+    """Render a template (`values`: a value for each variable that has no default, and for any other). Raises
+    TemplateError if a variable is missing or unknown, or the template has an error, with its line."""
     known = {each.name: each for each in template.variables}
     unknown = sorted(values.keys() - known.keys())
     if unknown:

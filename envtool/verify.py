@@ -127,12 +127,8 @@ class VerifyReport:
 
 
 def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay) -> VerifyReport:
-    """Compare a prefix with the packages of a lock.
-
-    Raises:
-        PrefixError: it is not found, not ours or not whole.
-        NetworkError, HashMismatchError: an archive that is not in the cache could not be downloaded or proven.
-    """
+    """Compare a prefix with the packages of a lock. Raises PrefixError if it is not found, not ours or not whole;
+    NetworkError or HashMismatchError if an archive that is not in the cache could not be downloaded or proven."""
     receipt = prefix.require_whole()
     inventory = take_inventory(prefix, locked, cache, display)
     findings = [*_package_findings(conda_packages(prefix.path), locked), *declared_findings(inventory)]

@@ -36,24 +36,16 @@ class _StringLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
 
 @dataclass(frozen=True)
 class Value:
-    """A value of a document and the place where it stands.
+    """A value of a document and the place where it stands."""
 
-    Args:
-        data: the value: a string, number, boolean, None, a list of `Value` or a dict of string to `Value`.
-        text: how a scalar is written: `1.10`, where the number is 1.1.
-    """
-
-    data: Any
+    data: Any  # the value: a string, number, boolean, None, a list of `Value` or a dict of string to `Value`
     line: int
-    text: str = ""
+    text: str = ""  # how a scalar is written: `1.10`, where the number is 1.1
 
 
 class YamlDocument:
-    """One YAML file, and the issues found while it is read.
-
-    Args:
-        name: the file as the user named it; every issue's place starts with it.
-    """
+    """One YAML file, and the issues found while it is read (`name`: the file as the user named it; every issue's place
+    starts with it)."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name

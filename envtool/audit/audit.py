@@ -22,38 +22,28 @@ from envtool.wheels.license import is_allowed
 
 @dataclass(frozen=True)
 class Found:
-    """A vulnerability of a package of the lock.
-
-    Args:
-        lines: the lines of environment.yml that lead to it.
-        held_by: what needs a version that the fix is not, each as `name constraint`.
-        ignored: why it does not count, empty where it does.
-    """
+    """A vulnerability of a package of the lock."""
 
     package: LockedPackage
     vulnerability: Vulnerability
-    lines: tuple[str, ...]
-    held_by: tuple[str, ...] = ()
-    ignored: str = ""
+    lines: tuple[str, ...]  # the lines of environment.yml that lead to it
+    held_by: tuple[str, ...] = ()  # what needs a version that the fix is not, each as `name constraint`
+    ignored: str = ""  # why it does not count, empty where it does
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
-
-    Args:
-        uncovered: the packages of which the database cannot know anything: nothing maps them to its names.
-        licenses: the packages with a licence that is not allowed, or unknown where some have to be, with the licence.
-        age_days: of the newest record of the database; None where no record has a date.
-    """
+    """What was found."""
 
     found: tuple[Found, ...]
     packages: int
+    # the packages of which the database cannot know anything: nothing maps them to its names
     uncovered: tuple[str, ...]
     records: int
     modified: str
-    age_days: int | None
+    age_days: int | None  # of the newest record of the database; None where no record has a date
+    # the packages with a licence that is not allowed, or unknown where some have to be, with the licence
     licenses: Mapping[str, str] = field(default_factory=dict)
 
     def failing(self, level: str) -> list[Found]:
@@ -64,11 +54,7 @@ class Audit:
 
 
 def audit(whole: Graph, database_path: Path, vex_path: Path | None = None, today: date | None = None) -> Audit:
-    """Look every package up.
-
-    Raises:
-        EnvtoolError: the database or the list of what is ignored cannot be read.
-    """
+    """Look every package up. Raises EnvtoolError if the database or the list of what is ignored cannot be read."""
     today = today or datetime.now(timezone.utc).date()
     names = {key: _names(package) for key, package in whole.packages.items()}
     database = osv.read(database_path, {name for found in names.values() for name in found})

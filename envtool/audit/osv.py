@@ -34,28 +34,19 @@ Key = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Vulnerability:
-    """One vulnerability, as it affects one package.
-
-    Args:
-        aliases: every identifier that it has, its own included.
-        level: one of LEVELS, or UNKNOWN.
-        fixed: the lowest version that has a fix; None where there is none.
-    """
+    """One vulnerability, as it affects one package."""
 
     id: str
-    aliases: frozenset[str]
+    aliases: frozenset[str]  # every identifier that it has, its own included
     summary: str
-    level: str
-    fixed: str | None
+    level: str  # one of LEVELS, or UNKNOWN
+    fixed: str | None  # the lowest version that has a fix; None where there is none
 
 
 @dataclass(frozen=True)
 class Database:
-    """The records of a database that name one of some packages.
-
-    Args:
-        modified: when its newest record was changed, as ISO 8601; empty where no record states it.
-    """
+    """The records of a database that name one of some packages (`modified`: when its newest record was changed, as ISO
+    8601; empty where no record states it)."""
 
     records: Mapping[Name, Sequence[Mapping[str, Any]]]
     count: int
@@ -80,11 +71,7 @@ class Database:
 
 
 def read(path: Path, names: set[Name]) -> Database:
-    """Read what a database has on some packages.
-
-    Raises:
-        EnvtoolError: it cannot be read, or has no record.
-    """
+    """Read what a database has on some packages. Raises EnvtoolError if it cannot be read, or has no record."""
     wanted = {name.encode() for _, name in names}
     records: dict[Name, list[Mapping[str, Any]]] = {}
     count, modified = 0, b""

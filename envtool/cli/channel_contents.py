@@ -9,7 +9,6 @@ import click
 
 from envtool import console
 from envtool.channel import edit
-from envtool.channel import edit as checking
 from envtool.channel.edit import Changed
 from envtool.cli.options import json_option
 
@@ -62,7 +61,7 @@ def check(channel: Path, as_json: bool) -> int:
     """
     archives = edit.archives(channel)
     with console.ProgressDisplay() as display, display.task(f"check {len(archives)} archives", len(archives)) as task:
-        issues = checking.check(channel, archives, task)
+        issues = edit.check(channel, archives, task)
     if as_json:
         found = [{"place": each.place, "message": each.message} for each in issues]
         console.answer_json({"archives": len(archives), "issues": found})

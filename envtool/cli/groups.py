@@ -34,11 +34,7 @@ class CommandGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the first word names.
-
-        Raises:
-            UnknownCommandError: No command has this name.
-        """
+        """Find the command that the first word names. Raises UnknownCommandError if no command has this name."""
         if not args[0].startswith("-") and not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             raise UnknownCommandError(self, ctx, args[0])
         return super().resolve_command(ctx, args)
@@ -48,7 +44,7 @@ class LazyGroup(CommandGroup):
     """A group whose commands are imported only when one of them runs or shows its own help."""
 
     def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **attributes: Any) -> None:
-        """Take the module and the summary of each command, by its name; a module has its command as `command`."""
+        """Take the place (`module`, or `module:function`) and the summary of each command, by its name."""
         super().__init__(*args, **attributes)
         self.table = table
 
@@ -60,7 +56,8 @@ class LazyGroup(CommandGroup):
         """Import a command."""
         if cmd_name not in self.table:
             return None
-        command: click.Command = importlib.import_module(self.table[cmd_name][0]).command
+        module, _, function = self.table[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), function or "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

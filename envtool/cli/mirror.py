@@ -17,10 +17,7 @@ from envtool.cli.options import json_option
 from envtool.fetch.archive_cache import Cache
 from envtool.fetch.credentials import without_credentials, without_secrets
 from envtool.lockfile.conda_lock_v1 import read_lockfile
-from envtool.mirrors import configure, mirrors
-from envtool.mirrors import configure as mirror_use
-from envtool.mirrors import selection as mirror_choice
-from envtool.mirrors import selection as probing
+from envtool.mirrors import configure, mirrors, selection
 from envtool.mirrors.mirrors import Preset, presets
 from envtool.mirrors.selection import ORIGIN, Reading
 
@@ -70,17 +67,17 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     a channel is available from nowhere.
     """
     urls = [each.url for each in read_lockfile(lockfile_path).packages]
-    places = probing.candidates(urls, list(presets().values()))
+    places = selection.candidates(urls, list(presets().values()))
     with console.ProgressDisplay() as display, display.task(f"measure {len(places)} places"):
-        readings = probing.measure(places, limit_s)
-    mirror_choice.keep(Cache(directories.cache()), readings)
-    ranked = probing.rank(readings)
+        readings = selection.measure(places, limit_s)
+    selection.keep(Cache(directories.cache()), readings)
+    ranked = selection.rank(readings)
     if as_json:
         console.answer_json(
-            {"channels": {name: _readings(each) for name, each in probing.by_channel(readings).items()}}
+            {"channels": {name: _readings(each) for name, each in selection.by_channel(readings).items()}}
         )
     else:
-        _table(probing.by_channel(readings))
+        _table(selection.by_channel(readings))
     missing = {each.channel for each in readings} - set(ranked)
     if missing:
         click.get_current_context().exit(1)
@@ -108,19 +105,19 @@ def use(names: tuple[str, ...], conda: bool, pip: bool, uv: bool, dry_run: bool,
     if undo == bool(names):
         raise click.UsageError("give a NAME, auto or off; or --undo alone")
     if undo:
-        _done("took back", configure.undo(mirror_use.journal()), as_json=as_json)
+        _done("took back", configure.undo(configure.journal()), as_json=as_json)
         return
-    tools = [tool for tool, is_wanted in zip(mirror_use.TOOLS, (conda, pip, uv)) if is_wanted]
+    tools = [tool for tool, is_wanted in zip(configure.TOOLS, (conda, pip, uv)) if is_wanted]
     known = presets()
-    planned = mirror_use.plan(names, tools, known, _best(known) if tools else None)
+    planned = configure.plan(names, tools, known, _best(known) if tools else None)
     if dry_run:
         console.answer(configure.diff(planned) or "nothing to change")
         return
-    _done("wrote", configure.apply(planned, mirror_use.journal()), as_json=as_json)
+    _done("wrote", configure.apply(planned, configure.journal()), as_json=as_json)
 
 
 def _best(known: dict[str, Preset]) -> Preset | None:
-    readings = mirror_choice.recall(Cache(directories.cache()))
+    readings = selection.recall(Cache(directories.cache()))
     usable = [each for each in readings if each.estimate_s is not None and each.name != ORIGIN and each.name in known]
     # The one that serves most of what was measured, and of those the quickest.
     names = {each.name for each in usable}

@@ -36,11 +36,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the an
 
 
 def this_platform() -> str:
-    """The conda subdir of this machine.
-
-    Raises:
-        EnvtoolError: It is one that envtool makes no environments on.
-    """
+    """The conda subdir of this machine. Raises EnvtoolError if it is one that envtool makes no environments on."""
     machines = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
     subdir = machines.get(machine.machine()) if sys.platform == "linux" else None
     if subdir is None:
@@ -57,11 +53,8 @@ def command_line() -> str:
 
 
 def chosen_platform(lockfile: Lockfile, platform: str | None) -> str:
-    """The platform that the options mean.
-
-    Raises:
-        EnvtoolError: The lock does not have it, or has several and none is named.
-    """
+    """The platform that the options mean. Raises EnvtoolError if the lock does not have it, or has several and none is
+    named."""
     if platform is None and len(lockfile.platforms) == 1:
         return lockfile.platforms[0]
     wanted = platform or this_platform()
@@ -73,11 +66,8 @@ def chosen_platform(lockfile: Lockfile, platform: str | None) -> str:
 
 
 def chosen_categories(lockfile: Lockfile, categories: tuple[str, ...]) -> tuple[str, ...]:
-    """The categories that the options mean; `main` comes first.
-
-    Raises:
-        EnvtoolError: The lock does not have one of them.
-    """
+    """The categories that the options mean; `main` comes first. Raises EnvtoolError if the lock does not have one of
+    them."""
     known = sorted({each.category for each in lockfile.packages} | {"main"}, key=lambda each: (each != "main", each))
     unknown = [each for each in categories if each not in known]
     if unknown:

@@ -1,4 +1,4 @@
-"""`envtool verify`."""
+"""`envtool verify` and `digest`."""
 
 from __future__ import annotations
 
@@ -9,40 +9,32 @@ import click
 
 from envtool import console, paths
 from envtool.atomic_files import write_atomically
-from envtool.cli.options import (
-    attest_key_option,
-    attest_option,
-    file_option,
-    json_option,
-    made_for_option,
-    name_option,
-    prefix_option,
-    require_attest_key,
-)
+from envtool.cli import options
 from envtool.fetch.archive_cache import Cache
 from envtool.install.rebuild import compare_with_rebuilt
 from envtool.prefix.prefix import Prefix, find_prefix
 from envtool.signing import attestation
 from envtool.solve.md5_completion import read_complete
-from envtool.verify import VerifyReport, as_github, as_junit, as_text, verify
+from envtool.verify import VerifyReport, as_github, as_junit, as_text, take_inventory
+from envtool.verify import verify as compare
 
 _SHOWN = 40
 
 
 @click.command("verify")
-@name_option
-@prefix_option
-@made_for_option
-@file_option
+@options.name_option
+@options.prefix_option
+@options.made_for_option
+@options.file_option
 @click.option("--rebuild", is_flag=True,
               help="Make the lock a second time elsewhere, and compare the two file by file.")  # fmt: skip
 @click.option("--junit", type=click.Path(path_type=Path), help="Also write the findings to this file, as JUnit XML.")
 @click.option("--github", is_flag=True, help="Print the findings as annotations for GitHub Actions.")
-@attest_option
-@attest_key_option
-@json_option
+@options.attest_option
+@options.attest_key_option
+@options.json_option
 @click.pass_context
-def command(
+def verify(
     ctx: click.Context, name: str | None, path: Path | None, made_for: Path | None, lockfile_path: Path, rebuild: bool,
     junit: Path | None, github: bool, attest: Path | None, attest_key: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
@@ -55,14 +47,14 @@ def command(
     With --rebuild they are compared with a second environment, made from the lock in a temporary directory: the
     reproducibility check for CI.
     """
-    require_attest_key(attest, attest_key)
+    options.require_attest_key(attest, attest_key)
     prefix = find_prefix(name, path, made_for)
     lockfile = read_complete(lockfile_path)
     receipt = prefix.require_whole()
     locked = lockfile.select(receipt.platform, receipt.categories)
     cache = Cache(paths.cache())
     with console.ProgressDisplay() as display:
-        result = verify(prefix, locked, cache, display)
+        result = compare(prefix, locked, cache, display)
         if rebuild:
             result = compare_with_rebuilt(prefix, lockfile, result, cache, display)
     if attest and attest_key:
@@ -86,3 +78,26 @@ def _tell(prefix: Prefix, result: VerifyReport, junit: Path | None, *, is_github
     verdict = "exactly what the lock states" if result.is_equal else f"{len(result.findings)} findings"
     console.say(f"{result.file_count} files, {console.size(result.size_bytes)}: {verdict}")
     console.say(f"env digest {result.env_digest}")
+
+
+@click.command("digest")
+@options.name_option
+@options.prefix_option
+@options.made_for_option
+@options.file_option
+@options.json_option
+def digest(name: str | None, path: Path | None, made_for: Path | None, lockfile_path: Path, as_json: bool) -> None:
+    """Compute the env digest of an environment from its files as they are now.
+
+    One sha256 over the path, kind, mode and content of every file, with the environment's own path taken out: equal in
+    any directory and on any machine, or the environments differ. docs/reference/env-digest.md defines it.
+    """
+    prefix = find_prefix(name, path, made_for)
+    receipt = prefix.require_whole()
+    locked = read_complete(lockfile_path).select(receipt.platform, receipt.categories)
+    with console.ProgressDisplay() as display:
+        found = take_inventory(prefix, locked, Cache(paths.cache()), display).env_digest
+    if as_json:
+        console.answer_json({"prefix": str(prefix.path), "env_digest": found, "as_made": receipt.env_digest})
+    else:
+        console.answer(found)

@@ -20,6 +20,7 @@ from envtool import paths
 from envtool.doctor.machine_facts import Clock, Conda, Inotify, MachineFacts, Place, Reach, Shadow
 from envtool.errors import EnvtoolError
 from envtool.fetch import client
+from envtool.fetch.credentials import without_credentials
 from envtool.fetch.failover import Timeouts
 from envtool.install.cuda import detect_gpu
 from envtool.mirrors import config_files, selection
@@ -38,11 +39,8 @@ _CONNECT_S = 5.0
 
 
 def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None) -> MachineFacts:
-    """Everything that can be known of this machine.
-
-    Args:
-        limit_s: seconds that the network has to answer; None when it is not to be asked.
-    """
+    """Everything that can be known of this machine (`limit_s`: seconds that the network has to answer; None when it is
+    not to be asked)."""
     environ = dict(os.environ)
     is_asked = limit_s is not None
     virtual_packages = rattler.detect_virtual_packages()
@@ -150,7 +148,7 @@ def _reach(urls: Sequence[str], presets: Sequence[Preset], limit_s: float) -> tu
     for channel, readings in selection.by_channel(selection.measure(places, limit_s)).items():
         answering = tuple(each.name for each in readings if each.estimate_s is not None)
         reasons = {each.name: each.reason or "nothing came" for each in readings if each.estimate_s is None}
-        found.append(Reach(client.without_credentials(channel), len(readings), answering, reasons))
+        found.append(Reach(without_credentials(channel), len(readings), answering, reasons))
     return tuple(found)
 
 
@@ -164,7 +162,7 @@ def _clock(urls: Sequence[str], limit_s: float) -> Clock | None:
             date = client.date(host, patience)
             skew_s = skew_of(date, time.time()) if date else None
             if skew_s is not None:
-                return Clock(client.without_credentials(host), skew_s)
+                return Clock(without_credentials(host), skew_s)
     return None
 
 

@@ -30,21 +30,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Place:
-    """A directory that envtool writes to.
-
-    Args:
-        is_writable: whether it, or the nearest directory that is there, can be written.
-        free_files: how many files its disk can still take; None where it does not count them.
-        device: the number of its disk; two places with the same share its room.
-    """
+    """A directory that envtool writes to."""
 
     path: Path
     role: str
-    is_writable: bool
+    is_writable: bool  # whether it, or the nearest directory that is there, can be written
     mode: int | None
     free_bytes: int
-    free_files: int | None
-    device: int
+    free_files: int | None  # how many files its disk can still take; None where it does not count them
+    device: int  # the number of its disk; two places with the same share its room
 
 
 @dataclass(frozen=True)
@@ -92,51 +86,39 @@ class Shadow:
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """Everything that is known of a machine.
-
-    Args:
-        virtual_packages: the virtual packages of conda, name to `version` or `version build`.
-        proxies: for each proxy of the environment, why it cannot be used; None when it accepts connections.
-        reach: the channels of the lock; None when they were not asked.
-        clock: this machine's clock; None when no server was asked.
-        files: paths in variables, with whether they are there; `links` has where they lead.
-        shadows: directories of LD_LIBRARY_PATH with libraries of CUDA or PyTorch.
-    """
+    """Everything that is known of a machine."""
 
     environ: Mapping[str, str] = field(default_factory=dict)
+    # the virtual packages of conda, name to `version` or `version build`
     virtual_packages: Mapping[str, str] = field(default_factory=dict)
     gpu: Gpu = field(default_factory=Gpu)
     places: tuple[Place, ...] = ()
     inotify: Inotify | None = None
     encoding: str = "utf-8"
     has_locale: bool = True
+    # paths in variables, with whether they are there; `links` has where they lead
     files: Mapping[str, bool] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
+    # for each proxy of the environment, why it cannot be used; None when it accepts connections
     proxies: Mapping[str, str | None] = field(default_factory=dict)
-    reach: tuple[Reach, ...] | None = None
-    clock: Clock | None = None
+    reach: tuple[Reach, ...] | None = None  # the channels of the lock; None when they were not asked
+    clock: Clock | None = None  # this machine's clock; None when no server was asked
     condarc: tuple[Conda, ...] = ()
     user_packages: tuple[Path, ...] = ()
-    shadows: tuple[Shadow, ...] = ()
+    shadows: tuple[Shadow, ...] = ()  # directories of LD_LIBRARY_PATH with libraries of CUDA or PyTorch
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a lock needs of a machine.
+    """What a lock needs of a machine."""
 
-    Args:
-        lacks: what the machine does not have of it, in words, by virtual package.
-        missing_bytes: the size of its archives and wheels that are not in the cache, as far as it is known.
-        unpacked_bytes: what an environment of all of them takes: measured for those that are in the cache, and guessed
-            from the size for others.
-        unknown: how many of those that are not in the cache have an unknown size.
-    """
-
-    lacks: tuple[tuple[str, str], ...] = ()
+    lacks: tuple[tuple[str, str], ...] = ()  # what the machine does not have of it, in words, by virtual package
     cuda: str | None = None
     glibc: str | None = None
-    missing_bytes: int = 0
+    missing_bytes: int = 0  # the size of its archives and wheels that are not in the cache, as far as it is known
+    # what an environment of all of them takes: measured for those that are in the cache, and guessed from the size for
+    # others
     unpacked_bytes: int = 0
-    unknown: int = 0
+    unknown: int = 0  # how many of those that are not in the cache have an unknown size
     is_cached: bool = False
     package_count: int = 0

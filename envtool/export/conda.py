@@ -53,11 +53,8 @@ _PUBLIC = "https://conda.anaconda.org/"
 def environment_yml(
     lockfile: Lockfile, packages: Sequence[LockedPackage], name: str | None, variables_key: str, *, with_builds: bool
 ) -> str:
-    """A pinned environment.yml of one platform.
-
-    Args:
-        with_builds: whether builds are pinned too, which makes it exact and bound to the platform.
-    """
+    """A pinned environment.yml of one platform (`with_builds`: whether builds are pinned too, which makes it exact and
+    bound to the platform)."""
     dependencies: list[Any] = [_match_spec(each, with_builds) for each in packages if each.manager == "conda"]
     wheels = [_requirement(each) for each in packages if each.manager == "pip"]
     if wheels:

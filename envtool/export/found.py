@@ -21,10 +21,7 @@ Found = tuple[LockedPackage, PackageMetadata]
 
 def found_packages(prefix: Path) -> list[Found]:
     """The conda packages and the distributions of a prefix; those that a conda package brings, count as that one.
-
-    Raises:
-        PrefixError: it is no environment, or a record of it is damaged.
-    """
+    Raises PrefixError if it is no environment, or a record of it is damaged."""
     if not (prefix / "conda-meta").is_dir():
         raise PrefixError(f"{prefix} has no conda-meta", "name a conda environment")
     found, brought = [], set()

@@ -31,11 +31,7 @@ SPECIFICATIONS = ("1.7", "1.6", "1.5")
 
 @dataclass(frozen=True)
 class BomRequest:
-    """What a bill of materials is asked for.
-
-    Args:
-        specification: the version of CycloneDX.
-    """
+    """What a bill of materials is asked for (`specification`: the version of CycloneDX)."""
 
     lockfile: Lockfile
     platform: str

@@ -57,7 +57,12 @@ def claim(
         try:
             yield None if is_stopped() else candidate
         finally:
-            _release(candidate, lock)
+            # Removed while it is held, so that no process takes it in between; kept while there is something to go on
+            # with.
+            if not candidate.exists():
+                with contextlib.suppress(OSError):
+                    _lock_path(candidate).unlink()
+            os.close(lock)
         return
     if is_stopped():
         yield None
@@ -73,7 +78,7 @@ def siblings(path: Path) -> list[Path]:
 def _lock(path: Path, patience_s: float, is_stopped: Callable[[], bool]) -> int | None:
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
         return None
-    watch = _Watch(path, patience_s)
+    seen_bytes, since_s = -2, time.monotonic()
     while not is_stopped():
         descriptor = _open(_lock_path(path))
         if descriptor is None:
@@ -89,7 +94,12 @@ def _lock(path: Path, patience_s: float, is_stopped: Callable[[], bool]) -> int 
             os.close(descriptor)
             if error.errno not in _BUSY:
                 return None  # a file system without locks (some NFS): only our own file is safe
-        if watch.is_still():
+        size_bytes = -1
+        with contextlib.suppress(OSError):
+            size_bytes = path.stat().st_size
+        if size_bytes != seen_bytes:
+            seen_bytes, since_s = size_bytes, time.monotonic()
+        if time.monotonic() - since_s > patience_s:
             return None
         time.sleep(_POLL_S)
     return None
@@ -109,34 +119,8 @@ def _open(path: Path) -> int | None:
     return None
 
 
-def _release(path: Path, descriptor: int) -> None:
-    # Removed while it is held, so that no process takes it in between; kept while there is something to go on with.
-    if not path.exists():
-        with contextlib.suppress(OSError):
-            _lock_path(path).unlink()
-    os.close(descriptor)
-
-
 def _lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
-
-
-class _Watch:
-    """Sees whether a file still grows."""
-
-    def __init__(self, path: Path, patience_s: float) -> None:
-        self._path, self._patience_s = path, patience_s
-        self._seen: int | None = None
-        self._since_s = time.monotonic()
-
-    def is_still(self) -> bool:
-        try:
-            size = self._path.stat().st_size
-        except OSError:
-            size = -1
-        if size != self._seen:
-            self._seen, self._since_s = size, time.monotonic()
-        return time.monotonic() - self._since_s > self._patience_s
 
 
 _READ_BYTES = 1 << 20
@@ -147,15 +131,10 @@ _READ_ONLY_HINT = "set ENVTOOL_CACHE_DIR to a directory that you may write to"
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file by its content.
+    """A file by its content."""
 
-    Args:
-        name: the file name that the content goes by, kept in the cache because installers read it.
-        sha256: the hash of the content, 64 lower-case hexadecimal digits.
-    """
-
-    name: str
-    sha256: str
+    name: str  # the file name that the content goes by, kept in the cache because installers read it
+    sha256: str  # the hash of the content, 64 lower-case hexadecimal digits
     urls: tuple[str, ...]
     size_bytes: int | None = None
 
@@ -267,9 +246,7 @@ class Cache:
             return
         if path != self.root:
             self._make_directory(path.parent)
-            path.mkdir(exist_ok=True)
-        else:
-            path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=path == self.root, exist_ok=True)
         # Not synced: a directory that a crash takes away costs a download, and nothing wrong is left.
         self.share(path)
 

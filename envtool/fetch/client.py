@@ -10,6 +10,7 @@ to do about a failure (`envtool.fetch.failover`).
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
@@ -25,15 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from envtool.errors import EnvtoolError
-from envtool.fetch.credentials import (
-    Authorized,
-    authorize,
-    from_netrc,
-    from_user,
-    header_of,
-    without_credentials,
-    without_secrets,
-)
+from envtool.fetch.credentials import authorize, from_netrc, from_user, without_secrets
 from envtool.fetch.failover import RangeError, Timeouts, TransferError, seconds_to_wait
 
 if TYPE_CHECKING:
@@ -49,37 +42,18 @@ def part_url(path: Path, start: int, size_bytes: int) -> str:
 
 
 @contextmanager
-def _read_file(url: str, offset: int, chunk_bytes: int) -> Iterator[tuple[int, Iterator[bytes]]]:
-    """Open a file or a part of one.
-
-    Args:
-        offset: the first byte that is wanted, counted from the beginning of the part.
-
-    Yields:
-        The size of the whole part, and the bytes from the offset on.
-    """
-    # The caller's own errors pass through here as well, so that only opening may be caught.
-    with _open(url) as file:
-        part = _PART.fullmatch(urlsplit(url).fragment)
-        start, end = (int(part[1]), int(part[2])) if part else (0, file.seek(0, os.SEEK_END))
-        file.seek(start + offset)
-        yield end - start, _chunks(file, end - start - offset, chunk_bytes)
-
-
-def _open(url: str) -> BinaryIO:
+def _disk_errors() -> Iterator[None]:
     try:
-        return Path(unquote(urlsplit(url).path)).open("rb")
+        yield
     except OSError as error:
         raise TransferError(error.strerror or str(error), is_transient=False) from error
 
 
-def _chunks(file: BinaryIO, left_bytes: int, chunk_bytes: int) -> Iterator[bytes]:
-    try:
-        while left_bytes > 0 and (chunk := file.read(min(chunk_bytes, left_bytes))):
+def _chunks(file: BinaryIO, left_bytes: int) -> Iterator[bytes]:
+    with _disk_errors():
+        while left_bytes > 0 and (chunk := file.read(min(CHUNK_BYTES, left_bytes))):
             left_bytes -= len(chunk)
             yield chunk
-    except OSError as error:
-        raise TransferError(error.strerror or str(error), is_transient=False) from error
 
 
 def proxy_for(url: str) -> str | None:
@@ -117,9 +91,8 @@ def _holds(network: str, address: ipaddress.IPv4Address) -> bool:
 class _Trust(ssl.SSLContext):
     """A context that reads its certificates when it is first used."""
 
-    bundle: str | None
-    is_read: bool
-    lock: threading.Lock
+    bundle: str | None = None
+    is_read = False
 
     def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
         self._read()
@@ -130,7 +103,7 @@ class _Trust(ssl.SSLContext):
         return super().wrap_bio(*args, **options)
 
     def _read(self) -> None:
-        with self.lock:
+        with _lock:
             if not self.is_read:
                 import certifi
 
@@ -151,7 +124,7 @@ def trusting(bundle: str | None) -> ssl.SSLContext:
     context = _Trust(ssl.PROTOCOL_TLS_CLIENT)
     for name in ("check_hostname", "minimum_version", "options", "verify_flags"):
         setattr(context, name, getattr(model, name))
-    context.bundle, context.is_read, context.lock = bundle, False, threading.Lock()
+    context.bundle = bundle
     return context
 
 
@@ -165,47 +138,52 @@ _managers: dict[tuple[Any, ...], PoolManager] = {}
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Response:
-    """What a server answers; used as a context manager, that lets its connection go."""
-
-    raw: HTTPResponse
-    url: str
-
-    def __enter__(self) -> Response:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.raw.status == 304:
-            self.raw.drain_conn()  # it has no body, and its connection can be used again
-        self.raw.close()
-        self.raw.release_conn()
-
-
-def ask(request: Authorized, headers: Mapping[str, str], patience: Timeouts) -> Response:
-    """Ask for a URL, and for what it redirects to."""
+@contextmanager
+def _asked(url: str, offset: int, patience: Timeouts, more: Mapping[str, str]) -> Iterator[tuple[HTTPResponse, str]]:
+    """The answer to a request, and the URL that it came from after all redirects."""
     from urllib3 import Timeout
+    from urllib3.exceptions import HTTPError
 
-    url, authorization = _without_user(request.url), header_of(request)
+    headers = {"User-Agent": "envtool", "Accept": "*/*", "Connection": "keep-alive", "Accept-Encoding": "identity"}
+    headers.update(more, **({"Range": f"bytes={offset}-"} if offset else {}))
     timeout = Timeout(connect=patience.connect_timeout_s, read=patience.read_timeout_s)
-    common = {"User-Agent": "envtool", "Accept": "*/*", "Connection": "keep-alive", **headers}
+    try:
+        url, authorization = authorize(url)
+        answer, url = _follow(_without_user(url), authorization, headers, timeout)
+    except TransferError:
+        raise
+    except EnvtoolError as error:
+        raise TransferError(error.message, is_transient=False) from error
+    except (HTTPError, ValueError) as error:  # a server may redirect to something that is not a URL
+        raise _no_answer(error) from error
+    try:
+        yield answer, url
+    finally:
+        _let_go(answer, has_no_body=answer.status == 304)
+
+
+def _follow(url: str, authorization: str | None, headers: Mapping[str, str], timeout: Any) -> tuple[HTTPResponse, str]:
     for _ in range(_MOST_REDIRECTS + 1):
-        sent = {**common, "Authorization": authorization} if authorization else common
-        raw: Any = _manager(url).urlopen(
+        sent = {**headers, "Authorization": authorization} if authorization else headers
+        answer: Any = _manager(url).urlopen(
             "GET", url, headers=sent, redirect=False, retries=False, preload_content=False, timeout=timeout
         )
-        location = raw.headers.get("Location") if raw.status in _REDIRECTS else None
+        location = answer.headers.get("Location") if answer.status in _REDIRECTS else None
         if location is None:
-            return Response(raw, url)
-        # A body is not waited for: it might never end.
-        if raw.headers.get("Content-Length") == "0":
-            raw.drain_conn()  # so that the connection can be used again
-        raw.close()
-        raw.release_conn()
+            return answer, url
+        _let_go(answer, has_no_body=answer.headers.get("Content-Length") == "0")
         target = urljoin(url, quote(location.encode("latin1"), safe="!#$%&'()*+,/:;=?@[]~"))
         authorization = from_netrc(target) or (authorization if _is_same_place(url, target) else None)
         url = _without_user(target)
     raise TransferError(f"redirected more than {_MOST_REDIRECTS} times", is_transient=False)
+
+
+def _let_go(answer: HTTPResponse, *, has_no_body: bool) -> None:
+    # A body is not waited for: it might never end. Without one, the connection can be used again.
+    if has_no_body:
+        answer.drain_conn()
+    answer.close()
+    answer.release_conn()
 
 
 def _without_user(url: str) -> str:
@@ -255,8 +233,6 @@ def _made(proxy: str | None, bundle: str | None, *, is_secure: bool) -> PoolMana
     return ProxyManager(proxy, proxy_headers={"Proxy-Authorization": who} if who else None, **settings)
 
 
-__all__ = ["CHUNK_BYTES", "Body", "RangeError", "TransferError", "get", "without_credentials"]
-
 CHUNK_BYTES = 1 << 20
 _SMALL_CHUNK_BYTES = 1 << 14
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -293,12 +269,17 @@ def get(
         RangeError: it gave another part of them than was asked for.
     """
     if urlsplit(url).scheme == "file":
-        with _read_file(url, offset, CHUNK_BYTES) as (total_bytes, chunks):
-            yield Body(offset, total_bytes, chunks, url)
+        with contextlib.ExitStack() as stack:
+            with _disk_errors():  # the caller's own errors pass through here as well, so that only opening is caught
+                file = stack.enter_context(Path(unquote(urlsplit(url).path)).open("rb"))
+                part = _PART.fullmatch(urlsplit(url).fragment)
+                start, end = (int(part[1]), int(part[2])) if part else (0, file.seek(0, os.SEEK_END))
+                file.seek(start + offset)
+            yield Body(offset, end - start, _chunks(file, end - start - offset), url)
         return
     limits = patience or Timeouts()
-    with _ask(url, offset, limits, headers or {}) as answer:
-        yield _body(answer, offset, limits)
+    with _asked(url, offset, limits, headers or {}) as (answer, place):
+        yield _body(answer, place, offset, limits)
 
 
 def prepare() -> None:
@@ -310,24 +291,8 @@ def prepare() -> None:
 
 def date(url: str, patience: Timeouts) -> str | None:
     """The Date header of a server, whatever else it answers."""
-    with _ask(url, 0, patience, {}) as answer:
-        return answer.raw.headers.get("Date")
-
-
-def _ask(url: str, offset: int, patience: Timeouts, more: Mapping[str, str]) -> Response:
-    from urllib3.exceptions import HTTPError
-
-    try:
-        request = authorize(url)
-    except EnvtoolError as error:
-        raise TransferError(error.message, is_transient=False) from error
-    headers = {"Accept-Encoding": "identity", **more}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-    try:
-        return ask(request, headers, patience)
-    except (HTTPError, ValueError) as error:  # a server may redirect to something that is not a URL
-        raise _no_answer(error) from error
+    with _asked(url, 0, patience, {}) as (answer, _):
+        return answer.headers.get("Date")
 
 
 def _no_answer(error: Exception) -> TransferError:
@@ -346,22 +311,21 @@ def _no_answer(error: Exception) -> TransferError:
     return TransferError(without_secrets(f"{type(error).__name__}: {_innermost(error)}"), is_transient=False)
 
 
-def _body(answer: Response, offset: int, patience: Timeouts) -> Body:
-    response = answer.raw
+def _body(response: HTTPResponse, url: str, offset: int, patience: Timeouts) -> Body:
     _refuse_unusable(response)
     encoding = response.headers.get("Content-Encoding", "").strip().lower()
-    path = urlsplit(answer.url).path
+    path = urlsplit(url).path
     # Some servers call a .tar.gz file itself an encoding of a .tar; its bytes are the file.
     is_decoded = encoding in _DECODED and not path.endswith((".gz", ".tgz"))
     if is_decoded and response.status == 206:
         raise RangeError("a part of a compressed transfer, which fits nothing", is_transient=False)
     start, total_bytes = _extent(response, offset)
-    chunks = _read(response, patience, is_decoded=is_decoded)
+    chunks = _read(response, patience, has_begun=start > 0, is_decoded=is_decoded)
     validators = {name: response.headers[name] for name in _VALIDATORS if name in response.headers}
-    return Body(start, None if is_decoded else total_bytes, _refuse_html(chunks, start), answer.url, validators)
+    return Body(start, None if is_decoded else total_bytes, chunks, url, validators)
 
 
-def _read(response: HTTPResponse, patience: Timeouts, *, is_decoded: bool) -> Iterator[bytes]:
+def _read(response: HTTPResponse, patience: Timeouts, *, has_begun: bool, is_decoded: bool) -> Iterator[bytes]:
     from urllib3.exceptions import HTTPError, ReadTimeoutError
 
     window_began_s, window_bytes = time.monotonic(), 0
@@ -372,6 +336,9 @@ def _read(response: HTTPResponse, patience: Timeouts, *, is_decoded: bool) -> It
     read = read or response.read
     try:
         while chunk := read(size_bytes, decode_content=is_decoded):
+            if not has_begun and chunk.lstrip()[:16].lower().startswith(_HTML_STARTS):
+                raise TransferError("an HTML page instead of the file", is_transient=False)
+            has_begun = True
             yield chunk
             window_bytes += len(chunk)
             elapsed_s = time.monotonic() - window_began_s
@@ -383,15 +350,6 @@ def _read(response: HTTPResponse, patience: Timeouts, *, is_decoded: bool) -> It
         raise TransferError(f"silent for {patience.read_timeout_s:g} s", is_transient=True, is_down=True) from error
     except (HTTPError, OSError) as error:
         raise TransferError(f"broken off: {_innermost(error)}", is_transient=True) from error
-
-
-def _refuse_html(chunks: Iterator[bytes], start: int) -> Iterator[bytes]:
-    first = next(chunks, b"")
-    if start == 0 and first.lstrip()[:16].lower().startswith(_HTML_STARTS):
-        raise TransferError("an HTML page instead of the file", is_transient=False)
-    if first:
-        yield first
-        yield from chunks
 
 
 def _refuse_unusable(response: HTTPResponse) -> None:

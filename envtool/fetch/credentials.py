@@ -13,7 +13,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -87,11 +86,8 @@ def _put(text: str, values: Mapping[str, str], safe: str | None, shortest: int =
 
 
 def with_variables(url: str, templates: Sequence[str]) -> str:
-    """The URL of a file with the variables that a lock names for its place.
-
-    Args:
-        templates: URLs of channels and indexes as a lock has them: `https://$USER:$TOKEN@host/channel`.
-    """
+    """The URL of a file with the variables that a lock names for its place (`templates`: URLs of channels and indexes
+    as a lock has them: `https://$USER:$TOKEN@host/channel`)."""
     for template in templates:
         ours, theirs = urlsplit(url), urlsplit(template)
         user, _, host = theirs.netloc.rpartition("@")
@@ -121,15 +117,6 @@ _SHOWN_TOKEN = re.compile(r"/t/[^/\s]+(?=/|$)")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s\"']+@")
 
 
-@dataclass(frozen=True)
-class Authorized:
-    """A request that may leave."""
-
-    url: str
-    bearer: str | None = None
-    basic: tuple[str, str] | None = None
-
-
 def without_credentials(url: str) -> str:
     """The URL as it may be shown or written: without user name, password, token and query."""
     parts = urlsplit(url)
@@ -141,31 +128,19 @@ def without_secrets(text: str) -> str:
     return _SHOWN_TOKEN.sub("/t/***", _USER_INFO.sub("***@", text))
 
 
-def authorize(url: str) -> Authorized:
-    """Put into a request what its host asks for.
-
-    Raises:
-        EnvtoolError: a variable that the URL names is not set, or the file of credentials cannot be used.
-    """
+def authorize(url: str) -> tuple[str, str | None]:
+    """The URL and the Authorization header of a request, with what its host asks for. Raises EnvtoolError if a variable
+    that the URL names is not set, or the file of credentials cannot be used."""
     expanded = expand(url)
     parts = urlsplit(expanded)
-    if parts.username or parts.scheme == "file":
-        return Authorized(expanded)
-    entry = _entry(parts.hostname or "")
+    entry = {} if parts.username or parts.scheme == "file" else _entry(parts.hostname or "")
     if "BearerToken" in entry:
-        return Authorized(expanded, bearer=entry["BearerToken"])
+        return expanded, f"Bearer {entry['BearerToken']}"
     if "BasicHTTP" in entry:
-        return Authorized(expanded, basic=(entry["BasicHTTP"]["username"], entry["BasicHTTP"]["password"]))
+        return expanded, _basic(entry["BasicHTTP"]["username"], entry["BasicHTTP"]["password"])
     if "CondaToken" in entry and not parts.path.startswith("/t/"):
-        return Authorized(urlunsplit(parts._replace(path=f"/t/{entry['CondaToken']}{parts.path}")))
-    return Authorized(expanded)
-
-
-def header_of(request: Authorized) -> str | None:
-    """The Authorization header of a request, None where it needs none."""
-    if request.bearer:
-        return f"Bearer {request.bearer}"
-    return _basic(*request.basic) if request.basic else from_netrc(request.url) or from_user(request.url)
+        expanded = urlunsplit(parts._replace(path=f"/t/{entry['CondaToken']}{parts.path}"))
+    return expanded, from_netrc(expanded) or from_user(expanded)
 
 
 def from_netrc(url: str) -> str | None:

@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Protocol, runtime_checkable
+from typing import IO, Protocol
 
 from envtool.atomic_files import sync_directory
 from envtool.errors import CacheError, EnvtoolError, HashMismatchError, NetworkError
@@ -28,42 +28,27 @@ from envtool.fetch.credentials import without_credentials, without_secrets
 from envtool.fetch.failover import Failure, HostHealth, Place, RangeError, Timeouts, TransferError, ask_in_turn
 
 
-@dataclass(frozen=True)
-class Listener:
-    """The listener of a transfer."""
-
-    advance: Callable[[int], None]
-    expect: Callable[[int], None]
-    is_stopped: Callable[[], bool]
-
-
 class Transfer:
     """The growing of one file over all attempts."""
 
-    def __init__(self, wanted: Wanted, path: Path, cache: Cache, progress: Listener) -> None:
-        self._wanted, self._path, self._cache, self._progress = wanted, path, cache, progress
+    def __init__(self, wanted: Wanted, path: Path, cache: Cache, tally: _Tally, stopped: threading.Event) -> None:
+        self._wanted, self._path, self._cache, self._tally, self._stopped = wanted, path, cache, tally, stopped
         self._digest = hashlib.sha256()
-        self._have = 0
+        self.have_bytes = 0
 
     def resume(self) -> bool:
         """Take up what an earlier run has left; whether that is the whole file already."""
         if self._path.exists():
-            self._digest = hashlib.sha256()
             with self._cache.storing(self._wanted, None):
-                self._have = update_from(self._digest, self._path)
-            self._progress.advance(self._have)
+                self.have_bytes = update_from(self._digest, self._path)
+            self._advance(self.have_bytes)
         if self._is_right():
             with self._cache.storing(self._wanted, None):
                 sync_directory(self._path)  # its writer was stopped before it could
             return True
-        if self._have and self._have >= (self._wanted.size_bytes or self._have + 1):
+        if self.have_bytes and self.have_bytes >= (self._wanted.size_bytes or self.have_bytes + 1):
             self._start_over()
         return False
-
-    @property
-    def have_bytes(self) -> int:
-        """How much of the file is there."""
-        return self._have
 
     def attempt(self, url: str, patience: Timeouts) -> None:
         """Ask one place for what is missing.
@@ -80,35 +65,41 @@ class Transfer:
             self._stream(url, patience)
 
     def _stream(self, url: str, patience: Timeouts) -> None:
-        with client.get(url, self._have, patience) as body:
-            self._refuse_other_size(body.total_bytes)
-            if body.offset != self._have:
+        size_bytes = self._wanted.size_bytes
+        with client.get(url, self.have_bytes, patience) as body:
+            if size_bytes is not None and body.total_bytes not in (None, size_bytes):
+                raise HashMismatchError(self._wanted.name, f"{size_bytes} bytes", f"{body.total_bytes} bytes")
+            if body.offset != self.have_bytes:
                 self._start_over()
-            self._make_room(body.total_bytes)
-            with self._writing(), self._path.open("r+b" if self._have else "wb") as file:
+            total_bytes = size_bytes or body.total_bytes
+            if total_bytes is not None and total_bytes - self.have_bytes > self._cache.free_bytes():
+                raise self._cache.no_space(self._wanted, total_bytes - self.have_bytes)
+            need_bytes = None if size_bytes is None else size_bytes - self.have_bytes
+            mode = "r+b" if self.have_bytes else "wb"
+            with self._cache.storing(self._wanted, need_bytes), self._path.open(mode) as file:
                 self._cache.share(self._path)
-                file.seek(self._have)
+                file.seek(self.have_bytes)
                 self._receive(body, file)
                 if self._is_right():
                     os.fsync(file.fileno())
                     return
         self._refuse(body)
 
-    def _receive(self, body: Body, file: BinaryIO) -> None:
+    def _receive(self, body: Body, file: IO[bytes]) -> None:
         if body.total_bytes is not None:
-            self._progress.expect(body.total_bytes)
+            self._tally.expect(self._wanted, body.total_bytes)
         for chunk in body.chunks:
-            if self._progress.is_stopped():
+            if self._stopped.is_set():
                 raise TransferError("stopped", is_transient=False)
             file.write(chunk)
             self._digest.update(chunk)
-            self._have += len(chunk)
-            self._progress.advance(len(chunk))
-            if self._have > (self._wanted.size_bytes or self._have):
+            self.have_bytes += len(chunk)
+            self._advance(len(chunk))
+            if self.have_bytes > (self._wanted.size_bytes or self.have_bytes):
                 return  # more than there should be, perhaps without end
 
     def _refuse(self, body: Body) -> None:
-        expected_bytes, have = self._wanted.size_bytes or body.total_bytes, self._have
+        expected_bytes, have = self._wanted.size_bytes or body.total_bytes, self.have_bytes
         if expected_bytes is not None and have < expected_bytes:
             raise TransferError(f"ended after {have:,} of {expected_bytes:,} bytes", is_transient=True)
         actual = self._digest.hexdigest()
@@ -122,25 +113,15 @@ class Transfer:
     def _is_right(self) -> bool:
         return self._digest.hexdigest() == self._wanted.sha256
 
-    def _refuse_other_size(self, total_bytes: int | None) -> None:
-        size_bytes = self._wanted.size_bytes
-        if size_bytes is not None and total_bytes is not None and total_bytes != size_bytes:
-            raise HashMismatchError(self._wanted.name, f"{size_bytes} bytes", f"{total_bytes} bytes")
-
-    def _make_room(self, total_bytes: int | None) -> None:
-        total = self._wanted.size_bytes or total_bytes
-        if total is not None and total - self._have > self._cache.free_bytes():
-            raise self._cache.no_space(self._wanted, total - self._have)
-
     def _start_over(self) -> None:
-        self._progress.advance(-self._have)
-        self._digest, self._have = hashlib.sha256(), 0
+        self._advance(-self.have_bytes)
+        self._digest, self.have_bytes = hashlib.sha256(), 0
         with self._cache.storing(self._wanted, None), contextlib.suppress(FileNotFoundError):
             os.truncate(self._path, 0)
 
-    def _writing(self) -> contextlib.AbstractContextManager[None]:
-        size_bytes = self._wanted.size_bytes
-        return self._cache.storing(self._wanted, None if size_bytes is None else size_bytes - self._have)
+    def _advance(self, amount: int) -> None:
+        if not self._stopped.is_set():
+            self._tally.advance(amount)
 
 
 class _PatchworkError(Exception):
@@ -158,11 +139,6 @@ class Progress(Protocol):
 
     def advance(self, amount: int) -> None:
         """Count so many more bytes; a negative number takes them back."""
-
-
-@runtime_checkable
-class _Expecting(Protocol):
-    def expect(self, total: int) -> None: ...
 
 
 def fetch(
@@ -188,7 +164,14 @@ def fetch(
     pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="fetch")
     try:
         if is_offline:
-            return _from_cache(distinct, list(pool.map(run.find, distinct)), cache)
+            found = {each: path for each, path in zip(distinct, pool.map(run.find, distinct)) if path is not None}
+            if missing := sorted(each.name for each in distinct if each not in found):
+                raise CacheError(
+                    f"{len(missing)} of {len(distinct)} files are not in the cache {cache.root}, or are damaged there:"
+                    + "".join(f"\n  {name}" for name in missing),
+                    "run the same command once without --offline, where there is a network",
+                )
+            return found
         # The largest first, so that the last minute is not one thread's alone.
         ordered = sorted(distinct, key=lambda each: -(each.size_bytes or 0))
         futures = {each: pool.submit(run.fetch, each) for each in ordered}
@@ -199,17 +182,6 @@ def fetch(
         # Not waited for: a thread may be in a read that takes its whole time-out to fail.
         run.stopped.set()
         pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _from_cache(wanted: Sequence[Wanted], found: Sequence[Path | None], cache: Cache) -> dict[Wanted, Path]:
-    missing = [each.name for each, path in zip(wanted, found) if path is None]
-    if missing:
-        names = "".join(f"\n  {name}" for name in sorted(missing))
-        raise CacheError(
-            f"{len(missing)} of {len(wanted)} files are not in the cache {cache.root}, or are damaged there:{names}",
-            "run the same command once without --offline, where there is a network",
-        )
-    return {each: path for each, path in zip(wanted, found) if path is not None}
 
 
 class _Run:
@@ -238,17 +210,14 @@ class _Run:
                 return found
             if partial is None:
                 raise _stopped()
-            growing = Transfer(wanted, partial, self._cache, self._progress(wanted))
+            growing = Transfer(wanted, partial, self._cache, self._tally, self.stopped)
             if not growing.resume():
-                self._try_places(wanted, growing)
+                ask = functools.partial(self._ask, growing)
+                failed = ask_in_turn(wanted.urls, ask, self._wait, self._hosts, self._patience)
+                if failed or not wanted.urls:
+                    raise _unavailable(wanted, failed)
             self._tally.expect(wanted, growing.have_bytes)
             return self._cache.store(wanted, partial)
-
-    def _try_places(self, wanted: Wanted, growing: Transfer) -> None:
-        ask = functools.partial(self._ask, growing)
-        failed = ask_in_turn(wanted.urls, ask, self._wait, self._hosts, self._patience)
-        if failed or not wanted.urls:
-            raise _unavailable(wanted, failed)
 
     def _wait(self, seconds: float) -> None:
         if self.stopped.wait(seconds):
@@ -269,13 +238,6 @@ class _Run:
             return Failure(f"expected {error.expected}, got {error.actual}", is_transient=False)
         self._hosts.note(url, None, time.monotonic())
         return None
-
-    def _progress(self, wanted: Wanted) -> Listener:
-        return Listener(
-            advance=lambda amount: None if self.stopped.is_set() else self._tally.advance(amount),
-            expect=lambda size_bytes: self._tally.expect(wanted, size_bytes),
-            is_stopped=self.stopped.is_set,
-        )
 
 
 class _Tally:
@@ -302,8 +264,9 @@ class _Tally:
         self.advance(size_bytes)
 
     def _show(self) -> None:
-        if self._sizes and isinstance(self._progress, _Expecting):
-            self._progress.expect(sum(size for size in self._sizes.values() if size))
+        expect: Callable[[int], None] | None = getattr(self._progress, "expect", None)
+        if self._sizes and expect:
+            expect(sum(self._sizes.values()))
 
 
 def _stopped() -> TransferError:

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Union
 from urllib.parse import urlsplit
 
 from envtool.errors import EnvtoolError, NetworkError
@@ -25,32 +24,22 @@ from envtool.errors import EnvtoolError, NetworkError
 
 @dataclass(frozen=True)
 class Timeouts:
-    """The limits of one download.
-
-    Args:
-        read_timeout_s: how long a place may be silent; never a limit of the whole body.
-        min_bytes_per_s: a place that is slower than this over `read_timeout_s` is left for the next one. The last
-            place that is left may be as slow as it likes.
-        attempts: how often a place may fail in succession without having brought anything new.
-        backoff_s: the wait after the first failure is drawn from 0 to this; it doubles with each failure.
-        max_wait_s: a place that asks to wait longer than this is given up.
-    """
+    """The limits of one download."""
 
     connect_timeout_s: float = 10.0
-    read_timeout_s: float = 30.0
+    read_timeout_s: float = 30.0  # how long a place may be silent; never a limit of the whole body
+    # a place that is slower than this over `read_timeout_s` is left for the next one. The last place that is left may
+    # be as slow as it likes.
     min_bytes_per_s: float = 1000.0
-    attempts: int = 5
-    backoff_s: float = 1.0
+    attempts: int = 5  # how often a place may fail in succession without having brought anything new
+    backoff_s: float = 1.0  # the wait after the first failure is drawn from 0 to this; it doubles with each failure
     max_backoff_s: float = 20.0
-    max_wait_s: float = 120.0
+    max_wait_s: float = 120.0  # a place that asks to wait longer than this is given up
 
 
 def configured_timeouts() -> Timeouts:
-    """The limits that this machine is set up for.
-
-    Raises:
-        EnvtoolError: a variable holds something else than a positive number.
-    """
+    """The limits that this machine is set up for. Raises EnvtoolError if a variable holds something else than a
+    positive number."""
     default = Timeouts()
     return Timeouts(
         connect_timeout_s=_number("ENVTOOL_CONNECT_TIMEOUT_S", default.connect_timeout_s),
@@ -80,11 +69,8 @@ def _number(name: str, default: float, *, may_be_zero: bool = False) -> float:
 
 
 class TransferError(NetworkError):
-    """A URL that did not give its bytes.
-
-    Args:
-        is_down: whether the place as a whole gave no answer, so that other files are better sought elsewhere.
-    """
+    """A URL that did not give its bytes (`is_down`: whether the place as a whole gave no answer, so that other files
+    are better sought elsewhere)."""
 
     def __init__(
         self,
@@ -119,17 +105,12 @@ def seconds_to_wait(header: str | None) -> float | None:
 
 @dataclass(frozen=True)
 class Place:
-    """What is known of one place that may have a file. Times are seconds of one and the same clock.
-
-    Args:
-        failures: how often it has failed in succession without bringing anything new.
-        is_out: whether it cannot have the right bytes, so that asking again makes no sense.
-    """
+    """What is known of one place that may have a file. Times are seconds of one and the same clock."""
 
     url: str
-    failures: int = 0
+    failures: int = 0  # how often it has failed in succession without bringing anything new
     not_before_s: float = 0.0
-    is_out: bool = False
+    is_out: bool = False  # whether it cannot have the right bytes, so that asking again makes no sense
     is_doubtful: bool = False
     reason: str | None = None
 
@@ -159,19 +140,13 @@ class Wait:
     seconds: float
 
 
-@dataclass(frozen=True)
-class GiveUp:
-    """No place is left."""
-
-
-Step = Union[Ask, Wait, GiveUp]
-
-
-def decide(places: Sequence[Place], now_s: float, patience: Timeouts) -> Step:
-    """Choose the next step."""
-    left = [i for i, place in enumerate(places) if _is_left(place, now_s, patience)]
+def decide(places: Sequence[Place], now_s: float, patience: Timeouts) -> Ask | Wait | None:
+    """Choose the next step; None where no place is left."""
+    latest_s = now_s + patience.max_wait_s + patience.max_backoff_s
+    usable = (i for i, each in enumerate(places) if not each.is_out and each.failures < patience.attempts)
+    left = [i for i in usable if places[i].not_before_s <= latest_s]
     if not left:
-        return GiveUp()
+        return None
     ready = [i for i in left if places[i].not_before_s <= now_s]
     if not ready:
         return Wait(min(places[i].not_before_s for i in left) - now_s)
@@ -194,21 +169,7 @@ def after(place: Place, failure: Failure, now_s: float, jitter: float, patience:
     )
 
 
-def _is_left(place: Place, now_s: float, patience: Timeouts) -> bool:
-    return (
-        not place.is_out
-        and place.failures < patience.attempts
-        and place.not_before_s - now_s <= patience.max_wait_s + patience.max_backoff_s
-    )
-
-
 Asking = Callable[[str, bool], "Failure | None"]
-
-
-@dataclass(frozen=True)
-class _Host:
-    is_down: bool = False
-    not_before_s: float = 0.0
 
 
 class HostHealth:
@@ -216,29 +177,35 @@ class HostHealth:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hosts: dict[str, _Host] = {}
+        self._down: set[str] = set()
+        self._not_before_s: dict[str, float] = {}
 
     def note(self, url: str, error: TransferError | None, now_s: float) -> None:
         """Remember how a request ended."""
+        host = _host(url)
         with self._lock:
-            known = self._hosts.get(_host(url), _Host())
-            wait_s = error.retry_after_s if error and error.retry_after_s else 0.0
-            not_before_s = max(known.not_before_s, now_s + wait_s) if wait_s else known.not_before_s
-            self._hosts[_host(url)] = _Host(bool(error and error.is_down), not_before_s)
+            if error and error.is_down:
+                self._down.add(host)
+            else:
+                self._down.discard(host)
+            if error and error.retry_after_s:
+                self._not_before_s[host] = max(self._not_before_s.get(host, 0.0), now_s + error.retry_after_s)
 
     def is_down(self, url: str) -> bool:
         """Whether the host gave no answer when it was asked last."""
-        with self._lock:
-            return self._hosts.get(_host(url), _Host()).is_down
+        return _host(url) in self._down
 
     def inform(self, places: Sequence[Place]) -> tuple[Place, ...]:
         """The places of a file with what is known of their hosts."""
         with self._lock:
-            return tuple(self._informed(place) for place in places)
-
-    def _informed(self, place: Place) -> Place:
-        host = self._hosts.get(_host(place.url), _Host())
-        return replace(place, is_doubtful=host.is_down, not_before_s=max(place.not_before_s, host.not_before_s))
+            return tuple(
+                replace(
+                    place,
+                    is_doubtful=_host(place.url) in self._down,
+                    not_before_s=max(place.not_before_s, self._not_before_s.get(_host(place.url), 0.0)),
+                )
+                for place in places
+            )
 
 
 def _host(url: str) -> str:

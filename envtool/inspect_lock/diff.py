@@ -14,21 +14,14 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Difference:
-    """One package that is not the same in two locks.
+    """One package that is not the same in two locks."""
 
-    Args:
-        kind: `added`, `removed`, `upgraded`, `downgraded`, or `rebuilt` (the same version, other bytes).
-        before: version, and build where it is what differs; None when the package is new.
-        after: the same in the second lock; None when the package is gone.
-        platforms: the platforms on which it differs in this way.
-    """
-
-    kind: str
+    kind: str  # `added`, `removed`, `upgraded`, `downgraded`, or `rebuilt` (the same version, other bytes)
     manager: str
     name: str
-    before: str | None
-    after: str | None
-    platforms: tuple[str, ...]
+    before: str | None  # version, and build where it is what differs; None when the package is new
+    after: str | None  # the same in the second lock; None when the package is gone
+    platforms: tuple[str, ...]  # the platforms on which it differs in this way
 
 
 def compare(old: Lockfile, new: Lockfile, order: Callable[[str, str, str], int]) -> list[Difference]:

@@ -24,11 +24,8 @@ Key = tuple[str, str, str, str]
 
 
 def merge(base: Lockfile, ours: Lockfile, theirs: Lockfile, request: LockRequest) -> Lockfile:
-    """The lock with the changes of both sides.
-
-    Raises:
-        LockfileError: Both have changed a package, or the changes do not go together; all that is wrong is in it.
-    """
+    """The lock with the changes of both sides. Raises LockfileError if both have changed a package, or the changes do
+    not go together; all that is wrong is in it."""
     before, one, other = ({package.sort_key: package for package in lock.packages} for lock in (base, ours, theirs))
     merged: dict[Key, LockedPackage] = {}
     issues: list[Issue] = []

@@ -143,12 +143,8 @@ def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repo
 def why_not(
     text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources
 ) -> tuple[str | None, tuple[Move, ...]]:
-    """Ask for one more line: what holds it back, or None and what would move.
-
-    Raises:
-        EnvtoolError: The text names no package.
-        SpecError: It is not a valid match spec.
-    """
+    """Ask for one more line: what holds it back, or None and what would move. Raises EnvtoolError if the text names no
+    package; SpecError if it is not a valid match spec."""
     name = package_of(text)
     here = {(each.manager, each.name) for each in old.packages if each.platform == platform}
     is_wheel = ("conda", name) not in here and ("pip", pip_requirements.name_of(name)) in here
@@ -171,29 +167,20 @@ def why_not(
 
 @dataclass(frozen=True)
 class Outdated:
-    """One package that has a newer version.
-
-    Args:
-        fits: the newest version that fits with all lines; None when nothing needs the package any more.
-        held_by: what holds back the newest, in words; None when it fits.
-        is_own: whether a line of environment.yml asks for it.
-    """
+    """One package that has a newer version."""
 
     manager: str
     name: str
     locked: str
-    fits: str | None
+    fits: str | None  # the newest version that fits with all lines; None when nothing needs the package any more
     newest: str
-    held_by: str | None
-    is_own: bool
+    held_by: str | None  # what holds back the newest, in words; None when it fits
+    is_own: bool  # whether a line of environment.yml asks for it
 
 
 def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Sources) -> list[Outdated]:
-    """The packages of one platform that have a newer version: those of one's own lines first, then by name.
-
-    Raises:
-        SolveError: The lines cannot be satisfied, or the records cannot be downloaded.
-    """
+    """The packages of one platform that have a newer version: those of one's own lines first, then by name. Raises
+    SolveError if the lines cannot be satisfied, or the records cannot be downloaded."""
     (spec,) = (each for each in with_virtual_packages(request.spec).platforms if each.platform == platform)
     here = {(each.manager, each.name): each for each in old.packages if each.platform == platform}
     one = replace(request.spec, platforms=tuple(each for each in request.spec.platforms if each.platform == platform))

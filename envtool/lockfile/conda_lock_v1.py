@@ -42,12 +42,8 @@ _HEADER = """\
 
 
 def read_lockfile(path: Path) -> Lockfile:
-    """Read a conda-lock.yml, whoever wrote it.
-
-    Raises:
-        MissingFileError: The file cannot be read.
-        LockfileError: It is malformed or of another version; every issue is in it.
-    """
+    """Read a conda-lock.yml, whoever wrote it. Raises MissingFileError if the file cannot be read; LockfileError if it
+    is malformed or of another version; every issue is in it."""
     text = read_text(path, "envtool lock makes it from environment.yml; -f names another")
     return parse_lockfile(str(path), text)
 
@@ -81,11 +77,7 @@ def _refuse_conflict(name: str, text: str) -> None:
 
 
 def write_lockfile(path: Path, lockfile: Lockfile) -> None:
-    """Write a lock; an interrupted write leaves the old file.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Write a lock; an interrupted write leaves the old file. Raises OSError if the file cannot be written."""
     write_atomically(path, format_lockfile(lockfile))
 
 

@@ -23,17 +23,11 @@ _PREFIX = "git+"
 
 @dataclass(frozen=True)
 class Repository:
-    """Where a project is in a git repository.
+    """Where a project is in a git repository."""
 
-    Args:
-        url: the repository, with variables for its credentials and without `git+`.
-        revision: a branch, a tag or a commit; None means what the repository has checked out.
-        subdirectory: the directory of the project in it; empty for the repository itself.
-    """
-
-    url: str
-    revision: str | None = None
-    subdirectory: str = ""
+    url: str  # the repository, with variables for its credentials and without `git+`
+    revision: str | None = None  # a branch, a tag or a commit; None means what the repository has checked out
+    subdirectory: str = ""  # the directory of the project in it; empty for the repository itself
 
     @property
     def commit(self) -> str | None:
@@ -73,11 +67,8 @@ def is_repository(url: str | None) -> bool:
 
 
 def parse_repository(text: str) -> Repository:
-    """Parse `git+URL@REVISION#subdirectory=DIRECTORY`.
-
-    Raises:
-        ValueError: It cannot be used; the text has the reason.
-    """
+    """Parse `git+URL@REVISION#subdirectory=DIRECTORY`. Raises ValueError if it cannot be used; the text has the
+    reason."""
     parts = urlsplit(text[len(_PREFIX) :])
     if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
         raise ValueError(f"expected git+ and {', '.join(_SCHEMES[:-1])} or {_SCHEMES[-1]}, found {text!r}")
@@ -127,18 +118,12 @@ class Tool:
 
 @dataclass(frozen=True)
 class SourceBuild:
-    """How a wheel was made.
-
-    Args:
-        version: the version that the backend is given where it would ask git for it.
-        tree_sha256: hash of the files that it was made of, as `envtool.source_builds.git.tree_sha256` takes it.
-        committed_at: when they were committed, in seconds since 1970; the backend's clock.
-    """
+    """How a wheel was made."""
 
     wheel: str
-    version: str
-    tree_sha256: str
-    committed_at: int
+    version: str  # the version that the backend is given where it would ask git for it
+    tree_sha256: str  # hash of the files that it was made of, as `envtool.source_builds.git.tree_sha256` takes it
+    committed_at: int  # when they were committed, in seconds since 1970; the backend's clock
     tools: tuple[Tool, ...]
 
 
@@ -176,30 +161,22 @@ def variable_problem(name: str, value: str) -> str | None:
 
 @dataclass(frozen=True)
 class LockedPackage:
-    """One archive or wheel of the lock.
-
-    Args:
-        url: the canonical URL, never that of a mirror.
-        sha256: hash of the file; conda records that have only an MD5 have None.
-        md5: the same in MD5; conda-lock demands it for conda packages.
-        size_bytes: size of the file, where the channel or index states it.
-        built: how the wheel was made, if its URL is that of a commit.
-        access_url: the URL with the variables for its credentials that the lock names for its channel or index; None
-            where it names none.
-    """
+    """One archive or wheel of the lock."""
 
     manager: str
     name: str
     version: str
     platform: str
-    url: str
-    sha256: str | None
-    md5: str | None = None
+    url: str  # the canonical URL, never that of a mirror
+    sha256: str | None  # hash of the file; conda records that have only an MD5 have None
+    md5: str | None = None  # the same in MD5; conda-lock demands it for conda packages
     dependencies: Mapping[str, str] = field(default_factory=dict)
     category: str = "main"
     build: str | None = None
-    size_bytes: int | None = None
-    built: SourceBuild | None = None
+    size_bytes: int | None = None  # size of the file, where the channel or index states it
+    built: SourceBuild | None = None  # how the wheel was made, if its URL is that of a commit
+    # the URL with the variables for its credentials that the lock names for its channel or index; None where it names
+    # none
     access_url: str | None = field(default=None, compare=False)
 
     @property

@@ -24,21 +24,15 @@ else:
 
 @dataclass(frozen=True)
 class Wheel:
-    """One locked wheel.
-
-    Args:
-        size_bytes: size of the file, where the index states it.
-        needs: the normalized names of the distributions that it needs on its target.
-        built: how it was made, if it is of a repository; then the URL is that of the commit.
-    """
+    """One locked wheel."""
 
     name: str
     version: str
     url: str
     sha256: str
-    size_bytes: int | None = None
-    needs: tuple[str, ...] = ()
-    built: SourceBuild | None = None
+    size_bytes: int | None = None  # size of the file, where the index states it
+    needs: tuple[str, ...] = ()  # the normalized names of the distributions that it needs on its target
+    built: SourceBuild | None = None  # how it was made, if it is of a repository; then the URL is that of the commit
 
 
 def parse_pylock(

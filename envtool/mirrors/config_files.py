@@ -44,22 +44,21 @@ def rewrite_condarc(text: str, mirrors: Mapping[str, str], known: Collection[str
     defaults = [url for origin, url in mirrors.items() if origin.startswith(_DEFAULTS)]
     if defaults:
         document["default_channels"] = [each.rstrip("/") for each in defaults]
-    custom = _custom_channels(mirrors)
-    if custom:
-        document.setdefault("custom_channels", {}).update(custom)
-    if not document and not text.strip():
-        return text
-    return _dump_condarc(document, text)
-
-
-def _custom_channels(mirrors: Mapping[str, str]) -> dict[str, str]:
-    found = {}
+    custom = {}
     for origin, url in mirrors.items():
         channel = origin.removeprefix(_CHANNELS).rstrip("/")
         # conda appends the name, so a mirror that calls the channel otherwise cannot be said in this way.
         if origin.startswith(_CHANNELS) and url.rstrip("/").endswith(f"/{channel}"):
-            found[channel] = url.rstrip("/").removesuffix(f"/{channel}")
-    return found
+            custom[channel] = url.rstrip("/").removesuffix(f"/{channel}")
+    if custom:
+        document.setdefault("custom_channels", {}).update(custom)
+    if not document and not text.strip():
+        return text
+    if not document:
+        return "".join(line for line in text.splitlines(keepends=True) if line.lstrip().startswith("#"))
+    stream = io.StringIO()
+    _yaml(text).dump(document, stream)
+    return stream.getvalue()
 
 
 def _take_out_channels(document: Any, known: Collection[str]) -> None:
@@ -94,14 +93,6 @@ def _parse_condarc(text: str, name: str) -> Any:
     return document
 
 
-def _dump_condarc(document: Any, text: str) -> str:
-    if not document:
-        return "".join(line for line in text.splitlines(keepends=True) if line.lstrip().startswith("#"))
-    stream = io.StringIO()
-    _yaml(text).dump(document, stream)
-    return stream.getvalue()
-
-
 def _yaml(text: str) -> Any:
     from ruamel.yaml import YAML
 
@@ -129,54 +120,30 @@ def pip_conf_path() -> Path:
 
 
 def rewrite_pip_conf(text: str, index: str | None, known: Collection[str]) -> str:
-    """The file with another index.
-
-    Args:
-        index: the index; None to use no mirror, which takes out those of `known` only.
-    """
+    """The file with another index; None takes out the mirrors in `known`, and those only."""
     newline = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines(keepends=True)
-    found = _index_lines(lines)
+    section, place = "", None
+    found: dict[int, re.Match[str]] = {}
+    for i, line in enumerate(lines):
+        if header := _SECTION.match(line):
+            section = header["name"]
+            place = i + 1 if section == "global" and place is None else place
+        # An indented line goes on with the value before it, so a key starts in the first column.
+        elif section in ("global", "install") and (match := _INDEX.match(line)):
+            found[i] = match
     if index is None:
-        gone = {i for i in found if _value(lines[i]).rstrip("/") in known}
+        gone = {i for i, match in found.items() if match["value"].rstrip("/") in known}
         left = "".join(line for i, line in enumerate(lines) if i not in gone)
         return "" if gone and left.strip() == "[global]" else left
-    for i in found:
-        if match := _INDEX.match(lines[i].strip("\r\n")):
-            lines[i] = f"{match['key']}{match['sign']}{index}{newline}"
+    for i, match in found.items():
+        lines[i] = f"{match['key']}{match['sign']}{index}{newline}"
     if not found:
-        _insert(lines, f"index-url = {index}{newline}", newline)
+        if place in (None, len(lines)) and lines and not lines[-1].endswith("\n"):
+            lines[-1] += newline
+        new = [f"index-url = {index}{newline}"]
+        lines[place or len(lines) : place or len(lines)] = new if place else [f"[global]{newline}", *new]
     return "".join(lines)
-
-
-def _index_lines(lines: list[str]) -> list[int]:
-    # An indented line goes on with the value before it, so a key starts in the first column.
-    section, found = "", []
-    for i, line in enumerate(lines):
-        header = _SECTION.match(line)
-        if header:
-            section = header["name"]
-        elif section in ("global", "install") and _INDEX.match(line):
-            found.append(i)
-    return found
-
-
-def _value(line: str) -> str:
-    match = _INDEX.match(line.strip("\r\n"))
-    return match["value"] if match else ""
-
-
-def _insert(lines: list[str], line: str, newline: str) -> None:
-    for i, each in enumerate(lines):
-        header = _SECTION.match(each)
-        if header and header["name"] == "global":
-            if not each.endswith("\n"):
-                lines[i] = each + newline
-            lines.insert(i + 1, line)
-            return
-    if lines and not lines[-1].endswith("\n"):
-        lines[-1] += newline
-    lines += [f"[global]{newline}", line]
 
 
 def uv_toml_path() -> Path:
@@ -188,23 +155,33 @@ def uv_toml_path() -> Path:
 
 
 def rewrite_uv_toml(text: str, index: str | None, known: Collection[str], name: str = "uv.toml") -> str:
-    """The file with another default index.
+    """The file with another default index; None takes out the mirrors in `known`, and those only."""
+    import tomlkit
 
-    Args:
-        index: the index; None to use no mirror, which takes out those of `known` only.
-    """
+    document = parse_toml(text, name)
+    if index is not None:
+        _put_in_index(document, index)
+        return tomlkit.dumps(document)
+    if str(document.get("index-url", "")).rstrip("/") in known:
+        del document["index-url"]
+    entries = document.get("index", [])
+    for position in reversed(range(len(entries))):
+        if str(entries[position].get("url", "")).rstrip("/") in known:
+            del entries[position]
+    if "index" in document and not len(document["index"]):
+        del document["index"]
+    return tomlkit.dumps(document)
+
+
+def parse_toml(text: str, name: str) -> Any:
+    """A TOML file that keeps its comments and blanks when it is written. Raises InvalidFileError if it is not TOML."""
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
     try:
-        document = tomlkit.parse(text)
+        return tomlkit.parse(text)
     except TOMLKitError as error:
         raise InvalidFileError(name, [Issue(name, f"not TOML: {error}")]) from error
-    if index is None:
-        _take_out_index(document, known)
-    else:
-        _put_in_index(document, index)
-    return tomlkit.dumps(document)
 
 
 def _put_in_index(document: Any, index: str) -> None:
@@ -224,14 +201,3 @@ def _put_in_index(document: Any, index: str) -> None:
     entry["url"] = index
     entry["default"] = True
     document["index"].append(entry)
-
-
-def _take_out_index(document: Any, known: Collection[str]) -> None:
-    if str(document.get("index-url", "")).rstrip("/") in known:
-        del document["index-url"]
-    entries = document.get("index", [])
-    for position in reversed(range(len(entries))):
-        if str(entries[position].get("url", "")).rstrip("/") in known:
-            del entries[position]
-    if "index" in document and not len(document["index"]):
-        del document["index"]

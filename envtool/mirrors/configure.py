@@ -13,11 +13,10 @@ import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from envtool import paths
 from envtool.atomic_files import write_atomically
-from envtool.errors import EnvtoolError, InvalidFileError, Issue
+from envtool.errors import EnvtoolError
 from envtool.fetch.credentials import without_secrets
 from envtool.mirrors import config_files, mirrors
 from envtool.mirrors.mirrors import AUTO, Preset
@@ -65,11 +64,8 @@ def diff(edits: Sequence[Edit]) -> str:
 
 
 def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
-    """Make the changes, and keep what was there.
-
-    Raises:
-        EnvtoolError: a file cannot be written, or is not what it was when the change was planned.
-    """
+    """Make the changes, and keep what was there. Raises EnvtoolError if a file cannot be written, or is not what it was
+    when the change was planned."""
     due = [each for each in edits if not each.is_empty]
     for each in due:
         if read(each.path) != each.before:
@@ -86,11 +82,8 @@ def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
 
 
 def undo(journal: Path) -> list[Path]:
-    """Take the last change back; run again, the one before it.
-
-    Raises:
-        EnvtoolError: there is no change to take back, or a file was changed since.
-    """
+    """Take the last change back; run again, the one before it. Raises EnvtoolError if there is no change to take back,
+    or a file was changed since."""
     entries = _entries(journal)
     if not entries:
         raise EnvtoolError("there is no change to take back", "envtool mirror use makes one")
@@ -103,7 +96,11 @@ def undo(journal: Path) -> list[Path]:
                 f"{each['path']} was changed since; it is not touched", f"what it said before is in {last}"
             )
     for each in files:
-        _restore(Path(each["path"]), None if each["before_sha256"] is None else last / each["kept"], each["mode"])
+        path = Path(each["path"])
+        if each["before_sha256"] is None:
+            path.unlink(missing_ok=True)
+        else:
+            _write(path, (last / each["kept"]).read_bytes(), each["mode"])
     shutil.rmtree(last)
     return [Path(each["path"]) for each in files]
 
@@ -136,13 +133,6 @@ def _entries(journal: Path) -> list[Path]:
     return sorted(each.parent for each in journal.glob(f"[0-9]*/{_JOURNAL}"))
 
 
-def _restore(path: Path, kept: Path | None, mode: int) -> None:
-    if kept is None:
-        path.unlink(missing_ok=True)
-    else:
-        _write(path, kept.read_bytes(), mode)
-
-
 def _write(path: Path, content: bytes, mode: int) -> None:
     # Through a link to the file itself, since many people keep these files in a repository.
     target = path.resolve()
@@ -162,7 +152,10 @@ def _sha256(content: bytes) -> str:
 
 
 OFF = "off"
-TOOLS = ("conda", "pip", "uv")
+_PATHS = {
+    "conda": config_files.condarc_path, "pip": config_files.pip_conf_path, "uv": config_files.uv_toml_path
+}  # fmt: skip
+TOOLS = tuple(_PATHS)
 
 
 def journal() -> Path:
@@ -171,32 +164,28 @@ def journal() -> Path:
 
 
 def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset], best: Preset | None) -> list[Edit]:
-    """The changes that make envtool, and other tools on request, use mirrors.
-
-    Raises:
-        EnvtoolError: the names or a file cannot be used.
-    """
+    """The changes that make envtool, and other tools on request, use mirrors. Raises EnvtoolError if the names or a
+    file cannot be used."""
     if len(names) > 1 and {AUTO, OFF} & set(names):
         raise EnvtoolError("auto and off stand alone", "envtool mirror use auto")
     missing = [each for each in names if each not in known and each not in (AUTO, OFF)]
     if missing:
         raise EnvtoolError(f"there is no mirror preset {missing[0]!r}", f"there are: {', '.join(known)}")
+    if tuple(names) == (AUTO,) and tools and best is None:
+        message = f"{', '.join(tools)} cannot choose by measurement, and nothing was measured during the last day"
+        raise EnvtoolError(message, "envtool mirror probe measures; or name a preset")
     config = mirrors.config_path()
     before = read(config)
-    edits = [Edit(config, before, use(before or "", names, str(config)))]
-    chosen = [] if tuple(names) == (OFF,) else _for_tools(names, known, best, tools)
-    return [*edits, *(_tool_edit(tool, chosen, known) for tool in tools)]
+    edit = Edit(config, before, use(before or "", names, str(config)))
+    chosen = [best] if tuple(names) == (AUTO,) and best else [known[each] for each in names if each in known]
+    return [edit, *(_tool_edit(tool, chosen, known) for tool in tools)]
 
 
 def use(text: str, names: Sequence[str], name: str = "config.toml") -> str:
     """envtool's own configuration with other mirrors in use, everything else as it was."""
     import tomlkit
-    from tomlkit.exceptions import TOMLKitError
 
-    try:
-        document: Any = tomlkit.parse(text)
-    except TOMLKitError as error:
-        raise InvalidFileError(name, [Issue(name, f"not TOML: {error}")]) from error
+    document = config_files.parse_toml(text, name)
     if isinstance(document.get("mirrors"), str):
         del document["mirrors"]
     if tuple(names) == (OFF,):
@@ -209,34 +198,20 @@ def use(text: str, names: Sequence[str], name: str = "config.toml") -> str:
     return tomlkit.dumps(document)
 
 
-def _for_tools(
-    names: Sequence[str], known: Mapping[str, Preset], best: Preset | None, tools: Sequence[str]
-) -> list[Preset]:
-    if tuple(names) != (AUTO,):
-        return [known[each] for each in names]
-    if tools and best is None:
-        message = f"{', '.join(tools)} cannot choose by measurement, and nothing was measured during the last day"
-        raise EnvtoolError(message, "envtool mirror probe measures; or name a preset")
-    return [best] if best else []
-
-
 def _tool_edit(tool: str, chosen: Sequence[Preset], known: Mapping[str, Preset]) -> Edit:
     # These tools ask one place, so each channel and the index come from the first preset that has it.
+    path = _PATHS[tool]()
+    before = read(path)
+    text, name = before or "", str(path)
     if tool == "conda":
-        path = config_files.condarc_path()
-        before = read(path)
         channels = {url for each in known.values() for url in each.channels.values()}
         first = {channel: url for each in reversed(chosen) for channel, url in each.channels.items()}
-        return Edit(path, before, config_files.rewrite_condarc(before or "", first, channels, str(path)))
+        return Edit(path, before, config_files.rewrite_condarc(text, first, channels, name))
     index = next((each.pypi for each in chosen if each.pypi), None)
     if chosen and index is None:
         names = " and ".join(each.name for each in chosen)
         raise EnvtoolError(f"{names} has no package index for {tool}", "name one that has: envtool mirror list")
     indexes = {each.pypi.rstrip("/") for each in known.values() if each.pypi}
     if tool == "pip":
-        path = config_files.pip_conf_path()
-        before = read(path)
-        return Edit(path, before, config_files.rewrite_pip_conf(before or "", index, indexes))
-    path = config_files.uv_toml_path()
-    before = read(path)
-    return Edit(path, before, config_files.rewrite_uv_toml(before or "", index, indexes, str(path)))
+        return Edit(path, before, config_files.rewrite_pip_conf(text, index, indexes))
+    return Edit(path, before, config_files.rewrite_uv_toml(text, index, indexes, name))

@@ -45,11 +45,8 @@ def config_path() -> Path:
 
 
 def read_table(name: str) -> Any:
-    """The value of a key at the top, an empty table where file or key are missing; its content is not checked.
-
-    Raises:
-        InvalidFileError: the file is not TOML, or cannot be read.
-    """
+    """The value of a key at the top, an empty table where file or key are missing; its content is not checked. Raises
+    InvalidFileError if the file is not TOML, or cannot be read."""
     path = config_path()
     if not path.exists():
         return {}
@@ -67,19 +64,15 @@ _WORDS = ("use", "origin")
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Which mirrors stand for which canonical URLs.
+    """Which mirrors stand for which canonical URLs."""
 
-    Args:
-        by_prefix: a canonical URL prefix to the mirror URLs that stand for it, the best first; all end with `/`.
-        has_origin: whether the canonical URL itself may be asked where there is a mirror for it.
-    """
-
+    # a canonical URL prefix to the mirror URLs that stand for it, the best first; all end with `/`
     by_prefix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    has_origin: bool = True
+    has_origin: bool = True  # whether the canonical URL itself may be asked where there is a mirror for it
 
     def for_url(self, url: str) -> tuple[str, ...]:
         """Every URL that may have the bytes: the mirrors' in their order, the canonical one last or not at all."""
-        prefix = _longest(each for each in self.by_prefix if url.startswith(each))
+        prefix = max(filter(url.startswith, self.by_prefix), key=len, default=None)
         if prefix is None:
             return (url,)
         mirrored = [mirror + url[len(prefix) :] for mirror in self.by_prefix[prefix]]
@@ -90,7 +83,7 @@ class Mirrors:
     def canonical(self, url: str) -> str:
         """The canonical URL of one that may be a mirror's; any other URL is returned as it is."""
         origins = {mirror: prefix for prefix, mirrors in self.by_prefix.items() for mirror in mirrors}
-        mirror = _longest(each for each in origins if url.startswith(each))
+        mirror = max(filter(url.startswith, origins), key=len, default=None)
         return url if mirror is None else origins[mirror] + url[len(mirror) :]
 
 
@@ -149,14 +142,18 @@ def _table_issues(name: str, table: Any) -> Iterable[Issue]:
     if not isinstance(table, dict):
         yield Issue(f"{name}: mirrors", "must be a table of canonical URL to a list of mirror URLs")
         return
-    yield from _word_issues(name, table)
+    names = table.get("use", AUTO)
+    if not isinstance(names, str) and not _is_list_of_strings(names):
+        yield Issue(f"{name}: mirrors.use", "must be auto, off, the name of a preset, or a list of names")
+    if table.get("origin", "last") not in ("last", "never"):
+        yield Issue(f"{name}: mirrors.origin", "must be last or never")
     for prefix, mirrors in table.items():
         place = f'{name}: mirrors."{prefix}"'
         if prefix in _WORDS:
             continue
         if problem := _problem(prefix):
             yield Issue(place, f"the key {problem}")
-        if not isinstance(mirrors, list) or not mirrors or not all(isinstance(each, str) for each in mirrors):
+        if not mirrors or not _is_list_of_strings(mirrors):
             yield Issue(place, "must be a list of URLs, with one at least")
             continue
         for position, mirror in enumerate(mirrors):
@@ -164,12 +161,8 @@ def _table_issues(name: str, table: Any) -> Iterable[Issue]:
                 yield Issue(f"{place}[{position}]", problem)
 
 
-def _word_issues(name: str, table: Mapping[str, Any]) -> Iterable[Issue]:
-    names = table.get("use", "auto")
-    if not isinstance(names, str) and not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
-        yield Issue(f"{name}: mirrors.use", "must be auto, off, the name of a preset, or a list of names")
-    if table.get("origin", "last") not in ("last", "never"):
-        yield Issue(f"{name}: mirrors.origin", "must be last or never")
+def _is_list_of_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _problem(url: str) -> str | None:
@@ -188,10 +181,6 @@ def with_slash(url: str) -> str:
     return url.rstrip("/") + "/"
 
 
-def _longest(prefixes: Iterable[str]) -> str | None:
-    return max(prefixes, key=len, default=None)
-
-
 _BUILT_IN = Path(__file__).with_name("presets.toml")
 _KEYS = ("title", "pypi", "channels", "notes")
 # The layout of a package index's own file store: two parts of the hash, the rest of it, the file. A mirror that was
@@ -201,11 +190,7 @@ _WHEEL = re.compile(r"(?P<store>https?://[^/]+/packages/)[0-9a-f]{2}/[0-9a-f]{2}
 
 @dataclass(frozen=True)
 class Preset:
-    """One mirror.
-
-    Args:
-        channels: canonical channel URL to the mirror's; all end with `/`.
-    """
+    """One mirror (`channels`: canonical channel URL to the mirror's; all end with `/`)."""
 
     name: str
     title: str
@@ -293,17 +278,16 @@ def _value_issues(place: str, entry: Mapping[str, Any]) -> Iterator[Issue]:
         if key in entry and not isinstance(entry[key], str):
             yield Issue(f"{place}.{key}", "must be a string")
     notes = entry.get("notes", [])
-    if not isinstance(notes, list) or not all(isinstance(each, str) for each in notes):
+    if not _is_list_of_strings(notes):
         yield Issue(f"{place}.notes", "must be a list of strings")
     channels = entry.get("channels", {})
     if not isinstance(channels, dict):
         yield Issue(f"{place}.channels", "must be a table of canonical URL to mirror URL")
         channels = {}
-    urls = [
-        (f"{place}.pypi", entry.get("pypi")),
-        *((f'{place}.channels."{key}"', url) for key, url in channels.items()),
-    ]
-    for where, url in [*urls, *((f'{place}.channels."{key}"', key) for key in channels)]:
+    urls = [(f"{place}.pypi", entry.get("pypi"))]
+    for key, url in channels.items():
+        urls += [(f'{place}.channels."{key}"', url), (f'{place}.channels."{key}"', key)]
+    for where, url in urls:
         if url is not None and urlsplit(str(url)).scheme not in ("http", "https", "file"):
             yield Issue(where, "must be an http, https or file URL")
         elif isinstance(url, str) and credentials.is_literal(url):

@@ -55,11 +55,8 @@ def _of_pip(name: str) -> str | None:
 def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
     """The variables that make uv ask the indexes that an environment.yml names, with their credentials put in.
 
-    Variables and not arguments, since everybody on the machine can read the arguments of a process.
-
-    Raises:
-        EnvtoolError: a variable in a URL is not set.
-    """
+    Variables and not arguments, since everybody on the machine can read the arguments of a process. Raises EnvtoolError
+    if a variable in a URL is not set."""
     variables: dict[str, str] = {}
     if index_url:
         # Of the older variable there may be another value in our environment; an empty one takes it away.
@@ -70,11 +67,8 @@ def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> d
 
 
 def only(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
-    """The variables that make uv ask the indexes that an environment.yml names, and no other that it knows of.
-
-    Raises:
-        EnvtoolError: a variable in a URL is not set.
-    """
+    """The variables that make uv ask the indexes that an environment.yml names, and no other that it knows of. Raises
+    EnvtoolError if a variable in a URL is not set."""
     *first, last = (*extra_index_urls, *([index_url] if index_url else [])) or (None,)
     nothing_else = dict.fromkeys(("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"), "")
     return {**nothing_else, "UV_NO_CONFIG": "1", **index_variables(last, [each for each in first if each])}
@@ -93,8 +87,14 @@ def canonical(url: str, mirrors: Mirrors) -> str:
 
 
 def _configured(key: str) -> str | None:
+    explicit = os.environ.get("PIP_CONFIG_FILE")
+    if explicit == os.devnull:
+        return None
+    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    files = [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), Path.home() / ".pip" / "pip.conf"]
+    files += [user / "pip" / "pip.conf", Path(sys.prefix) / "pip.conf", *([Path(explicit)] if explicit else [])]
     value = None
-    for path in _config_files():
+    for path in files:
         parser = configparser.RawConfigParser()
         try:
             parser.read(path, encoding="utf-8")
@@ -103,16 +103,6 @@ def _configured(key: str) -> str | None:
         for section in ("global", "install"):
             value = parser.get(section, key, fallback=value)
     return value
-
-
-def _config_files() -> list[Path]:
-    explicit = os.environ.get("PIP_CONFIG_FILE")
-    if explicit == os.devnull:
-        return []
-    user = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    files = [Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"), Path.home() / ".pip" / "pip.conf"]
-    files += [user / "pip" / "pip.conf", Path(sys.prefix) / "pip.conf"]
-    return [*files, Path(explicit)] if explicit else files
 
 
 # Words of uv when an index fails, rather than the requirements. The last three are what it makes of a mirror
@@ -138,8 +128,14 @@ def index_candidates(index_url: str | None, mirrors: Mirrors) -> tuple[str | Non
         return (None,)  # without the public index's URL, nothing can be said to stand for it
     configured = mirrors.for_url(with_slash(url))
     places: tuple[str | None, ...] = (index_url,) if configured == (with_slash(url),) else configured
-    chosen = _indexes_of_presets()
-    if index_url is not None or not chosen or not (own is None or _is_public(own, public)):
+    names = mirrors_module.used()
+    if not names:
+        return places
+    known = presets()
+    used = list(known.values()) if names == (AUTO,) else select(names)
+    chosen = [with_slash(each.pypi) for each in used if each.pypi]
+    public_ones = {with_slash(each) for each in (public, *(preset.pypi for preset in known.values())) if each}
+    if index_url is not None or not chosen or not (own is None or with_slash(own) in public_ones):
         return places
     if own is not None:  # what pip or uv are set up for comes first, since somebody chose that as well
         return (*places, *(each for each in chosen if each not in (with_slash(own), *places)))
@@ -155,16 +151,3 @@ def is_index_failure(output: str) -> bool:
 def index_limits(is_last: bool, read_timeout_s: float) -> Mapping[str, str]:
     """Variables by which uv gives up on an index soon, as long as there is another one to ask."""
     return {} if is_last else {"UV_HTTP_TIMEOUT": f"{max(1, round(read_timeout_s))}", "UV_HTTP_RETRIES": "1"}
-
-
-def _indexes_of_presets() -> tuple[str, ...]:
-    names = mirrors_module.used()
-    if not names:
-        return ()
-    known = list(presets().values()) if names == (AUTO,) else select(names)
-    return tuple(with_slash(each.pypi) for each in known if each.pypi)
-
-
-def _is_public(url: str, public: str | None) -> bool:
-    known = {with_slash(each.pypi) for each in presets().values() if each.pypi}
-    return with_slash(url) in known or (public is not None and with_slash(url) == with_slash(public))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -35,18 +35,13 @@ _REPODATA = ("repodata.json.zst", "repodata.json")
 
 @dataclass(frozen=True)
 class Candidate:
-    """One place to be measured.
-
-    Args:
-        subdir: the subdir whose repodata is asked for; empty for wheels.
-        sample: a file of the lock, relative to the base.
-    """
+    """One place to be measured."""
 
     name: str
     channel: str
     base: str
-    subdir: str
-    sample: str
+    subdir: str  # the subdir whose repodata is asked for; empty for wheels
+    sample: str  # a file of the lock, relative to the base
 
 
 @dataclass(frozen=True)
@@ -94,8 +89,9 @@ def measure(places: Sequence[Candidate], limit_s: float) -> list[Reading]:
     pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="probe")
     try:
         futures = [pool.submit(_measure, each, limit_s) for each in places]
-        wait(futures, timeout=limit_s)
-        return [_reading(each, future, limit_s) for each, future in zip(places, futures)]
+        done, _ = wait(futures, timeout=limit_s)
+        silent = (Reading(p.name, p.channel, p.base, reason=f"no answer in {limit_s:g} s") for p in places)
+        return [future.result() if future in done else reading for future, reading in zip(futures, silent)]
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -106,23 +102,12 @@ def rank(readings: Sequence[Reading]) -> dict[str, tuple[str, ...]]:
     A place that only sends on to the host of a quicker one is no independent fallback, so it comes after all that are.
     A place that answered nothing is left out; the origin is ranked like any other.
     """
-    by_channel: dict[str, list[Reading]] = {}
-    for each in sorted(readings, key=lambda reading: reading.estimate_s or 0.0):
-        if each.estimate_s is not None:
-            by_channel.setdefault(each.channel, []).append(each)
-    return {channel: tuple(each.base for each in _independent_first(found)) for channel, found in by_channel.items()}
-
-
-def _independent_first(readings: Sequence[Reading]) -> list[Reading]:
-    first: dict[str | None, Reading] = {}
-    again = [each for each in readings if first.setdefault(each.served_by, each) is not each]
-    return [*first.values(), *again]
-
-
-def _reading(candidate: Candidate, future: Future[Reading], limit_s: float) -> Reading:
-    if future.done() and not future.cancelled():
-        return future.result()
-    return Reading(candidate.name, candidate.channel, candidate.base, reason=f"no answer in {limit_s:g} s")
+    ranked = {}
+    for channel, found in by_channel([each for each in readings if each.estimate_s is not None]).items():
+        first: dict[str | None, Reading] = {}
+        again = [each for each in found if first.setdefault(each.served_by, each) is not each]
+        ranked[channel] = tuple(each.base for each in (*first.values(), *again))
+    return ranked
 
 
 def _measure(candidate: Candidate, limit_s: float) -> Reading:
@@ -194,7 +179,12 @@ def for_urls(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> Mir
     names = mirrors.used()
     if not names or not urls:
         return configured
-    chosen = _ranked(urls, cache, display) if names == (AUTO,) else _of_presets(urls, names)
+    if names == (AUTO,):
+        chosen = _ranked(urls, cache, display)
+    else:
+        known = select(names)
+        places = {each: tuple(filter(None, (one.mirror_of(each) for one in known))) for each in map(channel_of, urls)}
+        chosen = {channel: found for channel, found in places.items() if found}
     prefixes = dict.fromkeys([*configured.by_prefix, *chosen])
     merged = {
         prefix: tuple(dict.fromkeys([*configured.by_prefix.get(prefix, ()), *chosen.get(prefix, ())]))
@@ -203,18 +193,7 @@ def for_urls(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> Mir
     return replace(configured, by_prefix=merged)
 
 
-def _of_presets(urls: Sequence[str], names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    from envtool.mirrors.mirrors import channel_of
-
-    chosen = select(names)
-    channels = dict.fromkeys(channel_of(url) for url in urls)
-    found = {channel: tuple(url for each in chosen if (url := each.mirror_of(channel))) for channel in channels}
-    return {channel: places for channel, places in found.items() if places}
-
-
 def _ranked(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> dict[str, tuple[str, ...]]:
-    from envtool.mirrors.mirrors import channel_of
-
     readings = recall(cache)
     known = {each.channel for each in readings}
     unknown = [url for url in urls if channel_of(url) not in known]
@@ -228,7 +207,6 @@ def _ranked(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> dict
 
 def recall(cache: Cache) -> list[Reading]:
     """What was measured during the last day; nothing when that cannot be read."""
-
     try:
         content = json.loads(_path(cache).read_text(encoding="utf-8"))
         if not 0 <= time.time() - content["measured_at"] < _KEPT_S:

@@ -229,11 +229,8 @@ def _wheel(stem: str, metadata: str) -> bytes:
 
 
 def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:
-    """The lines about extras in the METADATA of a distribution that conda brings.
-
-    Raises:
-        SolveError: Neither archive nor index tells them.
-    """
+    """The lines about extras in the METADATA of a distribution that conda brings. Raises SolveError if neither archive
+    nor index tells them."""
     archive = find_archive(provided.record, cache, mirrors)
     metadata = _metadata_in_archive(archive, provided.name) if archive else None
     metadata = metadata or _of_index(provided, resolution)

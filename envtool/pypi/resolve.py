@@ -57,11 +57,8 @@ class Pins:
         return self._by_name.get(name, [])
 
     def allow(self, name: str, file: Mapping[str, Any]) -> bool:
-        """Whether a file of a pylock.toml is one of those pinned.
-
-        Raises:
-            NetworkError, HashMismatchError: It has to be had to be hashed, and cannot be.
-        """
+        """Whether a file of a pylock.toml is one of those pinned. Raises NetworkError or HashMismatchError if it has to
+        be downloaded to be hashed, and cannot be."""
         pinned = self.of(name)
         if not pinned:
             return not self._is_required
@@ -105,11 +102,8 @@ class Resolution:
     def pylock(
         self, requirements: Sequence[str], options: Sequence[str], constraints: Sequence[str] = (), kept: str = ""
     ) -> str:
-        """The chosen wheels as a pylock.toml.
-
-        Raises:
-            SolveError: Nothing satisfies the requirements, or the index failed; uv's own words.
-        """
+        """The chosen wheels as a pylock.toml. Raises SolveError if nothing satisfies the requirements, or the index
+        failed; uv's own words."""
         locked = self._scratch / "pylock.toml"
         locked.unlink(missing_ok=True)
         if kept:
@@ -232,32 +226,24 @@ class Target:
 
 @dataclass(frozen=True)
 class WheelRequest:
-    """What the `pip:` sections ask for on one platform.
-
-    Args:
-        provided: distributions that conda packages bring already, by name; they are neither asked for nor completed.
-        index_url: the index that stands for the machine's default one.
-        allows_default_index: whether an index counts that only the machine names, or nobody (the public one).
-        requires_hashes: whether every wheel has to be pinned by a hash.
-        keep: wheels that stay unless something asked for forbids it.
-        built: the wheels of requirements that name a repository, and their files, by name.
-        has_dependencies: whether what the requirements need is chosen as well.
-    """
+    """What the `pip:` sections ask for on one platform."""
 
     target: Target
     requirements: tuple[str, ...]
     constraints: tuple[str, ...] = ()
+    # distributions that conda packages bring already, by name; they are neither asked for nor completed
     provided: Mapping[str, Provided] = field(default_factory=dict)
-    index_url: str | None = None
+    index_url: str | None = None  # the index that stands for the machine's default one
     extra_index_urls: tuple[str, ...] = ()
-    allows_default_index: bool = True
+    allows_default_index: bool = True  # whether an index counts that only the machine names, or nobody (the public one)
     allows_prereleases: bool = False
-    requires_hashes: bool = False
-    keep: tuple[Wheel, ...] = ()
+    requires_hashes: bool = False  # whether every wheel has to be pinned by a hash
+    keep: tuple[Wheel, ...] = ()  # wheels that stay unless something asked for forbids it
     policy: VersionPolicy = field(default_factory=VersionPolicy)
+    # the wheels of requirements that name a repository, and their files, by name
     built: Mapping[str, tuple[Wheel, Path]] = field(default_factory=dict)
     is_pure: bool = False
-    has_dependencies: bool = True
+    has_dependencies: bool = True  # whether what the requirements need is chosen as well
 
 
 def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:

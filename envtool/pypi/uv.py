@@ -16,11 +16,8 @@ _finding = threading.Lock()  # it asks sysconfig, which until Python 3.12 shows 
 
 
 def run(arguments: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run uv and return what it printed (`env`: more variables; an empty value takes one away).
-
-    Raises:
-        ProcessError: It ended with an error.
-    """
+    """Run uv and return what it printed (`env`: more variables; an empty value takes one away). Raises ProcessError if
+    it ended with an error."""
     try:
         return subprocesses.run([_binary(), *arguments], env={**_environment(), **(env or {})}, cwd=cwd)
     except ProcessError as error:  # it shows the URLs of its variables as they are

@@ -62,48 +62,34 @@ _NO_RECORDS_HINT = "is the channel's URL right, and is the network reachable? co
 
 @dataclass(frozen=True)
 class PackageRecord:
-    """One conda package as a channel's repodata describes it.
-
-    Args:
-        subdir: the subdir of the channel that holds it, `noarch` included.
-        sha256: hash of the archive in hexadecimal digits, where the repodata has it.
-        size_bytes: size of the archive, where the repodata has it.
-        constrains: the match specs that bound other packages, where those are there.
-        purls: what it is in other package systems (`pkg:pypi/torch`), where the record of a solution reports it.
-    """
+    """One conda package as a channel's repodata describes it."""
 
     name: str
     version: str
     build: str
-    subdir: str
+    subdir: str  # the subdir of the channel that holds it, `noarch` included
     url: str
-    sha256: str | None
+    sha256: str | None  # hash of the archive in hexadecimal digits, where the repodata has it
     md5: str | None
-    size_bytes: int | None
+    size_bytes: int | None  # size of the archive, where the repodata has it
     depends: tuple[str, ...]
     license: str | None = None
-    constrains: tuple[str, ...] = ()
+    constrains: tuple[str, ...] = ()  # the match specs that bound other packages, where those are there
+    # what it is in other package systems (`pkg:pypi/torch`), where the record of a solution reports it
     purls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class SolveRequest:
-    """What one platform asks for.
-
-    Args:
-        virtual_packages: what the target machine has, name to `version` or `version build`.
-        constraints: match specs that bound packages without asking for them.
-        subdirs: packages that have to come from one subdir, each with it.
-        keep: canonical URLs of archives that stay unless something asked for forbids it.
-    """
+    """What one platform asks for."""
 
     platform: str
     channels: tuple[str, ...]
     match_specs: tuple[str, ...]
-    virtual_packages: Mapping[str, str]
-    constraints: tuple[str, ...] = ()
-    subdirs: tuple[tuple[str, str], ...] = ()
-    keep: tuple[str, ...] = ()
+    virtual_packages: Mapping[str, str]  # what the target machine has, name to `version` or `version build`
+    constraints: tuple[str, ...] = ()  # match specs that bound packages without asking for them
+    subdirs: tuple[tuple[str, str], ...] = ()  # packages that have to come from one subdir, each with it
+    keep: tuple[str, ...] = ()  # canonical URLs of archives that stay unless something asked for forbids it
     policy: VersionPolicy = field(default_factory=VersionPolicy)
 
 
@@ -143,19 +129,13 @@ class Repodata:
         return [self._answer(request, each) for request, each in zip(requests, answers)]
 
     def find(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[PackageRecord]:
-        """Every record that the channels have of some packages.
-
-        Raises:
-            SolveError: The records of a channel could not be downloaded.
-        """
+        """Every record that the channels have of some packages. Raises SolveError if the records of a channel could not
+        be downloaded."""
         return [_record(each) for each in self._records(channels, platform, names)]
 
     def unknown(self, channels: Sequence[str], platform: str, match_specs: Sequence[str]) -> dict[str, str | None]:
         """The match specs that no record satisfies, each with the newest version; None where the name is unknown.
-
-        Raises:
-            SolveError: The records of a channel could not be downloaded.
-        """
+        Raises SolveError if the records of a channel could not be downloaded."""
         import rattler
 
         names = {each: name for each in match_specs if (name := package_name(each)) and not name.startswith("__")}

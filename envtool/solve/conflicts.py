@@ -24,24 +24,18 @@ _BUDGET_S = 60.0
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why one platform cannot be satisfied.
-
-    Args:
-        declarations: the virtual packages that are in the way, name to the line that is to be changed.
-        conflicts: each the fewest lines that cannot be satisfied together; no line is in two of them.
-        exclude_newer: the cut-off, where it is the cause: without it everything could be satisfied.
-        unknown: the lines that no record of any channel satisfies, each with the newest version of the package; None
-            where no channel has one of the name.
-        is_cut_short: whether there was no time to find the fewest lines, so that some may be innocent.
-    """
+    """Why one platform cannot be satisfied."""
 
     platform: str
     reason: str
-    declarations: Mapping[str, str]
+    declarations: Mapping[str, str]  # the virtual packages that are in the way, name to the line that is to be changed
+    # each the fewest lines that cannot be satisfied together; no line is in two of them
     conflicts: tuple[tuple[Dependency, ...], ...] = ()
-    exclude_newer: str | None = None
+    exclude_newer: str | None = None  # the cut-off, where it is the cause: without it everything could be satisfied
+    # the lines that no record of any channel satisfies, each with the newest version of the package; None where no
+    # channel has one of the name
     unknown: tuple[tuple[Dependency, str | None], ...] = ()
-    is_cut_short: bool = False
+    is_cut_short: bool = False  # whether there was no time to find the fewest lines, so that some may be innocent
 
     @property
     def message(self) -> str:

@@ -42,12 +42,8 @@ if TYPE_CHECKING:
 def solve(
     spec: EnvironmentSpec, sources: Sources, policy: VersionPolicy, preferences: Mapping[str, Preference] | None = None
 ) -> list[Solution]:
-    """Choose the packages of every platform, all platforms at once.
-
-    Raises:
-        SpecError: A match spec cannot be parsed.
-        SolveError: A platform cannot be satisfied; the reasons of all such platforms are in it.
-    """
+    """Choose the packages of every platform, all platforms at once. Raises SpecError if a match spec cannot be parsed;
+    SolveError if a platform cannot be satisfied; the reasons of all such platforms are in it."""
     refuse_malformed(spec)
     preferred = preferences or {}
     requests = [_request(spec, each, policy, preferred.get(each.platform, Preference())) for each in spec.platforms]
@@ -173,11 +169,7 @@ class LockRequest:
     preferences: Mapping[str, Preference] = field(default_factory=dict)
 
     def policy(self, now: datetime | None = None) -> VersionPolicy:
-        """Which of the versions that fit.
-
-        Raises:
-            EnvtoolError: The date of exclude-newer is not valid.
-        """
+        """Which of the versions that fit. Raises EnvtoolError if the date of exclude-newer is not valid."""
         now = now or datetime.now(timezone.utc)
         text = self.options.get("exclude-newer") or self.spec.exclude_newer
         place = "--exclude-newer" if "exclude-newer" in self.options else f"{self.spec.paths[0]}: exclude-newer"
@@ -198,12 +190,8 @@ class LockRequest:
 
 
 def lock(request: LockRequest, sources: Sources) -> Lockfile:
-    """Choose every package of every platform and describe them as a lock; nothing is written.
-
-    Raises:
-        SpecError: A line of the sources cannot be used.
-        SolveError: A platform cannot be satisfied.
-    """
+    """Choose every package of every platform and describe them as a lock; nothing is written. Raises SpecError if a
+    line of the sources cannot be used; SolveError if a platform cannot be satisfied."""
     complete = with_virtual_packages(request.spec)
     solutions = solve(complete, sources, request.policy(), request.preferences)
     packages = [
@@ -271,11 +259,7 @@ def _metadata(request: LockRequest, declared: Mapping[str, Mapping[str, str]]) -
 
 
 def from_record(record: PackageRecord, platform: str) -> LockedPackage:
-    """The entry of a conda package.
-
-    Raises:
-        SolveError: Its record has no MD5, which the format demands.
-    """
+    """The entry of a conda package. Raises SolveError if its record has no MD5, which the format demands."""
     if record.md5 is None:
         raise SolveError(
             f"{platform}: {record.url.rpartition('/')[2]} has no md5 in its channel's repodata: "

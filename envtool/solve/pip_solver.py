@@ -69,15 +69,9 @@ class GitWheels:
         self._built: dict[str, BuiltWheel] = {}
 
     def wheel(self, requirement: Dependency, kept: Sequence[Wheel] = ()) -> BuiltWheel:
-        """The wheel of a requirement.
-
-        Args:
-            kept: wheels of an old lock; one of the same name stays, whatever its branch has moved on to.
-
-        Raises:
-            SolveError: the wheel cannot be built, or not twice to the same bytes.
-            NetworkError: the repository or a tool cannot be downloaded.
-        """
+        """The wheel of a requirement (`kept`: wheels of an old lock; one of the same name stays, whatever its branch
+        has moved on to). Raises SolveError if the wheel cannot be built, or not twice to the same bytes; NetworkError
+        if the repository or a tool cannot be downloaded."""
         name = name_of(requirement.text)
         old = next((each for each in kept if each.name == name and each.built), None)
         key = old.url if old else str(url_of(requirement.text))
@@ -161,14 +155,8 @@ def add_wheels(
     policy: VersionPolicy,
     preferred: Mapping[str, Preference],
 ) -> list[Solution]:
-    """Choose the wheels of every platform, all platforms at once.
-
-    Args:
-        solutions: the conda packages, in the order of the platforms.
-
-    Raises:
-        SolveError: A platform cannot be satisfied; the reasons of all such platforms are in it.
-    """
+    """Choose the wheels of every platform, all platforms at once (`solutions`: the conda packages, in the order of the
+    platforms). Raises SolveError if a platform cannot be satisfied; the reasons of all such platforms are in it."""
     built = _build_wheels(spec, sources, policy, preferred)
 
     def choose(platform: PlatformSpec, solution: Solution) -> Solution:

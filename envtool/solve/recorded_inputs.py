@@ -31,21 +31,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Change:
-    """One difference between the sources and the lock.
-
-    Args:
-        before: what the lock was made from; None when it is new.
-        after: what the sources say; None when it is gone.
-        place: where the sources say it; None when it is gone.
-        platforms: the platforms that it is about; empty when it is about all.
-    """
+    """One difference between the sources and the lock."""
 
     kind: str
     what: str
-    before: str | None
-    after: str | None
-    place: str | None
-    platforms: tuple[str, ...] = ()
+    before: str | None  # what the lock was made from; None when it is new
+    after: str | None  # what the sources say; None when it is gone
+    place: str | None  # where the sources say it; None when it is gone
+    platforms: tuple[str, ...] = ()  # the platforms that it is about; empty when it is about all
 
     def __str__(self) -> str:
         where = f"{self.place}: " if self.place else ""
@@ -56,11 +49,8 @@ class Change:
 
 
 def serialize(spec: EnvironmentSpec, options: Mapping[str, str]) -> str:
-    """The inputs of a lock as text for its custom_metadata.
-
-    Args:
-        options: what the command line said beside it, such as `strategy`.
-    """
+    """The inputs of a lock as text for its custom_metadata (`options`: what the command line said beside it, such as
+    `strategy`)."""
     general = sorted((each.kind, each.name, each.value, each.category) for each, _ in _general(spec))
     platforms = {
         platform.platform: sorted({(each.kind, each.name, each.value, each.category) for each, _ in _of(platform)})

@@ -27,6 +27,7 @@ from envtool.errors import EnvtoolError
 from envtool.fetch import client
 from envtool.fetch import failover as patience
 from envtool.fetch.client import Body
+from envtool.fetch.credentials import without_credentials
 from envtool.fetch.failover import Failure, HostHealth, Place, TransferError, ask_in_turn
 from envtool.mirrors.mirrors import Mirrors
 
@@ -113,7 +114,7 @@ class RepodataProxy:
         with self._lock:
             failed = dict(self._failures)
         return (
-            f"{client.without_credentials(url)}\n" + "\n".join(f"  {reason}" for reason in reasons)
+            f"{without_credentials(url)}\n" + "\n".join(f"  {reason}" for reason in reasons)
             for url, reasons in failed.items()
         )
 
@@ -149,11 +150,7 @@ class RepodataProxy:
         return _Found(_FAILED)
 
     def ask(self, place: str, conditions: dict[str, str], is_wanted: bool, has_alternative: bool) -> _Found:
-        """Ask one place.
-
-        Raises:
-            TransferError: It gave nothing that may be handed on.
-        """
+        """Ask one place. Raises TransferError if it gave nothing that may be handed on."""
         limits = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
         with client.get(place, patience=limits, headers=conditions) as body:
             if not is_wanted:
@@ -175,7 +172,7 @@ class RepodataProxy:
         if _OPTIONAL.search(url) or all(statuses.get(place.url) == _NOT_FOUND for place in failed):
             return _Found(_NOT_FOUND)
         busy = f"not asked, since it wants to be left alone for more than {self._patience.max_wait_s:g} s"
-        shown = [f"{client.without_credentials(place.url)}: {place.reason or busy}" for place in failed]
+        shown = [f"{without_credentials(place.url)}: {place.reason or busy}" for place in failed]
         with self._lock:
             self._failures[url] = shown
         return _Found(_FAILED)

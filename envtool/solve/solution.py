@@ -19,13 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preference:
-    """What a solve of one platform should come to, beside what is asked for.
+    """What a solve of one platform should come to, beside what is asked for."""
 
-    Args:
-        keep: canonical URLs of archives that stay unless something asked for forbids it; those of packages that
-            a line asks for by name come first.
-    """
-
+    # canonical URLs of archives that stay unless something asked for forbids it; those of packages that a line asks for
+    # by name come first
     keep: tuple[str, ...] = ()
     keep_wheels: tuple[Wheel, ...] = ()
     constraints: tuple[str, ...] = ()
@@ -43,16 +40,12 @@ class Sources:
 
 @dataclass(frozen=True)
 class Solution:
-    """The packages of one platform.
-
-    Args:
-        wheels: the wheels of the `pip:` section, sorted by name.
-        provided: the Python distributions that conda packages bring, each with its package; where there are wheels.
-    """
+    """The packages of one platform."""
 
     platform: str
     records: tuple[PackageRecord, ...]
-    wheels: tuple[Wheel, ...] = ()
+    wheels: tuple[Wheel, ...] = ()  # the wheels of the `pip:` section, sorted by name
+    # the Python distributions that conda packages bring, each with its package; where there are wheels
     provided: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -62,15 +62,10 @@ def has_other_strategy(old: Lockfile, options: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True)
 class Staleness:
-    """What a check found.
+    """What a check found."""
 
-    Args:
-        changes: how the sources differ from what the lock was made from.
-        missing: what is asked for and not in the lock, in words; a bad merge can do that.
-    """
-
-    changes: tuple[Change, ...] = ()
-    missing: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()  # how the sources differ from what the lock was made from
+    missing: tuple[str, ...] = ()  # what is asked for and not in the lock, in words; a bad merge can do that
 
     @property
     def is_current(self) -> bool:
@@ -84,11 +79,8 @@ class Staleness:
 
 
 def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
-    """Compare a lock with its sources.
-
-    Args:
-        request: what a lock would be made of now; options that it lacks count as they were.
-    """
+    """Compare a lock with its sources (`request`: what a lock would be made of now; options that it lacks count as they
+    were)."""
     recorded = lockfile.custom_metadata.get(INPUTS_KEY)
     changes = _compare_hashes(lockfile, request) if recorded is None else recorded_inputs.compare(
         recorded, request.spec, request.options

@@ -45,32 +45,25 @@ class PlatformSpec:
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """One environment; for what is not listed here see `environment_yml.Source`.
-
-    Args:
-        platforms: what is asked for on each platform, in the order of the files.
-        pip_index: the package index that stands for the default one, with variables for its credentials.
-        allows_default_index: whether wheels may come from an index that no file names; every file has to allow it.
-        run_link_scripts: the packages whose post-link scripts `create` runs, sorted.
-        requires_hashes: whether every wheel has to be pinned by its hash (`--require-hashes`).
-        warnings: what in the files is ignored or taken for granted.
-    """
+    """One environment; for what is not listed here see `environment_yml.Source`."""
 
     paths: tuple[Path, ...]
     name: str | None
     channels: tuple[str, ...]
-    platforms: tuple[PlatformSpec, ...]
+    platforms: tuple[PlatformSpec, ...]  # what is asked for on each platform, in the order of the files
     variables: Mapping[str, str] = field(default_factory=dict)
+    # the package index that stands for the default one, with variables for its credentials
     pip_index: str | None = None
     pip_repositories: tuple[str, ...] = ()
+    # whether wheels may come from an index that no file names; every file has to allow it
     allows_default_index: bool = True
     allows_prereleases: bool = False
-    requires_hashes: bool = False
+    requires_hashes: bool = False  # whether every wheel has to be pinned by its hash (`--require-hashes`)
     exclude_newer: str | None = None
     exclude_newer_package: Mapping[str, str] = field(default_factory=dict)
     exclude_newer_channel: Mapping[str, str] = field(default_factory=dict)
-    run_link_scripts: tuple[str, ...] = ()
-    warnings: tuple[Issue, ...] = ()
+    run_link_scripts: tuple[str, ...] = ()  # the packages whose post-link scripts `create` runs, sorted
+    warnings: tuple[Issue, ...] = ()  # what in the files is ignored or taken for granted
 
     @property
     def directory(self) -> Path:
@@ -81,15 +74,9 @@ class EnvironmentSpec:
 def read_spec(
     paths: Sequence[Path], platforms: Sequence[str] = (), *, default: Sequence[str] = (DEFAULT_PLATFORM,)
 ) -> EnvironmentSpec:
-    """Read the files of one environment.
-
-    Args:
-        platforms: the platforms to read them for, instead of the ones that they name.
-
-    Raises:
-        MissingFileError: A file cannot be read.
-        SpecError: A file is malformed, or they contradict each other; every issue is in it.
-    """
+    """Read the files of one environment (`platforms`: the platforms to read them for, instead of the ones that they
+    name). Raises MissingFileError if a file cannot be read; SpecError if a file is malformed, or they contradict each
+    other; every issue is in it."""
     hint = "envtool init makes one from a template; -f names another"
     return combine([environment_yml.parse(path, read_text(path, hint)) for path in paths], platforms, default)
 

@@ -34,45 +34,34 @@ _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Section:
-    """What one file asks for on one platform.
-
-    Args:
-        pip_place: where the first `pip:` section starts; None where there is none.
-        virtual_packages: declared virtual packages, name to the line that states `version` or `version build`.
-    """
+    """What one file asks for on one platform."""
 
     conda: tuple[Line, ...]
     pip: Requirements
-    pip_place: str | None
+    pip_place: str | None  # where the first `pip:` section starts; None where there is none
+    # declared virtual packages, name to the line that states `version` or `version build`
     virtual_packages: Mapping[str, Line]
 
 
 @dataclass(frozen=True)
 class Source:
-    """One environment.yml.
-
-    Args:
-        channels: channels as they are written, the first has priority; `nodefaults` is gone.
-        allows_default_index: whether wheels may come from an index that no file names.
-        exclude_newer: how old a package has to be: a date, or days.
-        exclude_newer_package: the same for single packages; `false` where age does not count.
-        exclude_newer_channel: the same for single channels, by the words in `channels`.
-        run_link_scripts: the packages whose post-link scripts `create` runs.
-    """
+    """One environment.yml."""
 
     path: Path
     name: str | None = None
-    channels: tuple[Line, ...] = ()
+    channels: tuple[Line, ...] = ()  # channels as they are written, the first has priority; `nodefaults` is gone
     has_channels: bool = False
     platforms: tuple[str, ...] = ()
     category: str = "main"
     variables: Mapping[str, Line] = field(default_factory=dict)
     pip_repositories: tuple[Line, ...] = ()
-    allows_default_index: bool = True
-    exclude_newer: Line | None = None
+    allows_default_index: bool = True  # whether wheels may come from an index that no file names
+    exclude_newer: Line | None = None  # how old a package has to be: a date, or days
+    # the same for single packages; `false` where age does not count
     exclude_newer_package: Mapping[str, Line] = field(default_factory=dict)
+    # the same for single channels, by the words in `channels`
     exclude_newer_channel: Mapping[str, Line] = field(default_factory=dict)
-    run_link_scripts: tuple[Line, ...] = ()
+    run_link_scripts: tuple[Line, ...] = ()  # the packages whose post-link scripts `create` runs
     sections: Mapping[str, Section] = field(default_factory=dict)
     issues: tuple[Issue, ...] = ()
     warnings: tuple[Issue, ...] = ()

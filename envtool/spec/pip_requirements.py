@@ -146,10 +146,7 @@ def with_url(requirement: str, url: str) -> str:
 
 def expanded(requirement: str) -> str:
     """The requirement with the values of the variables in its URL: uv knows `${NAME}` alone, and does not quote them.
-
-    Raises:
-        EnvtoolError: A variable is not set.
-    """
+    Raises EnvtoolError if a variable is not set."""
     url = url_of(requirement)
     if url is None or not credentials.variables_of(url):
         return requirement

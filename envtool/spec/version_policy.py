@@ -20,16 +20,12 @@ NEVER = "false"
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """How to choose.
+    """How to choose."""
 
-    Args:
-        strategy: `highest`, `lowest`, or `lowest-direct` (the oldest of what is asked for, the newest of the rest).
-        exclude_newer: the moment (UTC) after which nothing counts that was published.
-        of_packages: the moment for single packages, which goes before all others; None where there is none.
-    """
-
+    # `highest`, `lowest`, or `lowest-direct` (the oldest of what is asked for, the newest of the rest)
     strategy: str = "highest"
-    exclude_newer: datetime | None = None
+    exclude_newer: datetime | None = None  # the moment (UTC) after which nothing counts that was published
+    # the moment for single packages, which goes before all others; None where there is none
     of_packages: Mapping[str, datetime | None] = field(default_factory=dict)
     of_channels: Mapping[str, datetime | None] = field(default_factory=dict)
 

@@ -17,8 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from envtool.fetch import client
-from envtool.fetch.client import TransferError
-from envtool.fetch.failover import Timeouts
+from envtool.fetch.failover import Timeouts, TransferError
 
 _PATIENCE = Timeouts(connect_timeout_s=5, read_timeout_s=5)
 Asked = list[tuple[str, str, dict[str, str]]]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from envtool.fetch.client import TransferError
-from envtool.fetch.failover import HostHealth, Place
+from envtool.fetch.failover import HostHealth, Place, TransferError
 
 HERE, THERE = Place("https://u:p@h.example/a"), Place("https://other.example/a")
 

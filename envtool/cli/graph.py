@@ -1,4 +1,4 @@
-"""`envtool tree`."""
+"""`envtool tree` and `why`: what needs what in a lock."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from pathlib import Path
 import click
 
 from envtool import console
-from envtool.cli.options import (
-    category_option,
-    chosen_categories,
-    chosen_platform,
-    file_option,
-    json_option,
-    platform_option,
-)
+from envtool.cli import options
 from envtool.inspect_lock.graph import Graph, Key, graph
 from envtool.inspect_lock.package_metadata import PackageMetadata, look_up
 from envtool.lockfile.conda_lock_v1 import read_lockfile
@@ -23,15 +16,15 @@ from envtool.lockfile.conda_lock_v1 import read_lockfile
 
 @click.command("tree")
 @click.argument("package", required=False)
-@file_option
-@platform_option
-@category_option
+@options.file_option
+@options.platform_option
+@options.category_option
 @click.option("--depth", type=click.IntRange(0), help="How many levels to show.  [default: all]")
 @click.option("--reverse", is_flag=True, help="Show what needs PACKAGE instead of what it needs.")
 @click.option("--no-sizes", is_flag=True, help="Leave sizes out, which is quicker.")
-@json_option
+@options.json_option
 @click.pass_context
-def command(
+def tree(
     ctx: click.Context, package: str | None, lockfile_path: Path, platform: str | None, categories: tuple[str, ...],
     depth: int | None, reverse: bool, no_sizes: bool, as_json: bool,
 ) -> None:  # fmt: skip
@@ -42,8 +35,8 @@ def command(
     if reverse and package is None:
         raise click.UsageError("--reverse needs a PACKAGE")
     lockfile = read_lockfile(lockfile_path)
-    chosen = chosen_platform(lockfile, platform)
-    whole = graph(lockfile, chosen, chosen_categories(lockfile, categories))
+    chosen = options.chosen_platform(lockfile, platform)
+    whole = graph(lockfile, chosen, options.chosen_categories(lockfile, categories))
     key = whole.find(package) if package else None
     if package and key is None:
         console.say(f"{package} is not in the lock for {chosen}")
@@ -103,3 +96,42 @@ def _describe(graph: Graph, key: Key, facts: Mapping[str, PackageMetadata]) -> s
         note for note in ("pip" if key[0] == "pip" else "", console.size(size_bytes) if size_bytes else "") if note
     ]
     return f"{package.name} {package.version}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+@click.command("why")
+@click.argument("package")
+@options.file_option
+@options.platform_option
+@options.category_option
+@options.json_option
+@click.pass_context
+def why(
+    ctx: click.Context, package: str, lockfile_path: Path, platform: str | None, categories: tuple[str, ...],
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Say why PACKAGE is in a lock: from each line of environment.yml that leads to it, the shortest way.
+
+    Exit code 1 when it is not in the lock.
+    """
+    lockfile = read_lockfile(lockfile_path)
+    chosen = options.chosen_platform(lockfile, platform)
+    whole = graph(lockfile, chosen, options.chosen_categories(lockfile, categories))
+    key = whole.find(package)
+    if key is None:
+        console.say(f"{package} is not in the lock for {chosen}")
+        ctx.exit(1)
+    chains = whole.chains(key)
+    locked = whole.packages[key]
+    if as_json:
+        found = [[name for _, name in chain] for chain in chains]
+        console.answer_json(
+            {"name": locked.name, "version": locked.version, "requested": whole.requested.get(key), "chains": found}
+        )
+        return
+    for chain in chains:
+        steps = [f"{whole.requested[chain[0]]} (asked for)"]
+        for needing, needed in zip(chain, chain[1:]):
+            constraint = whole.constraint(needing, needed)
+            steps.append(f"{needed[1]} {constraint}".rstrip())
+        console.answer(" → ".join(steps))
+    console.say(f"{locked.name} {locked.version} is in the lock for {chosen} because of {len(chains)} of the lines")
