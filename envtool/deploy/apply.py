@@ -26,14 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ApplyOptions:
-    """How a release is to be put in place.
-
-    Args:
-        app_dir: the application's code and settings; None means `app` of the service, unless that is empty.
-    """
+    """How a release is to be put in place."""
 
     app: str = "serve.wsgi:app"
-    app_dir: Path | None = None
+    app_dir: Path | None = None  # code and settings; None means `app` of the service, unless that is empty
     health: str = "/readyz"
     limit_s: float = 120.0
     keep: int = 3
@@ -70,22 +66,19 @@ def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, 
     health check."""
     with root.locked():
         gunicorn_handover.settle(root)
-        return _put_in_place(root, root.releases()[_earlier(root, digest)], wishes, display)
-
-
-def _earlier(root: ReleaseDirectory, wanted: str | None) -> str:
-    known = [each for each in root.releases() if each in root.order()]
-    if wanted is not None:
-        found = [each for each in known if each.startswith(wanted)]
-        if len(found) != 1:
-            what = "several releases begin" if found else "no release begins"
-            raise DeployError(f"{what} with {wanted}", f"releases: {', '.join(known) or 'none'}")
-        return found[0]
-    current = root.current()
-    position = known.index(current) if current in known else 0
-    if position == 0:
-        raise DeployError("there is no release before the current one", "envtool deploy status shows them")
-    return known[position - 1]
+        releases, current = root.releases(), root.current()
+        known = [each for each in releases if each in root.order()]
+        if digest is not None:
+            found = [each for each in known if each.startswith(digest)]
+            if len(found) != 1:
+                what = "several releases begin" if found else "no release begins"
+                raise DeployError(f"{what} with {digest}", f"releases: {', '.join(known) or 'none'}")
+        else:
+            position = known.index(current) if current in known else 0
+            found = known[position - 1 : position]
+            if position == 0:
+                raise DeployError("there is no release before the current one", "envtool deploy status shows them")
+        return _put_in_place(root, releases[found[0]], wishes, display)
 
 
 def _make(
@@ -161,14 +154,11 @@ def _clean(root: ReleaseDirectory, keep: int) -> None:
     release_directory.clean(root)
     used = {each.lock_id for each in root.releases().values()}
     for directory in root.environments.iterdir():
-        if directory.name not in used:
-            _remove(directory)
-
-
-def _remove(directory: Path) -> None:
-    # Also what a create that was killed left behind; what is not ours stays.
-    prefix = Prefix(directory)
-    if prefix.state() in (State.WHOLE, State.INCOMPLETE):
-        environments.remove(prefix)
-    elif prefix.state() is State.EMPTY:
-        shutil.rmtree(directory)
+        if directory.name in used:
+            continue
+        # Also what a create that was killed left behind; what is not ours stays.
+        prefix = Prefix(directory)
+        if prefix.state() in (State.WHOLE, State.INCOMPLETE):
+            environments.remove(prefix)
+        elif prefix.state() is State.EMPTY:
+            shutil.rmtree(directory)

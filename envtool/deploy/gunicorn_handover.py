@@ -71,7 +71,8 @@ def settle(root: ReleaseDirectory) -> Decision:
     for each in gunicorn_masters.masters(root.trial):
         gunicorn_masters.stop(each.pid, _CLAIM_S)
     running = gunicorn_masters.masters(root.run)
-    decision = decide(_read(root), running)
+    note = root.run / _NOTE
+    decision = decide(Note(**json.loads(note.read_bytes())) if note.exists() else None, running)
     if decision.current is not None:
         root.set_current(decision.current)
     if decision.action is Action.GO_BACK:
@@ -113,15 +114,14 @@ def check(root: ReleaseDirectory, path: str) -> str | None:
 
 
 def _call_newcomer(root: ReleaseDirectory, old: Master) -> Master | None:
-    def find() -> Master | None:
-        running = gunicorn_masters.masters(root.run)
-        return next((each for each in running if each.is_newcomer and each.pid != old.pid), None)
+    def found() -> list[Master]:
+        return [each for each in gunicorn_masters.masters(root.run) if each.is_newcomer and each.pid != old.pid]
 
     for _ in range(_CALLS):
         # A master that has just become the only one overhears the first call; one that has heard it ignores the next.
         gunicorn_masters.send(old.pid, signal.SIGUSR2)
-        if gunicorn_masters.wait_until(lambda: find() is not None, _CALL_S):
-            return find()
+        if gunicorn_masters.wait_until(lambda: bool(found()), _CALL_S):
+            return next(iter(found()), None)
     return None
 
 
@@ -177,11 +177,6 @@ def _go_back(root: ReleaseDirectory, old: Master, newcomers: Sequence[Master]) -
         gunicorn_masters.stop(each.pid, _RETIRE_S)
 
 
-def _read(root: ReleaseDirectory) -> Note | None:
-    path = root.run / _NOTE
-    return Note(**json.loads(path.read_bytes())) if path.exists() else None
-
-
 def _write(root: ReleaseDirectory, note: Note) -> None:
     write_atomically(root.run / _NOTE, json.dumps(asdict(note)) + "\n")
 
@@ -202,16 +197,12 @@ class Running:
 
 @dataclass(frozen=True)
 class Status:
-    """How a service is.
-
-    Args:
-        trouble: what is wrong; None when the current release serves and is well.
-    """
+    """How a service is."""
 
     current: str | None
     releases: tuple[Release, ...]
     running: tuple[Running, ...]
-    trouble: str | None
+    trouble: str | None  # None when the current release serves and is well
 
 
 def look(root: ReleaseDirectory, path: str) -> Status:
@@ -222,16 +213,14 @@ def look(root: ReleaseDirectory, path: str) -> Status:
         ready = gunicorn_masters.ready_workers(root.run, each.pid)
         found.append(Running(each.pid, each.release, ready, word.listeners if word else ()))
     current = root.current()
-    return Status(current, tuple(root.releases().values()), tuple(found), _trouble(root, current, found, path))
-
-
-def _trouble(root: ReleaseDirectory, current: str | None, running: list[Running], path: str) -> str | None:
     if current is None:
-        return "there is no release yet"
-    if not running:
-        return "nothing runs"
-    if len(running) > 1:
-        return "a hand-over is going on, or was broken off; the next apply settles it"
-    if running[0].release != current:
-        return f"release {running[0].release} runs, which is not the current one"
-    return check(root, path)
+        trouble: str | None = "there is no release yet"
+    elif not found:
+        trouble = "nothing runs"
+    elif len(found) > 1:
+        trouble = "a hand-over is going on, or was broken off; the next apply settles it"
+    elif found[0].release != current:
+        trouble = f"release {found[0].release} runs, which is not the current one"
+    else:
+        trouble = check(root, path)
+    return Status(current, tuple(root.releases().values()), tuple(found), trouble)

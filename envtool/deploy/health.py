@@ -37,7 +37,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def ask(address: str, path: str) -> str | None:
-    """Ask a server whether it is well. Returns what is wrong; None when it answers 200."""
+    """What is wrong with a server; None when it answers 200."""
     connection = _Connection(address)
     try:
         connection.request("GET", path, headers={"Connection": "close"})

@@ -203,9 +203,8 @@ def take(root: ReleaseDirectory, source: Path | None) -> str | None:
 def clean(root: ReleaseDirectory) -> None:
     """Remove the applications that no release has."""
     used = {root.application(each.app_digest) for each in root.releases().values() if each.app_digest}
-    for each in root.applications():
-        if each not in used:
-            _remove(each)
+    for each in set(root.applications()) - used:
+        shutil.rmtree(each)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -216,18 +215,12 @@ def _copy(source: Path, target: Path) -> None:
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
         hint = "it has to hold files and directories only"
         raise DeployError(f"{source} cannot be copied: {reason}", hint) from error
-    for directory, _, names in os.walk(target):
-        for name in names:
-            _settle(Path(directory) / name)
-
-
-def _settle(path: Path) -> None:
-    # On the disk before the directory has its name, and nothing to be edited in place.
-    if path.is_symlink():
-        return
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.fchmod(file.fileno(), path.stat().st_mode & _READ_ONLY)
+    for path in target.rglob("*"):
+        # On the disk before the directory has its name, and nothing to be edited in place.
+        if not path.is_symlink() and not path.is_dir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.fchmod(file.fileno(), path.stat().st_mode & _READ_ONLY)
 
 
 def _digest(directory: Path) -> str:

@@ -55,19 +55,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Made:
-    """An image that was made.
+    """An image that was made."""
 
-    Args:
-        digest: of its manifest, or of the index of all platforms.
-        lacks_libc: whether nothing in it brings a C library, so that it cannot run by itself.
-    """
-
-    digest: str
+    digest: str  # of its manifest, or of the index of all platforms
     env_digest: str
     platforms: tuple[str, ...]
     layers: int
     size_bytes: int
-    lacks_libc: bool
+    lacks_libc: bool  # nothing in it brings a C library, so that it cannot run by itself
 
 
 def make(wanted: Wanted, output: Path, cache: Cache, display: ProgressDisplay) -> Made:
@@ -97,9 +92,8 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
             error.hint = f"make {request.platform} on such a machine, with the same output: it adds the platform"
             raise
         inventory = take_inventory(prefix, request.packages(), cache, display)
-        bom = environment_bom(
-            BomRequest(request.lockfile, request.platform, request.categories, wanted.name), prefix.path
-        ).encode()
+        asked = BomRequest(request.lockfile, request.platform, request.categories, wanted.name)
+        bom = environment_bom(asked, prefix.path).encode()
         links = [] if base else _libc_links(inventory)
         layers = _layers(wanted, Tree(prefix, inventory), links, is_based=base is not None)
         written = _write(layout, layers, display)
@@ -108,7 +102,11 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
     manifest = _manifest(wanted, layout, base, written, labels)
     kept, referrers = _others(layout, wanted)
     images = sorted([*kept, manifest], key=lambda each: str(each["platform"]["architecture"]))
-    digest = layout.finish(wanted.tag, images, [*referrers, _referrer(layout, manifest, bom_file)])
+    subject = {key: manifest[key] for key in ("mediaType", "digest", "size")}
+    value = {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": _SBOM, "subject": subject, "layers": [bom_file]}
+    value["config"] = layout.put(b"{}", _EMPTY)
+    referrers.append(layout.put_json(value, MANIFEST, artifactType=_SBOM))
+    digest = layout.finish(wanted.tag, images, referrers)
     size_bytes = sum(layer.descriptor["size"] for layer in written) + sum(each["size"] for each in _layers_of(base))
     names = tuple(each["platform"]["architecture"] for each in images)
     return Made(digest, inventory.env_digest, names, len(written), size_bytes, not base and not links)
@@ -124,12 +122,6 @@ def _write(layout: Layout, layers: Sequence[tuple[str, list[Member]]], display: 
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             return list(pool.map(write, layers))
-
-
-def _referrer(layout: Layout, manifest: Descriptor, bom: Descriptor) -> Descriptor:
-    subject = {key: manifest[key] for key in ("mediaType", "digest", "size")}
-    value = {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": _SBOM, "subject": subject, "layers": [bom]}
-    return layout.put_json({**value, "config": layout.put(b"{}", _EMPTY)}, MANIFEST, artifactType=_SBOM)
 
 
 def _layers(wanted: Wanted, tree: Tree, links: Sequence[Member], *, is_based: bool) -> list[tuple[str, list[Member]]]:

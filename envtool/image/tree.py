@@ -63,7 +63,12 @@ class Tree:
             found[owner].append(self._link(path) if entry.kind == "link" else self._file(path))
         for name, record in self._records.items():
             found[record["name"]].append(_noted(name, self._record(record)))
-        found[NOTES] += [*self._notes(), *self._empty_directories()]
+        found[NOTES] += self._notes()
+        found[NOTES] += [
+            Member(_placed(os.path.relpath(directory, self._root)), mode=0o755)
+            for directory, below, names in sorted(os.walk(self._root))
+            if not below and not names
+        ]
         return ((name, members) for name, members in found.items() if members)
 
     def _link(self, path: str) -> Member:
@@ -126,11 +131,6 @@ class Tree:
                 yield _noted(path.name, "\n".join([*_HISTORY, *path.read_text().split("\n")[2:]]).encode())
             elif path.is_file() and path.suffix != ".json" and not path.name.startswith("."):
                 yield _noted(path.name, path.read_bytes())
-
-    def _empty_directories(self) -> Iterator[Member]:
-        for directory, below, names in sorted(os.walk(self._root)):
-            if not below and not names:
-                yield Member(_placed(os.path.relpath(directory, self._root)), mode=0o755)
 
 
 def _placed(path: str) -> str:

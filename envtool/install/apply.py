@@ -135,23 +135,21 @@ class _Unpacking:
             return
         self._payload_bytes += 0 if info.name.startswith("info/") else info.size
         if self._most_bytes is not None and self._payload_bytes > self._most_bytes:
-            raise ArchiveError(
-                f"{self._archive} unpacks to far more than info/paths.json states: {info.name} is too large"
-            )
+            message = f"{self._archive} unpacks to far more than info/paths.json states: {info.name} is too large"
+            raise ArchiveError(message)
         self._make(path.rpartition("/")[0])
         if info.name in self._members:  # the later one counts, as with every program that unpacks
             Path(path).unlink()
+        if info.isreg():
+            self._members[info.name] = self._write(tar, info, path)
+            return
         if info.issym():
             Path(path).symlink_to(info.linkname)
-            member = read_member(tar, info, self._members)
         elif info.islnk():
             os.link(self._place(info.linkname), path, follow_symlinks=False)
-            member = read_member(tar, info, self._members)
-        elif info.isreg():
-            member = self._write(tar, info, path)
         else:
             raise ArchiveError(f"{self._archive}: {info.name} is neither a file nor a link")
-        self._members[info.name] = member
+        self._members[info.name] = read_member(tar, info, self._members)
 
     def _write(self, tar: tarfile.TarFile, info: tarfile.TarInfo, path: str) -> Member:
         descriptor = create(path, info.mode & 0o777)
@@ -230,13 +228,20 @@ def apply(transaction: Transaction, placements: Sequence[Placement], proven: Map
             prefix.clear()
         for path in plan.delete:
             _delete(prefix.path, path)
-        placed = _place(transaction, placements)
+        placed: dict[str, Entry] = {}
+        if placements:
+            with transaction.display.task(f"place {len(placements)} unpacked packages"):
+                placed = place(placements, prefix.path)
         if archives or (plan.removes("conda") and not plan.starts_over):
             written = _link(shared, archives)
         if wheels or not plan.starts_over:
             shared.require_settled()
-        if not plan.starts_over:
-            _uninstall_wheels(transaction)
+        again = {package.name for package in plan.installs("pip")}
+        gone = [package.name for package in plan.removes("pip") if package.name not in again]
+        if gone and not plan.starts_over:
+            from envtool.pypi.uv import uninstall  # many environments have no wheels
+
+            uninstall(gone, prefix.path)
         if wheels:
             _install_wheels(shared, wheels)
         messages = run_link_scripts(transaction) if transaction.request.link_scripts() else ()
@@ -246,13 +251,6 @@ def apply(transaction: Transaction, placements: Sequence[Placement], proven: Map
                 kept = [path for path in placed if source_of(path)]
                 compile_all(prefix.path, prefix.python, kept)
     return Applied(Known(placed, written), messages)
-
-
-def _place(transaction: Transaction, placements: Sequence[Placement]) -> dict[str, Entry]:
-    if not placements:
-        return {}
-    with transaction.display.task(f"place {len(placements)} unpacked packages"):
-        return place(placements, transaction.prefix.path)
 
 
 @contextmanager
@@ -298,15 +296,6 @@ def _link(shared: SharedPaths, new: Sequence[LockedPackage]) -> dict[Inode, Writ
         link(requests, kept, prefix.path, transaction.request.platform, scratch)
         shared.make_directories(new)
         return linked(scratch, written)
-
-
-def _uninstall_wheels(transaction: Transaction) -> None:
-    again = {package.name for package in transaction.plan.installs("pip")}
-    gone = [package.name for package in transaction.plan.removes("pip") if package.name not in again]
-    if gone:
-        from envtool.pypi.uv import uninstall
-
-        uninstall(gone, transaction.prefix.path)
 
 
 def _install_wheels(shared: SharedPaths, wheels: Sequence[LockedPackage]) -> None:

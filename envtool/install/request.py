@@ -39,16 +39,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class RepairPlan:
-    """What a verification found to be wrong with a prefix.
-
-    Args:
-        is_generated: whether another generated file is (a script, an installer's note): which package it came with is
-            not known, and what it has to be is in no archive.
-    """
+    """What a verification found to be wrong with a prefix."""
 
     packages: Collection[tuple[str, str]] = ()
     extra: tuple[str, ...] = ()
     is_byte_code: bool = False
+    # Another generated file (a script, an installer's note): which package it came with is not known, and what it has
+    # to be is in no archive.
     is_generated: bool = False
 
 

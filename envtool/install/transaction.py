@@ -16,7 +16,7 @@ from envtool.prefix.bytecode import source_of
 from envtool.prefix.conda_meta import CondaPackage, conda_packages, wheel_files
 from envtool.prefix.prefix import Installed, Prefix, Receipt, State
 from envtool.prefix.scan import walk
-from envtool.verify import VerifyReport, verify
+from envtool.verify import verify
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,15 @@ def decide(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
     receipt, conda = prefix.receipt(), conda_packages(prefix.path)
     there = as_conda_left_it(receipt, conda)
     if request.repairs and plan(wanted, receipt).is_empty:
-        todo = plan(wanted, there, _damage(verify(prefix, wanted, cache, display)))
+        found = verify(prefix, wanted, cache, display).findings
+        generated = [finding.what for finding in found if finding.kind != "extra" and not finding.package]
+        damage = RepairPlan(
+            packages={finding.package for finding in found if finding.package},
+            extra=tuple(finding.what for finding in found if finding.kind == "extra" and finding.is_file),
+            is_byte_code=any(source_of(path) for path in generated),
+            is_generated=any(not source_of(path) for path in generated),
+        )
+        todo = plan(wanted, there, damage)
     else:
         todo = plan(wanted, there)
         if not todo.is_empty and not todo.starts_over:
@@ -79,14 +87,3 @@ def _untracked_files(prefix: Prefix, conda: Sequence[CondaPackage], installed: S
     brought.update(wheel_files(prefix, [package.name for package in installed if package.manager == "pip"]))
     names = (name for name, _ in walk(str(prefix.path)))
     return tuple(sorted(name for name in names if name not in brought and source_of(name) not in brought))
-
-
-def _damage(report: VerifyReport) -> RepairPlan:
-    extra = tuple(finding.what for finding in report.findings if finding.kind == "extra" and finding.is_file)
-    generated = [finding.what for finding in report.findings if finding.kind != "extra" and not finding.package]
-    return RepairPlan(
-        packages={finding.package for finding in report.findings if finding.package},
-        extra=extra,
-        is_byte_code=any(source_of(path) for path in generated),
-        is_generated=any(not source_of(path) for path in generated),
-    )

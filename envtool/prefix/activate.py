@@ -36,9 +36,7 @@ def activation_script(prefix: Path, shell: str) -> str:
 
 def quoted(text: str, shell: str) -> str:
     """A text as a literal of a shell."""
-    if shell == "fish":
-        return "'" + re.sub(r"(['\\])", r"\\\1", text) + "'"
-    return shlex.quote(text)
+    return "'" + re.sub(r"(['\\])", r"\\\1", text) + "'" if shell == "fish" else shlex.quote(text)
 
 
 def _variables(prefix: Path) -> dict[str, str]:

@@ -47,12 +47,10 @@ def remove(prefix: Prefix) -> None:
 
 def _describe(prefix: Prefix) -> Environment | None:
     state = prefix.state()
-    if state is State.INCOMPLETE:
-        return Environment(prefix.path, state, None, 0)
-    if state is not State.WHOLE:
-        return None
-    receipt = prefix.receipt()
-    return Environment(prefix.path, state, receipt.env_digest, len(receipt.packages))
+    if state is State.WHOLE:
+        receipt = prefix.receipt()
+        return Environment(prefix.path, state, receipt.env_digest, len(receipt.packages))
+    return Environment(prefix.path, state, None, 0) if state is State.INCOMPLETE else None
 
 
 def known_prefixes() -> list[Path]:

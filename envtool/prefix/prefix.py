@@ -117,15 +117,23 @@ class Prefix:
         """Hold the prefix alone; a second process waits and reports it. Raises PrefixError if the directory holds
         something that is not ours, or cannot be written."""
         self.refuse_foreign()
-        self._refuse_unusable()
+        length = len(os.fsencode(self.path))
+        if length > LONGEST_PATH_BYTES:
+            raise PrefixError(
+                f"{self.path} is too long for the first line of a script: "
+                f"expected at most {LONGEST_PATH_BYTES} bytes, found {length}",
+                "choose a shorter path with -p",
+            )
+        if any(character.isspace() for character in str(self.path)):
+            message = f"{self.path} has a space in it, which the first line of a script cannot have"
+            raise PrefixError(message, "choose another path with -p")
         with ExitStack() as stack:
             try:
                 self.meta.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(file_lock.hold(self._lock, self.path))
             except OSError as error:
-                raise PrefixError(
-                    f"{self.path} cannot be written: {error.strerror}", "choose another place with -p"
-                ) from error
+                message = f"{self.path} cannot be written: {error.strerror}"
+                raise PrefixError(message, "choose another place with -p") from error
             yield
 
     def refuse_foreign(self) -> None:
@@ -136,29 +144,14 @@ class Prefix:
                 "choose another place with -n or -p, or remove the directory yourself",
             )
 
-    def _refuse_unusable(self) -> None:
-        path = os.fsencode(self.path)
-        if len(path) > LONGEST_PATH_BYTES:
-            raise PrefixError(
-                f"{self.path} is too long for the first line of a script: "
-                f"expected at most {LONGEST_PATH_BYTES} bytes, found {len(path)}",
-                "choose a shorter path with -p",
-            )
-        if any(character.isspace() for character in str(self.path)):
-            raise PrefixError(
-                f"{self.path} has a space in it, which the first line of a script cannot have",
-                "choose another path with -p",
-            )
-
     def require_whole(self) -> Receipt:
         """The receipt of a whole prefix. Raises PrefixError if it is not found, not ours or not whole."""
         state = self.state()
         if state is State.WHOLE:
             return self.receipt()
         if state is State.INCOMPLETE:
-            raise PrefixError(
-                f"{self.path} is not whole: a create was broken off", "run envtool create again; it goes on"
-            )
+            hint = "run envtool create again; it goes on"
+            raise PrefixError(f"{self.path} is not whole: a create was broken off", hint)
         what = "was not made by envtool" if state is State.FOREIGN else "not found"
         raise PrefixError(f"{self.path} {what}", "envtool create makes an environment from a lock")
 
@@ -168,12 +161,13 @@ class Prefix:
 
     def clear(self) -> None:
         """Remove everything but the mark and the lock, so that work can start again."""
-        for entry in self.path.iterdir():
-            if entry != self.meta:
-                _remove(entry)
-        for entry in self.meta.iterdir():
-            if entry not in (self._mark, self._lock):
-                _remove(entry)
+        for entry in (*self.path.iterdir(), *self.meta.iterdir()):
+            if entry in (self.meta, self._mark, self._lock):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     def receipt(self) -> Receipt:
         """Read the receipt. Raises PrefixError if it is damaged."""
@@ -188,9 +182,8 @@ class Prefix:
                 link_scripts=tuple(data.get("link_scripts", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise PrefixError(
-                f"the receipt {self._receipt} is damaged: {error}", "envtool create --force makes the prefix anew"
-            ) from error
+            hint = "envtool create --force makes the prefix anew"
+            raise PrefixError(f"the receipt {self._receipt} is damaged: {error}", hint) from error
 
     def complete(self, receipt: Receipt) -> None:
         """Write the receipt and take the mark away, in this order."""
@@ -206,20 +199,9 @@ def find_prefix(name: str | None, path: Path | None, made_for: Path | None = Non
         return Prefix(path, made_for)
     if name is None:
         raise MissingFileError("no environment is named", "name one with -n NAME or -p PREFIX")
-    places = [paths.home() / "envs", *_conda_envs()]
+    conda = os.environ.get("CONDA_EXE")
+    roots = [Path(conda).parent.parent] if conda else []
+    roots += [Path.home() / root for root in ("miniconda3", "miniforge3", "anaconda3")]
+    places = [paths.home() / "envs", *(root / "envs" for root in roots if (root / "conda-meta").is_dir())]
     existing = (place / name for place in places if (place / name / "conda-meta").is_dir())
     return Prefix(next(existing, places[0] / name), made_for)
-
-
-def _conda_envs() -> list[Path]:
-    root = os.environ.get("CONDA_EXE")
-    roots = [Path(root).parent.parent] if root else []
-    roots += [Path.home() / name for name in ("miniconda3", "miniforge3", "anaconda3")]
-    return [each / "envs" for each in roots if (each / "conda-meta").is_dir()]
-
-
-def _remove(entry: Path) -> None:
-    if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry)
-    else:
-        entry.unlink()

@@ -6,14 +6,11 @@ signed file has a key `format`, so that one kind cannot pass for another.
 Trusted keys are configured by `ENVTOOL_TRUSTED_KEYS` (paths separated by `:`), or `[trust]` with
 `keys = ["/etc/envtool/team.pub"]` in `config.toml` under envtool's home. A bundle has to be signed by one of them then,
 and a channel if its URL begins with one of `channels` there or of `ENVTOOL_TRUSTED_CHANNELS` (separated by spaces).
-Out of scope: making keys (openssl does), who may hold them, and how they are withdrawn.
 
-The repodata names every archive by sha256, so the signature covers all of the channel. Out of scope: how old an index
-is. Whoever can put an older signed index in place of the newer one is not found out.
-
-The signature covers `channel.json`, that names the repodata by sha256, and the repodata names the archives. So a locked
-archive is vouched for when its sha256 is in the signed repodata. What was checked is kept in the cache, so that it can
-be checked again without a network. Out of scope: wheels, and how old a signed index is.
+The signature of a channel covers `channel.json`, that names the repodata by sha256, and the repodata names the
+archives. What was checked is kept in the cache, so that it can be checked again without a network. Out of scope:
+wheels; making keys (openssl does), who may hold them, and how they are withdrawn; how old a signed index is: whoever
+can put an older one in place of the newer one is not found out.
 """
 
 from __future__ import annotations
@@ -76,11 +73,9 @@ class Keyring:
 def trusted(named: Sequence[Path] = ()) -> Keyring:
     """The keys that the command line names, or else those that this machine is configured to trust."""
     in_variable = [Path(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
-    return Keyring(
-        list(named)
-        or in_variable
-        or [mirrors.config_path().parent / Path(path).expanduser() for path in _table()["keys"]]
-    )
+    if named or in_variable:
+        return Keyring(list(named) or in_variable)
+    return Keyring([mirrors.config_path().parent / Path(path).expanduser() for path in _table()["keys"]])
 
 
 def trusted_channels() -> tuple[str, ...]:
@@ -115,21 +110,14 @@ FILES = (INDEX, SIGNATURE)
 
 
 def signature_files(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
-    """The two files that sign an index, nothing without a key.
-
-    Args:
-        files: the content of each file of the index, by its path in the channel.
-    """
+    """The two files that sign an index by the content of its files; nothing without a key."""
     if key_file is None:
         return {}
     stated = {
-        "format": FORMAT,
-        "files": {
-            name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
-            for name, content in files.items()
-        },
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+        for name, content in files.items()
     }
-    content = (json.dumps(stated, indent=1, sort_keys=True) + "\n").encode()
+    content = (json.dumps({"format": FORMAT, "files": stated}, indent=1, sort_keys=True) + "\n").encode()
     return {INDEX: content, SIGNATURE: sign_file(content, key_file)}
 
 
@@ -219,9 +207,8 @@ class _Channel:
                 if error.is_transient:
                     reasons.append(f"{without_credentials(url)}: {error.reason}")
         if reasons:
-            raise NetworkError(
-                f"{name} of {self._name} could not be downloaded: {'; '.join(reasons)}", "check the network"
-            )
+            message = f"{name} of {self._name} could not be downloaded: {'; '.join(reasons)}"
+            raise NetworkError(message, "check the network")
         return None
 
     def _keep(self, name: str, content: bytes) -> None:
