@@ -178,18 +178,13 @@ def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str,
 
 @dataclass(frozen=True)
 class Member:
-    """One file or link of an archive's payload.
-
-    Args:
-        sha256: hash of its content, or of the target of a link.
-        normalized_sha256: the same, but of a RECORD without the hashes of scripts, as the env digest counts it.
-    """
+    """One file or link of an archive's payload."""
 
     path: str
     is_link: bool
     is_executable: bool
-    sha256: str
-    normalized_sha256: str
+    sha256: str  # hash of its content, or of the target of a link
+    normalized_sha256: str  # the same, but of a RECORD without the hashes of scripts, as the env digest counts it
 
 
 def read_payload(archive: Path) -> list[Member]:

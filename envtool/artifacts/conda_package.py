@@ -45,12 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Package:
-    """A whole package.
-
-    Args:
-        files: what goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.
-        about: what goes into `info/` only: licences and the recipe, with paths relative to `info/`.
-    """
+    """A whole package."""
 
     name: str
     version: str
@@ -60,7 +55,9 @@ class Package:
     license: str
     summary: str
     home: str | None
+    # What goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.
     files: tuple[Entry, ...]
+    # What goes into `info/` only: licences and the recipe, with paths relative to `info/`.
     about: tuple[Entry, ...] = ()
     entry_points: tuple[str, ...] = ()
     build_suffix: str = ""

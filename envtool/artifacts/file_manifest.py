@@ -31,14 +31,11 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Declared:
-    """One file as an archive or wheel brings it.
-
-    Args:
-        sha256: hash of its content with the placeholder in it or of the target of a link, None where installing writes
-            the content.
-    """
+    """One file as an archive or wheel brings it."""
 
     package: tuple[str, str]
+    # Hash of its content with the placeholder in it or of the target of a link, None where installing writes the
+    # content.
     sha256: str | None
     placeholder: Placeholder | None = None
     is_link: bool = False

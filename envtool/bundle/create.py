@@ -158,18 +158,14 @@ def refuse_foreign(target: Path, *, as_directory: bool) -> None:
 
 @dataclass(frozen=True)
 class Order:
-    """What a bundle shall hold.
-
-    Args:
-        pythons: the Python versions of the machines that it is for, such as `3.11`.
-        tools_path: where the choice of envtool's own wheels is kept, if it is.
-    """
+    """What a bundle shall hold."""
 
     lockfile_path: Path
     platforms: tuple[str, ...]
     categories: tuple[str, ...]
+    # The Python versions of the machines that it is for, such as `3.11`.
     pythons: tuple[str, ...] = envtool_wheels.PYTHONS
-    tools_path: Path | None = None
+    tools_path: Path | None = None  # where the choice of envtool's own wheels is kept, if it is
     key_file: Path | None = None
 
 

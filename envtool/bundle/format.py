@@ -44,17 +44,13 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds.
-
-    Args:
-        files: every file but the manifest and its signature, by path.
-        tools: the wheels that run envtool, as paths, by platform and Python version such as `3.11`.
-    """
+    """What a bundle holds."""
 
     created_by: str
     platforms: tuple[str, ...]
     categories: tuple[str, ...]
-    files: Mapping[str, File]
+    files: Mapping[str, File]  # every file but the manifest and its signature, by path
+    # The wheels that run envtool, as paths, by platform and Python version such as `3.11`.
     tools: Mapping[str, Mapping[str, tuple[str, ...]]]
 
     @property

@@ -23,14 +23,11 @@ _KEPT_HIDDEN = frozenset({".git"})  # some backends take the version from it
 
 @dataclass(frozen=True)
 class Sources:
-    """What packages are made from.
-
-    Args:
-        wishes: what each package of a wheel is wanted for; one that is the same for several is made once.
-    """
+    """What packages are made from."""
 
     wheels: tuple[Path, ...]
     checkouts: tuple[Path, ...]
+    # What each package of a wheel is wanted for; one that is the same for several is made once.
     wishes: tuple[ConversionOptions, ...]
 
 

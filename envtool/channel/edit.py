@@ -200,10 +200,8 @@ def _require_new_or_same(channel: Path, places: dict[str, Path]) -> None:
     for name, file in places.items():
         there = channel / name
         if there.exists() and sha256_of(there) != sha256_of(file):
-            raise ChannelError(
-                f"{channel} has another {name}, with other content; nothing was added",
-                "caches know an archive by its name: raise the build number, or remove the old one first",
-            )
+            hint = "caches know an archive by its name: raise the build number, or remove the old one first"
+            raise ChannelError(f"{channel} has another {name}, with other content; nothing was added", hint)
 
 
 def _indexed(

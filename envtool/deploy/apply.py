@@ -140,10 +140,8 @@ def _hand_over(root: ReleaseDirectory, serving: gunicorn_masters.Master, digest:
         gunicorn_handover.hand_over(root, newcomer[-1], serving.release, wishes.limit_s)
     else:
         root.set_current(serving.release)
-    raise DeployError(
-        f"release {digest} passed its health check when it was tried out and failed it when it served: {trouble}",
-        f"release {serving.release} is current again; see the log of the service",
-    )
+    message = f"release {digest} passed its health check when it was tried out and failed it when it served: {trouble}"
+    raise DeployError(message, f"release {serving.release} is current again; see the log of the service")
 
 
 def _clean(root: ReleaseDirectory, keep: int) -> None:

@@ -42,18 +42,13 @@ _APPLICATION = re.compile(rf"app-[0-9a-f]{{{_ID_LENGTH}}}")
 
 @dataclass(frozen=True)
 class Release:
-    """One environment with one application, which are served together.
-
-    Args:
-        lock_id: the name of its environment's directory under envs/, which follows from the lock.
-        made: when it was made, as `2026-11-22T15:00:00Z`.
-    """
+    """One environment with one application, which are served together."""
 
     env_digest: str
     app_digest: str | None
-    lock_id: str
+    lock_id: str  # the name of its environment's directory under envs/, which follows from the lock
     package_count: int
-    made: str
+    made: str  # when it was made, as `2026-11-22T15:00:00Z`
 
     @property
     def digest(self) -> str:

@@ -38,19 +38,15 @@ LOCK_LABEL, DIGEST_LABEL = "envserve.lock-sha256", "envserve.env-digest"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an image is made of.
-
-    Args:
-        base: a layout, and the digest of the image in it that this one is put upon, None where it has only one.
-        app: the directory that has serve.toml and the model's module.
-    """
+    """What an image is made of."""
 
     request: Request
     lock_sha256: str
     name: str
     tag: str = "latest"
+    # A layout, and the digest of the image in it that this one is put upon, None where it has only one.
     base: tuple[Path, str | None] | None = None
-    app: Path | None = None
+    app: Path | None = None  # the directory that has serve.toml and the model's module
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,10 @@ _HISTORY = ["==> 1980-01-02 00:00:00 <==", "# cmd: envtool image"]
 
 @dataclass(frozen=True)
 class Member:
-    """One entry of a layer.
+    """One entry of a layer."""
 
-    Args:
-        path: in the image, without the slash before it.
-        content: what it holds, or the file that has it, or what reads it; None for a directory or a link.
-    """
-
-    path: str
+    path: str  # in the image, without the slash before it
+    # What it holds, or the file that has it, or what reads it; None for a directory or a link.
     content: bytes | Path | Callable[[], bytes] | None = None
     mode: int = 0o644
     link: str | None = None

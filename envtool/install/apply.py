@@ -42,16 +42,11 @@ _SLACK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What was unpacked from one archive.
-
-    Args:
-        info: the content of those files of `info/` that a manifest is made of.
-        written: its files that do not name the prefix, by device and inode.
-    """
+    """What was unpacked from one archive."""
 
     payload: Sequence[Member]
-    info: Mapping[str, bytes]
-    written: Mapping[Inode, Written]
+    info: Mapping[str, bytes]  # the content of those files of `info/` that a manifest is made of
+    written: Mapping[Inode, Written]  # its files that do not name the prefix, by device and inode
 
 
 def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path, Unpacked]:

@@ -21,12 +21,7 @@ from envtool.verify import verify
 
 @dataclass(frozen=True)
 class Transaction:
-    """A change of a prefix.
-
-    Args:
-        receipt: the notes of the prefix, None unless it is whole and may be kept.
-        before: its conda packages as conda's history names them.
-    """
+    """A change of a prefix."""
 
     request: Request
     prefix: Prefix
@@ -34,8 +29,8 @@ class Transaction:
     display: ProgressDisplay
     wanted: tuple[LockedPackage, ...]
     plan: Plan
-    receipt: Receipt | None = None
-    before: tuple[str, ...] = ()
+    receipt: Receipt | None = None  # the notes of the prefix, None unless it is whole and may be kept
+    before: tuple[str, ...] = ()  # its conda packages as conda's history names them
 
     @cached_property
     def manifests(self) -> FileManifests:

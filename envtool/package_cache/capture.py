@@ -47,16 +47,12 @@ class _UnclearError(Exception):
 
 @dataclass(frozen=True)
 class Made:
-    """A prefix that was just made and proven.
-
-    Args:
-        since_ns: when the reading began, so that a file changed since then is not taken for what was read.
-    """
+    """A prefix that was just made and proven."""
 
     prefix: Path
     declared: Mapping[str, Declared]
     entries: Mapping[str, Entry]
-    since_ns: int
+    since_ns: int  # when the reading began, so that a file changed since then is not taken for what was read
     shared: Collection[tuple[str, str]] = ()
 
 

@@ -40,20 +40,15 @@ PACK = "pack"
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of an image.
-
-    Args:
-        sha256: of what is stored: the content with the placeholder where it names the prefix.
-        offset: where it begins in the pack; None for a file of its own.
-        rewrite: what is done when it is placed: nothing; `prefix`, `text` or `binary` (the prefix is put in); `record`
-            (scripts are hashed anew); `kept` (nothing, but its hash is not that of its content).
-    """
+    """A file of an image."""
 
     path: str
     mode: int
-    sha256: str
+    sha256: str  # of what is stored: the content with the placeholder where it names the prefix
     size_bytes: int
-    offset: int | None = None
+    offset: int | None = None  # where it begins in the pack; None for a file of its own
+    # What is done when it is placed: nothing; `prefix`, `text` or `binary` (the prefix is put in); `record` (scripts
+    # are hashed anew); `kept` (nothing, but its hash is not that of its content).
     rewrite: str = ""
     placeholder: str = ""
 
@@ -64,16 +59,12 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """What one package brings.
-
-    Args:
-        record: its record for conda-meta, None for a wheel; `PREFIX_TEXT` stands for the prefix.
-        seals: the name of each stored file to its inode, size and times in nanoseconds, as it was written.
-    """
+    """What one package brings."""
 
     files: tuple[StoredFile, ...]
     links: Mapping[str, str]
-    record: Mapping[str, Any] | None
+    record: Mapping[str, Any] | None  # its record for conda-meta, None for a wheel; `PREFIX_TEXT` stands for the prefix
+    # The name of each stored file to its inode, size and times in nanoseconds, as it was written.
     seals: Mapping[str, Sequence[int]] = field(default_factory=dict)
     pack_sha256: str = ""
 

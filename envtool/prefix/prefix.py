@@ -49,19 +49,15 @@ class Installed:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What envtool put into a prefix.
-
-    Args:
-        generated: files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
-        link_scripts: the packages whose link scripts were run, as the lock allows.
-    """
+    """What envtool put into a prefix."""
 
     platform: str
     categories: tuple[str, ...]
     packages: tuple[Installed, ...]
     env_digest: str
+    # Files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
     generated: Mapping[str, str]
-    link_scripts: tuple[str, ...] = ()
+    link_scripts: tuple[str, ...] = ()  # the packages whose link scripts were run, as the lock allows
 
 
 class Prefix:
@@ -139,10 +135,8 @@ class Prefix:
     def refuse_foreign(self) -> None:
         """Raise a `PrefixError` when the directory holds something that envtool did not put there."""
         if self.state() is State.FOREIGN:
-            raise PrefixError(
-                f"{self.path} exists and was not made by envtool; nothing in it was touched",
-                "choose another place with -n or -p, or remove the directory yourself",
-            )
+            hint = "choose another place with -n or -p, or remove the directory yourself"
+            raise PrefixError(f"{self.path} exists and was not made by envtool; nothing in it was touched", hint)
 
     def require_whole(self) -> Receipt:
         """The receipt of a whole prefix. Raises PrefixError if it is not found, not ours or not whole."""

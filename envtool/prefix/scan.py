@@ -30,19 +30,14 @@ _RECORD_SUFFIX = ".dist-info/RECORD"
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or link of a prefix.
-
-    Args:
-        sha256: hash of the normalized content, or of the target of a link.
-        names_prefix: whether the content on disk names the prefix.
-    """
+    """One file or link of a prefix."""
 
     path: str
     kind: str
     is_executable: bool
-    sha256: str
+    sha256: str  # hash of the normalized content, or of the target of a link
     size_bytes: int
-    names_prefix: bool = False
+    names_prefix: bool = False  # whether the content on disk names the prefix
 
 
 @dataclass(frozen=True)
@@ -56,14 +51,11 @@ class Written:
 
 @dataclass(frozen=True)
 class Known:
-    """Files that this process just wrote, none of which names the prefix.
-
-    Args:
-        written: those that were given their place by another program, by device and inode: the file itself, under
-            whatever name, and no copy of it.
-    """
+    """Files that this process just wrote, none of which names the prefix."""
 
     placed: Mapping[str, Entry] = field(default_factory=dict)
+    # Those that were given their place by another program, by device and inode: the file itself, under whatever name,
+    # and no copy of it.
     written: Mapping[Inode, Written] = field(default_factory=dict)
 
     def find(self, name: str, status: os.stat_result) -> Entry | None:

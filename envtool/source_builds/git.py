@@ -37,10 +37,8 @@ def resolve(repository: Repository) -> str:
     for reference in _references(name):
         if reference in found:
             return found[reference]
-    raise SolveError(
-        f"{repository.shown} has no branch and no tag {name!r}",
-        "write a branch, a tag, or all 40 digits of a commit after the @",
-    )
+    hint = "write a branch, a tag, or all 40 digits of a commit after the @"
+    raise SolveError(f"{repository.shown} has no branch and no tag {name!r}", hint)
 
 
 def check_out(repository: Repository, commit: str, directory: Path) -> None:
@@ -55,10 +53,8 @@ def check_out(repository: Repository, commit: str, directory: Path) -> None:
     if _local(["rev-parse", "HEAD"], directory).strip() != commit:
         raise NetworkError(f"{repository.shown} gave another commit than {commit}")
     if (directory / ".gitmodules").exists():
-        raise SolveError(
-            f"{repository.shown} has submodules, which are not locked",
-            "build the wheel once, put it where all can get it, and write NAME @ URL",
-        )
+        hint = "build the wheel once, put it where all can get it, and write NAME @ URL"
+        raise SolveError(f"{repository.shown} has submodules, which are not locked", hint)
 
 
 def clone(repository: Repository, commit: str, directory: Path) -> None:
@@ -119,10 +115,8 @@ def _fetch(repository: Repository, commit: str, store: Path) -> None:
     try:
         _local(["cat-file", "-e", f"{commit}^{{commit}}"], store)
     except ProcessError:
-        raise NetworkError(
-            f"{repository.shown} has no commit {commit}",
-            "it was removed from the repository; envtool lock chooses another",
-        ) from None
+        hint = "it was removed from the repository; envtool lock chooses another"
+        raise NetworkError(f"{repository.shown} has no commit {commit}", hint) from None
 
 
 def _ask(repository: Repository, *arguments: str) -> str:

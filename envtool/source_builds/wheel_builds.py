@@ -58,10 +58,8 @@ def build_wheel(project: Path, tools: Path, committed_at: int, scratch: Path, ve
     made = next((scratch / "built").glob("*.whl"))
     wheel = Wheel.read(made)
     if wheel.compiled_tags() is not None:
-        raise SolveError(
-            f"{made.name} is not pure Python: what a compiler makes is other bytes on every machine",
-            "build the wheel once, put it where all can get it, and write NAME @ URL",
-        )
+        hint = "build the wheel once, put it where all can get it, and write NAME @ URL"
+        raise SolveError(f"{made.name} is not pure Python: what a compiler makes is other bytes on every machine", hint)
     return _equalized(wheel, scratch / made.name)
 
 
@@ -133,10 +131,8 @@ def rebuild(
         return found
     repository, built = parse_repository(package.url), package.built
     if is_offline:
-        raise CacheError(
-            f"{package.file_name} is not in the cache {cache.root}",
-            "run the same command once without --offline, where there is a network",
-        )
+        hint = "run the same command once without --offline, where there is a network"
+        raise CacheError(f"{package.file_name} is not in the cache {cache.root}", hint)
     if built is None or repository.commit is None:
         issue = Issue(f"{package.name} {package.version}", f"the lock does not say how {package.url} is built")
         raise LockfileError("the lock", [issue], "envtool lock writes one that does")

@@ -142,10 +142,8 @@ def _minor(file_name: str, pythons: list[str], abis: list[str], python: str | No
             raise ArchiveError(f"{file_name} is for Python 3.{minors[0]}: expected one for Python {python}")
         return minors[0]
     if wanted is None:
-        raise ArchiveError(
-            f"{file_name} runs on several Pythons, and a conda package with compiled code is for one",
-            "say which with --python, once for each that you need",
-        )
+        message = f"{file_name} runs on several Pythons, and a conda package with compiled code is for one"
+        raise ArchiveError(message, "say which with --python, once for each that you need")
     oldest = min(minors, default=0)
     if wanted < oldest or not (is_stable or wanted in minors):
         raise ArchiveError(f"{file_name} is for Python 3.{oldest} or newer: expected one for Python {python}")

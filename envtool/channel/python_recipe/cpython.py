@@ -216,10 +216,8 @@ def _closed(
         needed = patchelf.needed(path)
         missing = sorted(needed - set(libraries))
         if missing:
-            raise ArchiveError(
-                f"{entry.path} needs {', '.join(missing)}, which no package of the recipe has",
-                "add the Debian package to the recipe, or name the module under 'without'",
-            )
+            hint = "add the Debian package to the recipe, or name the module under 'without'"
+            raise ArchiveError(f"{entry.path} needs {', '.join(missing)}, which no package of the recipe has", hint)
         pending += [libraries[name] for name in sorted(needed - seen)]
         seen |= needed
         if needed:

@@ -29,14 +29,10 @@ _HINT = "channel/README.md describes the keys of a recipe"
 
 @dataclass(frozen=True)
 class PoolFile:
-    """A file of a Debian archive.
-
-    Args:
-        path: its path below the archive's base URI, as Debian writes it (`pool/…`).
-    """
+    """A file of a Debian archive."""
 
     archive: str
-    path: str
+    path: str  # its path below the archive's base URI, as Debian writes it (`pool/…`)
     sha256: str
 
     @property
@@ -47,17 +43,12 @@ class PoolFile:
 
 @dataclass(frozen=True)
 class DebianSource:
-    """CPython from Debian packages, with a few files of the upstream tarball.
-
-    Args:
-        take: what is taken from its `Lib/` in place of Debian's: files and directories.
-        without: extension modules that are left out because their libraries are not packaged.
-    """
+    """CPython from Debian packages, with a few files of the upstream tarball."""
 
     packages: tuple[PoolFile, ...]
     upstream: PoolFile
-    take: tuple[str, ...]
-    without: tuple[str, ...]
+    take: tuple[str, ...]  # what is taken from its `Lib/` in place of Debian's: files and directories
+    without: tuple[str, ...]  # extension modules that are left out because their libraries are not packaged
 
 
 @dataclass(frozen=True)
@@ -79,20 +70,15 @@ Source = Union[DebianSource, WheelSource, CheckoutSource]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One package of the channel.
-
-    Args:
-        version: its version; None for a checkout, whose pyproject.toml has it.
-        depends: the match specs that it needs, on top of a wheel's `Requires-Python`.
-    """
+    """One package of the channel."""
 
     name: str
-    version: str | None
+    version: str | None  # its version; None for a checkout, whose pyproject.toml has it
     build_number: int
     summary: str
     home: str | None
     license: str
-    depends: tuple[str, ...]
+    depends: tuple[str, ...]  # the match specs that it needs, on top of a wheel's `Requires-Python`
     source: Source
     text: str
     path: Path
