@@ -51,7 +51,10 @@ def fetch_packages(
         try:
             paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
         except NetworkError as error:
-            raise NetworkError(error.message, _missing(packages) or error.hint) from None
+            urls = [each.access_url or "" for each in packages]
+            names = sorted({name for url in urls for name in credentials.missing_variables(url)})
+            hint = f"the lock names {', '.join(names)} for some of these places; set what they stand for"
+            raise NetworkError(error.message, hint if names else error.hint) from None
     return {url: paths[each] for url, each in wanted.items()}
 
 
@@ -61,11 +64,6 @@ def _with_access(package: LockedPackage, places: Mirrors) -> tuple[str, ...]:
     if access is None or credentials.missing_variables(access):
         return places.for_url(package.url)
     return tuple(access if each == package.url else each for each in places.for_url(package.url))
-
-
-def _missing(packages: Sequence[LockedPackage]) -> str | None:
-    names = sorted({name for each in packages for name in credentials.missing_variables(each.access_url or "")})
-    return f"the lock names {', '.join(names)} for some of these places; set what they stand for" if names else None
 
 
 def _places(packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool) -> Mirrors:

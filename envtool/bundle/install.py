@@ -33,12 +33,9 @@ class Trusted:
 
 
 def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
-    """Open a bundle and check its signature. Raises BundleError if it is no bundle, not whole, or altered. Raises
-    SignatureError if keys are trusted, and none of them has signed it.
-
-    Args:
-        key_files: public keys, in place of those that this machine is configured to trust.
-    """
+    """Open a bundle and check its signature, by these public keys in place of those that this machine is configured to
+    trust. Raises BundleError if it is no bundle, not whole, or altered. Raises SignatureError if keys are trusted, and
+    none of them has signed it."""
     keyring = trusted_keys(key_files)
     bundle = open_bundle(path)
     key = keyring.require(str(path), bundle.content, bundle.signature) if keyring else None

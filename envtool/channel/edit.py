@@ -13,17 +13,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from envtool import file_lock
+from envtool.artifacts import conda_package
 from envtool.artifacts import stated_paths as stated
 from envtool.artifacts.conda_archive import STATED, parse_info, read_info, read_info_json, read_payload
 from envtool.atomic_files import writing
 from envtool.channel import index
 from envtool.console import ProgressDisplay, Task, warn
-from envtool.errors import ArchiveError, ChannelError, Issue
+from envtool.errors import ArchiveError, ChannelError, Issue, MissingFileError
 from envtool.fetch.archive_cache import sha256_of
 from envtool.signing import trust
+from envtool.wheels import checkout
+from envtool.wheels.to_conda import ConversionOptions, convert
 
 
 def check_archive(path: Path) -> list[Issue]:
@@ -225,3 +229,56 @@ def _changing(channel: Path) -> Iterator[dict[str, Path]]:
     (channel / _LOCK).parent.mkdir(exist_ok=True)
     with file_lock.hold(channel / _LOCK, channel):
         yield archives(channel)
+
+
+# Beside sources in a checkout, and never what a wheel is made of.
+_NOT_INPUTS = frozenset({"build", "dist", "node_modules", "venv", "env"})
+_KEPT_HIDDEN = frozenset({".git"})  # some backends take the version from it
+
+
+def make(
+    wheels: Sequence[Path],
+    checkouts: Sequence[Path],
+    wishes: Sequence[ConversionOptions],
+    channel: Path,
+    display: ProgressDisplay,
+    indexing: Indexing,
+) -> Changed:
+    """Make packages of wheels, one for each wish, and add them to a channel; the same source gives the same bytes.
+
+    Raises:
+        MissingFileError: a wheel or checkout is not found.
+        ArchiveError: a wheel is damaged, or cannot become a package.
+        ProcessError: the build backend of a checkout failed.
+        ChannelError: the channel has another archive of the same name.
+    """
+    with TemporaryDirectory(prefix="envtool-packages-") as name:
+        scratch = Path(name)
+        if missing := [str(wheel) for wheel in wheels if not wheel.is_file()]:
+            raise MissingFileError(f"{', '.join(missing)}: not found", "pip download --no-deps NAME brings a wheel")
+        sources = [*wheels, *_built(checkouts, scratch, display)]
+        packages = [convert(wheel, wish) for wheel in sources for wish in wishes]
+        # One that is the same for several wishes is made once.
+        made = {scratch / package.file_name: package for package in packages}
+        for path, package in made.items():
+            with display.task(f"pack {package.file_name}"):
+                path.write_bytes(conda_package.pack(package))
+        changed = add(channel, list(made), display, indexing)
+        changed.require_all()
+        return changed
+
+
+def _built(checkouts: Sequence[Path], scratch: Path, display: ProgressDisplay) -> Iterator[Path]:
+    for number, root in enumerate(checkouts):
+        if not (root / "pyproject.toml").is_file():
+            raise MissingFileError(f"{root} has no pyproject.toml", "name the directory of a project")
+        inputs = sorted(
+            each.name
+            for each in root.iterdir()
+            if each.name in _KEPT_HIDDEN or not (each.name in _NOT_INPUTS or each.name.startswith("."))
+        )
+        copy, target = scratch / f"checkout-{number}", scratch / f"wheel-{number}"
+        target.mkdir()
+        with display.task(f"build the wheel of {root}"):
+            checkout.snapshot(root, inputs, copy)
+            yield checkout.build(copy, target)

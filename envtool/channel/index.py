@@ -28,11 +28,8 @@ SHARDS = "repodata_shards.msgpack.zst"
 def write(
     channel: Path, archives: Sequence[str], *, has_shards: bool | None = None, key_file: Path | None = None
 ) -> None:
-    """Index archives of a channel; an older signature of its index goes, since it would not fit any more.
-
-    Args:
-        archives: each as `subdir/file name`; what else lies in the directory is not listed.
-    """
+    """Index archives of a channel, each as `subdir/file name`; what else lies in the directory is not listed. An older
+    signature of its index goes, since it would not fit any more."""
     if has_shards is None:
         has_shards = any(channel.glob(f"*/{SHARDS}"))
     there = [path.parent.name for path in channel.glob("*/repodata.json")]

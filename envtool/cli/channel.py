@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from envtool import console, paths
-from envtool.channel.add_packages import Sources, make
-from envtool.channel.edit import Indexing
+from envtool.channel.edit import Indexing, make
 from envtool.channel.python_recipe.build import build as build_channel
 from envtool.cli import channel_contents, channel_sharing
 from envtool.cli.groups import CommandGroup
@@ -95,7 +94,7 @@ def build(
             to_conda.ConversionOptions(python, platform, names, build_number) for python in pythons or (None,)
         )
         with console.ProgressDisplay() as display:
-            changed = make(Sources(wheels, checkouts, wishes), place, display, Indexing(key_file=key_file))
+            changed = make(wheels, checkouts, wishes, place, display, Indexing(key_file=key_file))
         channel_contents.tell(changed, as_json=as_json)
 
 

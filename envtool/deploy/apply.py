@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 from envtool.console import ProgressDisplay, say
 from envtool.deploy import gunicorn_handover, gunicorn_masters, release_directory
-from envtool.deploy.health import try_out
 from envtool.deploy.release_directory import Release, ReleaseDirectory, lock_id
 from envtool.deploy.templates import write_scripts
 from envtool.errors import DeployError
 from envtool.install.create import create
-from envtool.prefix import environments
 from envtool.prefix.activate import activation_script
-from envtool.prefix.prefix import Prefix, State
+from envtool.prefix.prefix import Prefix, State, remove
 
 if TYPE_CHECKING:
     from envtool.fetch.archive_cache import Cache
@@ -120,7 +118,7 @@ def _put_in_place(root: ReleaseDirectory, release: Release, wishes: ApplyOptions
         return Outcome(release, previous, is_changed=False, is_serving=bool(running))
     serving = running[-1] if running else None
     with display.task(f"try release {digest[:12]} out"):
-        try_out(root, digest, serving, wishes.limit_s, wishes.health)
+        gunicorn_handover.try_out(root, digest, serving, wishes.limit_s, wishes.health)
     if serving is None:
         root.set_current(digest)
         return Outcome(release, previous, is_changed=True, is_serving=False)
@@ -157,6 +155,6 @@ def _clean(root: ReleaseDirectory, keep: int) -> None:
         # Also what a create that was killed left behind; what is not ours stays.
         prefix = Prefix(directory)
         if prefix.state() in (State.WHOLE, State.INCOMPLETE):
-            environments.remove(prefix)
+            remove(prefix)
         elif prefix.state() is State.EMPTY:
             shutil.rmtree(directory)

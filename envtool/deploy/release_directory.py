@@ -170,11 +170,8 @@ _READ_ONLY = 0o555
 
 def take(root: ReleaseDirectory, source: Path | None) -> str | None:
     """Copy an application into a service, unless it is there already. Returns the digest of its content; None when the
-    service has no application. Raises DeployError if it is not found, or cannot be copied.
-
-    Args:
-        source: the directory of the application; None means `app` of the service, unless that is empty.
-    """
+    service has no application. Without a source it is `app` of the service, unless that is empty. Raises DeployError if
+    it is not found, or cannot be copied."""
     place = source or root.path / "app"
     if source is None and not any(place.glob("*")):
         return None

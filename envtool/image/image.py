@@ -22,7 +22,7 @@ from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY, read_json_metadata
 from envtool.prefix.prefix import Prefix
 from envtool.scratch import scratch_directory
-from envtool.verify import Inventory, take_inventory
+from envtool.verify import take_inventory
 
 CREATED = "1980-01-02T00:00:00Z"
 ARCHITECTURES = {"linux-64": "amd64", "linux-aarch64": "arm64", "linux-ppc64le": "ppc64le", "linux-s390x": "s390x"}
@@ -90,7 +90,10 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
         inventory = take_inventory(prefix, request.packages(), cache, display)
         asked = BomRequest(request.lockfile, request.platform, request.categories, wanted.name)
         bom = environment_bom(asked, prefix.path).encode()
-        links = [] if base else _libc_links(inventory)
+        # Links that let the C library of a `sysroot` package be found where programs look for it.
+        loaders = (path for path in inventory.entries if "/sysroot/lib" in path and "/ld-linux" in path)
+        libraries = None if base else next((f"{TARGET}/{os.path.split(path)[0]}" for path in loaders), None)
+        links = [Member(name, mode=0o777, link=libraries) for name in ("lib", "lib64") if libraries]
         layers = _layers(wanted, Tree(prefix, inventory), links, is_based=base is not None)
         written = _write(layout, layers, display)
     bom_file = layout.put(bom, _SBOM)
@@ -142,14 +145,6 @@ def _app_members(app: Path) -> Iterator[Member]:
                 yield Member(place, mode=0o777, link=os.fspath(path.readlink()))
             elif path.is_file():
                 yield Member(place, path, 0o755 if os.access(path, os.X_OK) else 0o644)
-
-
-def _libc_links(inventory: Inventory) -> list[Member]:
-    """Links that let the C library of a `sysroot` package be found where programs look for it."""
-    loader = next((path for path in inventory.entries if "/sysroot/lib" in path and "/ld-linux" in path), None)
-    if loader is None:
-        return []
-    return [Member(name, mode=0o777, link=f"{TARGET}/{os.path.split(loader)[0]}") for name in ("lib", "lib64")]
 
 
 def _base(wanted: Wanted) -> tuple[Layout, Any, Any] | None:

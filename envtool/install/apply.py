@@ -24,7 +24,7 @@ from envtool.artifacts.stated_paths import listed, require_plain_paths
 from envtool.atomic_files import create, write_all
 from envtool.console import Task
 from envtool.errors import ArchiveError
-from envtool.install.link_script_runs import run_link_scripts
+from envtool.install.link_scripts import run_link_scripts
 from envtool.install.machine_check import stated_bytes
 from envtool.install.shared_paths import SharedPaths
 from envtool.lockfile.model import LockedPackage
@@ -198,16 +198,11 @@ class _File:
         self._tail = (self._tail + content)[-last:] if len(content) < last else content[-last:]
 
 
-@dataclass(frozen=True)
-class Applied:
-    """What was done: the files that need not be read back, and what link scripts left for people to read."""
-
-    known: Known
-    messages: tuple[str, ...]
-
-
-def apply(transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> Applied:
-    """Change a prefix, which is locked and marked incomplete. Raises EnvtoolError if an archive or wheel cannot be
+def apply(
+    transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]
+) -> tuple[Known, tuple[str, ...]]:
+    """Change a prefix, which is locked and marked incomplete. Returns the files that need not be read back, and what
+    link scripts left for people to read. Raises EnvtoolError if an archive or wheel cannot be
     installed. Raises SharedPathsError if a path that the plan does not make anew is shared with something that it
     changes."""
     prefix, plan = transaction.prefix, transaction.plan
@@ -245,7 +240,7 @@ def apply(transaction: Transaction, placements: Sequence[Placement], proven: Map
             with transaction.display.task("compile byte-code"):
                 kept = [path for path in placed if source_of(path)]
                 compile_all(prefix.path, prefix.python, kept)
-    return Applied(Known(placed, written), messages)
+    return Known(placed, written), messages
 
 
 @contextmanager
@@ -280,11 +275,11 @@ def _link(shared: SharedPaths, new: Sequence[LockedPackage]) -> dict[Inode, Writ
         unpacked = unpack(directories, prefix.path, task)
         requests = []
         for package in new:
-            archive, sha256 = proven[package.url], require_sha256(package)
+            archive = proven[package.url]
             found = unpacked[archive]
-            transaction.manifests.keep_archive(sha256, archive, found.payload, found.info)
+            transaction.manifests.keep_archive(require_sha256(package), archive, found.payload, found.info)
             written.update(found.written)
-            requests.append(LinkRequest(package.name, package.url, sha256, archive, directories[archive], package.md5))
+            requests.append(LinkRequest(package, archive, directories[archive]))
         shared.require_settled()
         for package in new:
             shared.yield_paths(package, directories[proven[package.url]])

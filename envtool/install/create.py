@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.link_scripts import link_scripts as scripts_of
-from envtool.artifacts.link_scripts import sentence, split
 from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError, PrefixError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.install.apply import apply
 from envtool.install.cuda import cuda_of, detect_gpu, judge
 from envtool.install.distribution_collisions import brought_twice, refuse_collisions
-from envtool.install.link_script_runs import confinement
+from envtool.install.link_scripts import confinement, sentence, split
+from envtool.install.link_scripts import link_scripts as scripts_of
 from envtool.install.machine_check import UNPACKED_FACTOR, require, require_room, unpacked_bytes, with_overhead
 from envtool.install.request import Plan, Request, installed
 from envtool.install.shared_paths import SharedPathsError
@@ -38,9 +37,8 @@ from envtool.package_cache.materialize import Placement
 from envtool.package_cache.store import PackageCache
 from envtool.prefix import conda_meta
 from envtool.prefix.conda_meta import conda_packages
-from envtool.prefix.environments import register
 from envtool.prefix.layout import Clobber, losses
-from envtool.prefix.prefix import Prefix, Receipt
+from envtool.prefix.prefix import Prefix, Receipt, register
 from envtool.prefix.rattler import detect_virtual_packages
 from envtool.signing.trust import require_signed
 from envtool.source_builds.wheel_builds import fetch_or_build
@@ -118,9 +116,9 @@ def _attempt(transaction: Transaction, placements: Sequence[Placement]) -> Made:
     kept = [package for package in wanted if package not in plan.install]
     keep_manifests(transaction.manifests, kept, cache, display, {})
     prefix.mark_incomplete()
-    applied = apply(transaction, placements, proven)
+    known, messages = apply(transaction, placements, proven)
     since_ns = time.time_ns()
-    inventory = take_inventory(prefix, wanted, cache, display, applied.known, proven)
+    inventory = take_inventory(prefix, wanted, cache, display, known, proven)
     wrong = list(declared_findings(inventory))
     if wrong:
         hint = "is something else writing there, or is the disk failing? run envtool create again"
@@ -131,7 +129,7 @@ def _attempt(transaction: Transaction, placements: Sequence[Placement]) -> Made:
             f"{wrong[0].kind} {wrong[0].what} ({wrong[0].detail})",
             hint,
         )
-    return Made(transaction, inventory, since_ns, applied.messages)
+    return Made(transaction, inventory, since_ns, messages)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,12 @@ class SharedPaths:
         self.transaction = transaction
         self.proven = proven
         self._placed = {(placement.package.manager, placement.package.name) for placement in placements}
-        self._left = set() if transaction.plan.starts_over else _left_behind(transaction)
+        prefix, plan, self._left = transaction.prefix, transaction.plan, set[str]()
+        if not plan.starts_over:  # by the prefix's own notes
+            gone = {package.name for package in plan.removes("conda")}
+            there = conda_packages(prefix.path)
+            self._left.update(path for package in there if package.name in gone for path in package.files)
+            self._left.update(wheel_files(prefix, [package.name for package in plan.removes("pip")]))
         self._known_checksums: dict[Package, Mapping[str, Checksum]] = {}
 
     @cached_property
@@ -155,12 +160,3 @@ class SharedPaths:
         """What has to be out of the way before wheels are installed."""
         names = {("pip", wheel.name) for wheel in wheels}
         return [path for (_, path), winner in self._losses.items() if winner in names]
-
-
-def _left_behind(transaction: Transaction) -> set[str]:
-    # By the prefix's own notes.
-    prefix, plan = transaction.prefix, transaction.plan
-    gone = {package.name for package in plan.removes("conda")}
-    left = {path for package in conda_packages(prefix.path) if package.name in gone for path in package.files}
-    left.update(wheel_files(prefix, [package.name for package in plan.removes("pip")]))
-    return left

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,8 +12,8 @@ from envtool.install.request import Plan, RepairPlan, Request, as_conda_left_it,
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.store import PackageCache
 from envtool.prefix.bytecode import source_of
-from envtool.prefix.conda_meta import CondaPackage, conda_packages, wheel_files
-from envtool.prefix.prefix import Installed, Prefix, Receipt, State
+from envtool.prefix.conda_meta import conda_packages, wheel_files
+from envtool.prefix.prefix import Prefix, Receipt, State
 from envtool.prefix.scan import walk
 from envtool.verify import verify
 
@@ -68,17 +67,14 @@ def decide(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
     else:
         todo = plan(wanted, there)
         if not todo.is_empty and not todo.starts_over:
-            todo = replace(todo, delete=_untracked_files(prefix, conda, receipt.packages))
+            # By the notes of the prefix alone, so that a dry run can tell; what is in the files is not looked at.
+            brought = {path for package in conda for path in package.files}
+            # pip may have installed others, whose files are as untracked as any.
+            brought.update(wheel_files(prefix, [each.name for each in receipt.packages if each.manager == "pip"]))
+            names = (name for name, _ in walk(str(prefix.path)))
+            extra = sorted(name for name in names if name not in brought and source_of(name) not in brought)
+            todo = replace(todo, delete=tuple(extra))
     scripted = request.link_scripts()
     if receipt.link_scripts != scripted or (scripted and not todo.is_empty):
         return anew  # what scripts did cannot be undone, and they may do another thing the second time
     return replace(anew, plan=todo, receipt=receipt, before=tuple(package.description for package in conda))
-
-
-def _untracked_files(prefix: Prefix, conda: Sequence[CondaPackage], installed: Sequence[Installed]) -> tuple[str, ...]:
-    # By the notes of the prefix alone, so that a dry run can tell; what is in the files is not looked at.
-    brought = {path for package in conda for path in package.files}
-    # pip may have installed others, whose files are as untracked as any.
-    brought.update(wheel_files(prefix, [package.name for package in installed if package.manager == "pip"]))
-    names = (name for name, _ in walk(str(prefix.path)))
-    return tuple(sorted(name for name in names if name not in brought and source_of(name) not in brought))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +56,7 @@ class Made:
     shared: Collection[tuple[str, str]] = ()
 
 
-def capture(
-    made: Made, packages: Mapping[str, LockedPackage], others: Iterable[LockedPackage], store: PackageCache
-) -> None:
-    """Keep the images of packages. Raises OSError if the store cannot be written."""
-    contents = _Contents(made, [*packages.values(), *others])
+def _capture(made: Made, packages: Mapping[str, LockedPackage], contents: _Contents, store: PackageCache) -> None:
     for key, package in packages.items():
         with suppress(_UnclearError):
             files = contents.of(package)
@@ -237,9 +233,8 @@ def remember(made: Made, wanted: Sequence[LockedPackage], store: PackageCache) -
     new = {key: package for key, package in alone.items() if not store.path(key).exists()}
     if not new:
         return
-    others = [package for key, package in keys.items() if key not in new]
     try:
-        capture(made, new, others, store)
+        _capture(made, new, _Contents(made, list(keys.values())), store)
     except OSError as error:
         reason = error.strerror or str(error)
         console.warn(f"unpacked packages cannot be kept in {store.root}: {reason}", f"{SETTING}=never does without")

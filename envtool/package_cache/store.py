@@ -90,21 +90,12 @@ def depends_on_python(package: LockedPackage) -> bool:
     return urlsplit(package.url).path.split("/")[-2:-1] == ["noarch"]
 
 
-def format_image(image: CacheEntry) -> bytes:
+def _format(image: CacheEntry) -> bytes:
     """An image's index; it ends with its own hash, so that half of it is known for what it is."""
     content = json.dumps(
         {**asdict(image), "files": [list(asdict(file).values()) for file in image.files]}, separators=(",", ":")
     ).encode()
     return content + b"\n" + hashlib.sha256(content).hexdigest().encode()
-
-
-def parse_image(text: bytes) -> CacheEntry:
-    """Read an index. Raises ValueError if it is damaged."""
-    content, _, sha256 = text.rpartition(b"\n")
-    if hashlib.sha256(content).hexdigest().encode() != sha256:
-        raise ValueError("the index of an unpacked package does not have its hash")
-    data = json.loads(content)
-    return CacheEntry(**{**data, "files": tuple(StoredFile(*each) for each in data["files"])})
 
 
 @lru_cache(maxsize=1)
@@ -161,7 +152,12 @@ class PackageCache:
             return None
         index = self.path(key) / _INDEX
         try:
-            image = self._sealed(key, parse_image(index.read_bytes()))
+            content, _, sha256 = index.read_bytes().rpartition(b"\n")
+            if hashlib.sha256(content).hexdigest().encode() != sha256:
+                raise ValueError("the index of an unpacked package does not have its hash")
+            data = json.loads(content)
+            data["files"] = tuple(StoredFile(*each) for each in data["files"])
+            image = self._sealed(key, CacheEntry(**data))
             os.utime(index)
             return image
         except (OSError, ValueError, TypeError, KeyError):
@@ -173,7 +169,7 @@ class PackageCache:
         self._prepare()
         with self._growing() as growing:
             image = replace(fill(growing), seals={each.name: _seal(each) for each in growing.iterdir()})
-            (growing / _INDEX).write_bytes(format_image(image))
+            (growing / _INDEX).write_bytes(_format(image))
             with contextlib.suppress(OSError):  # another process was quicker
                 growing.rename(self.path(key))
 
@@ -246,7 +242,7 @@ class PackageCache:
         # A cache that was moved or brought back from a backup: right, with other inodes and times.
         image = replace(image, seals=seals)
         with self._growing() as growing:
-            (growing / _INDEX).write_bytes(format_image(image))
+            (growing / _INDEX).write_bytes(_format(image))
             (growing / _INDEX).replace(place / _INDEX)
         return image
 

@@ -43,11 +43,8 @@ _HINT = "the project's own build failed; is it one that `pip wheel` can build fr
 
 
 def build_wheel(project: Path, tools: Path, committed_at: int, scratch: Path, version: str | None = None) -> Path:
-    """Build a pure-Python wheel. Raises SolveError if it cannot be built, or is not pure Python.
-
-    Args:
-        committed_at: what the backend is given as the time, in seconds since 1970.
-    """
+    """Build a pure-Python wheel; the backend's clock is the time of the commit, in seconds since 1970. Raises SolveError
+    if it cannot be built, or is not pure Python."""
     scratch.mkdir()
     argv = ["build", "--wheel", "--quiet", "--no-config", "--offline", "--no-index", "--find-links", str(tools)]
     argv += ["--python", sys.executable, "--cache-dir", str(scratch / "cache"), "--out-dir", str(scratch / "built")]

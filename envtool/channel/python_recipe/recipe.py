@@ -113,11 +113,8 @@ def load(name: str, recipes: Path) -> Recipe:
 
 
 def parse(text: str, path: Path) -> Recipe:
-    """Turn the text of a recipe into a value. Raises RecipeError if it is malformed; all issues are named.
-
-    Args:
-        path: where it came from; its directory must be named like the package.
-    """
+    """Turn the text of a recipe into a value; the directory of its path must be named like the package. Raises
+    RecipeError if it is malformed; all issues are named."""
     document = YamlDocument(path.name, text)
     recipe = None if document.issues else _Reader(document).recipe(text, path)
     if recipe is None or document.issues:
