@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from envtool.atomic_files import write_atomically
@@ -281,7 +281,11 @@ def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s
     address = f"unix:{root.trial}/socket"
     argv = [str(root.start), "--bind", address, "--workers", "1"]
     log = root.trial / "log"
-    server = Background(argv, environment(root, digest, serving), root.path, log)
+    # That of the service where it runs, else the caller's own.
+    found = os.environ if serving is None else serving.environ
+    variables = {name: value for name, value in found.items() if name not in _OTHERS}
+    variables.update(ENVSERVE_RELEASE=str(root.directory(digest)), ENVSERVE_RUN=str(root.trial))
+    server = Background(argv, variables, root.path, log)
     trouble: list[str | None] = ["no answer"]
 
     def end() -> str | None:
@@ -304,11 +308,3 @@ def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s
     finally:
         server.stop(_STOP_S)
         shutil.rmtree(root.trial, ignore_errors=True)
-
-
-def environment(root: ReleaseDirectory, digest: str, serving: Master | None) -> Mapping[str, str]:
-    """The environment of a trial: that of the service where it runs, else the caller's own."""
-    found = dict(os.environ if serving is None else serving.environ)
-    for name in _OTHERS:
-        found.pop(name, None)
-    return {**found, "ENVSERVE_RELEASE": str(root.directory(digest)), "ENVSERVE_RUN": str(root.trial)}

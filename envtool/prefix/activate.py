@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,20 +41,18 @@ def quoted(text: str, shell: str) -> str:
 
 def _variables(prefix: Path) -> dict[str, str]:
     """The variables that activation sets, those of packages before those of the environment."""
-    found: dict[str, str] = {}
-    for path in sorted((prefix / "etc/conda/env_vars.d").glob("*.json")):
-        found.update(_texts(json.loads(path.read_bytes())))
+    notes = [json.loads(path.read_bytes()) for path in sorted((prefix / "etc/conda/env_vars.d").glob("*.json"))]
     state = prefix / "conda-meta/state"
     if state.is_file():
-        found.update(_texts(json.loads(state.read_bytes()).get("env_vars", {})))
+        notes.append(json.loads(state.read_bytes()).get("env_vars", {}))
+    found: dict[str, str] = {
+        name: value
+        for note in notes
+        for name, value in note.items()
+        if isinstance(value, str) and value != _UNSET and VARIABLE_NAME.fullmatch(name)
+    }
     # conda and py-rattler export a name in capitals, whatever it is written in; who wrote it looks for it as written.
     return {**{name.upper(): value for name, value in found.items()}, **found}
-
-
-def _texts(variables: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    for name, value in variables.items():
-        if isinstance(value, str) and value != _UNSET and VARIABLE_NAME.fullmatch(name):
-            yield name, value
 
 
 # They would make the environment's Python look outside of it.

@@ -216,8 +216,15 @@ def environments() -> list[Environment]:
     """Every environment that envtool made: those with a name, and those that conda's list of environments knows."""
     home = paths.home() / "envs"
     named = list(home.iterdir()) if home.is_dir() else []
-    found = (_describe(Prefix(path)) for path in sorted({*named, *known_prefixes()}))
-    return [each for each in found if each is not None]
+    found = []
+    for prefix in map(Prefix, sorted({*named, *known_prefixes()})):
+        state = prefix.state()
+        if state is State.WHOLE:
+            receipt = prefix.receipt()
+            found.append(Environment(prefix.path, state, receipt.env_digest, len(receipt.packages)))
+        elif state is State.INCOMPLETE:
+            found.append(Environment(prefix.path, state, None, 0))
+    return found
 
 
 def remove(prefix: Prefix) -> None:
@@ -231,14 +238,6 @@ def remove(prefix: Prefix) -> None:
         prefix.clear()
         shutil.rmtree(prefix.path)
     unregister(prefix.path)
-
-
-def _describe(prefix: Prefix) -> Environment | None:
-    state = prefix.state()
-    if state is State.WHOLE:
-        receipt = prefix.receipt()
-        return Environment(prefix.path, state, receipt.env_digest, len(receipt.packages))
-    return Environment(prefix.path, state, None, 0) if state is State.INCOMPLETE else None
 
 
 def known_prefixes() -> list[Path]:

@@ -199,10 +199,18 @@ class _Channel:
         if self._is_offline:
             kept = self._kept / name
             return kept.read_bytes() if kept.is_file() else None
+        from envtool.fetch import client
+
         reasons = []
         for url in mirrors.configured().for_url(f"{self._url}{name}"):
             try:
-                return _get(url)
+                content = b""
+                with client.get(url) as body:
+                    for chunk in body.chunks:
+                        content += chunk
+                        if len(content) > _LARGEST_BYTES:
+                            raise TransferError(f"more than {_LARGEST_BYTES:,} bytes", is_transient=False)
+                return content
             except TransferError as error:
                 if error.is_transient:
                     reasons.append(f"{without_credentials(url)}: {error.reason}")
@@ -215,15 +223,3 @@ class _Channel:
         if not self._is_offline:
             self._kept.mkdir(parents=True, exist_ok=True)
             write_atomically(self._kept / name, content)
-
-
-def _get(url: str) -> bytes:
-    from envtool.fetch import client
-
-    content = b""
-    with client.get(url) as body:
-        for chunk in body.chunks:
-            content += chunk
-            if len(content) > _LARGEST_BYTES:
-                raise TransferError(f"more than {_LARGEST_BYTES:,} bytes", is_transient=False)
-    return content

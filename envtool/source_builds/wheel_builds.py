@@ -43,8 +43,8 @@ _HINT = "the project's own build failed; is it one that `pip wheel` can build fr
 
 
 def build_wheel(project: Path, tools: Path, committed_at: int, scratch: Path, version: str | None = None) -> Path:
-    """Build a pure-Python wheel; the backend's clock is the time of the commit, in seconds since 1970. Raises SolveError
-    if it cannot be built, or is not pure Python."""
+    """Build a pure-Python wheel; the backend's clock is the time of the commit, in seconds since 1970. Raises
+    SolveError if it cannot be built, or is not pure Python."""
     scratch.mkdir()
     argv = ["build", "--wheel", "--quiet", "--no-config", "--offline", "--no-index", "--find-links", str(tools)]
     argv += ["--python", sys.executable, "--cache-dir", str(scratch / "cache"), "--out-dir", str(scratch / "built")]
@@ -58,22 +58,6 @@ def build_wheel(project: Path, tools: Path, committed_at: int, scratch: Path, ve
         hint = "build the wheel once, put it where all can get it, and write NAME @ URL"
         raise SolveError(f"{made.name} is not pure Python: what a compiler makes is other bytes on every machine", hint)
     return _equalized(wheel, scratch / made.name)
-
-
-def requirements(project: Path) -> tuple[str, ...]:
-    """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if its
-    pyproject.toml is not valid, or it has nothing to build."""
-    path = project / "pyproject.toml"
-    if not path.exists() and not (project / "setup.py").exists():
-        raise SolveError(f"{project.name} has neither pyproject.toml nor setup.py", "#subdirectory= states where it is")
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        stated = tomllib.loads(text).get("build-system", {}).get("requires", _DEFAULT_REQUIREMENTS)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise SolveError(f"{project.name}/pyproject.toml cannot be read: {error}") from error
-    # Older setuptools ask for wheel only while they run, when nothing more can be had.
-    more = ["wheel"] if any(re.match(r"setuptools\b", each, re.IGNORECASE) for each in stated) else []
-    return tuple(dict.fromkeys([*stated, *more]))
 
 
 def name_and_version(wheel: str) -> tuple[str, str]:
@@ -170,8 +154,22 @@ class Checkout:
         return cls(repository.at(git.resolve(repository)), scratch)
 
     def requirements(self) -> tuple[str, ...]:
-        """The build tools that the project asks for."""
-        return requirements(self.project)
+        """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if its
+        pyproject.toml is not valid, or it has nothing to build."""
+        project = self.project
+        path = project / "pyproject.toml"
+        if not path.exists() and not (project / "setup.py").exists():
+            raise SolveError(
+                f"{project.name} has neither pyproject.toml nor setup.py", "#subdirectory= states where it is"
+            )
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            stated = tomllib.loads(text).get("build-system", {}).get("requires", _DEFAULT_REQUIREMENTS)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
+            raise SolveError(f"{project.name}/pyproject.toml cannot be read: {error}") from error
+        # Older setuptools ask for wheel only while they run, when nothing more can be had.
+        more = ["wheel"] if any(re.match(r"setuptools\b", each, re.IGNORECASE) for each in stated) else []
+        return tuple(dict.fromkeys([*stated, *more]))
 
     def describe(self, made: Path, tools: tuple[Tool, ...]) -> tuple[str, SourceBuild]:
         """The name of a wheel that was built of these files, and how it was built."""
