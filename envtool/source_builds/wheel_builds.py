@@ -154,8 +154,8 @@ class Checkout:
         return cls(repository.at(git.resolve(repository)), scratch)
 
     def requirements(self) -> tuple[str, ...]:
-        """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if its
-        pyproject.toml is not valid, or it has nothing to build."""
+        """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if
+        its pyproject.toml is not valid, or it has nothing to build."""
         project = self.project
         path = project / "pyproject.toml"
         if not path.exists() and not (project / "setup.py").exists():
