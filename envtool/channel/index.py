@@ -48,9 +48,9 @@ def write(
             kept = (old, *old.parent.glob("shards/*"))
             files.update((path.relative_to(channel).as_posix(), path.read_bytes()) for path in kept)
     files.update(trust.signature_files(files, key_file))
-    for name, content in sorted(files.items(), key=_readers_order):
+    for name in sorted(files, key=readers_order):
         (channel / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(channel / name, content)
+        write_atomically(channel / name, files[name])
     signatures = (channel / name for name in trust.FILES)
     for path in [*channel.glob("*/shards/*"), *channel.glob(f"*/{SHARDS}"), *signatures]:
         if path.relative_to(channel).as_posix() not in files:
@@ -194,10 +194,11 @@ def _files(copy: Path, times: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
             yield name, path.read_bytes()
 
 
-def _readers_order(item: tuple[str, bytes]) -> tuple[int, str]:
-    # What others point to comes first: a shard before the index of shards, the signature last.
-    name = item[0]
-    return (0 if "/shards/" in name else 2 if name in trust.FILES else 1), name
+def readers_order(path: str) -> tuple[int, str]:
+    """The order in which files of a channel are written: what others point to comes first, an archive or a shard before
+    its index, the signature last."""
+    is_index = path.rpartition("/")[2].startswith("repodata")
+    return (2 if path in trust.FILES else 1 if is_index else 0), path
 
 
 def _link(source: Path, target: Path) -> None:

@@ -65,7 +65,8 @@ def mirror(
         with_hashes = {path: (proven[each.url], require_sha256(each)) for path, each in wanted.items()}
         with_hashes.update(_index(archives, origins, Path(name), key_file))
         moved = []
-        for path in sorted(with_hashes, key=_readers_order):
+        # The mark first, so that the place is known as a mirror.
+        for path in sorted(with_hashes, key=lambda path: (path != MARK, index.readers_order(path))):
             source, digest = with_hashes[path]
             if not place.has(path, digest):
                 place.put(path, source, digest)
@@ -122,9 +123,3 @@ def _index(
         source.write_bytes(content)
         found[path] = (source, sha256(content).hexdigest())
     return found
-
-
-def _readers_order(path: str) -> tuple[int, str]:
-    # The mark first, so that the place is known as a mirror; then what the index names; then the index and its seal.
-    is_index = path.rpartition("/")[2].startswith("repodata")
-    return (0 if path == MARK else 3 if path in trust.FILES else 2 if is_index else 1), path

@@ -100,9 +100,8 @@ def _match_spec(requirement: Requirement, names: Mapping[str, str], owner: str) 
     clauses = sorted(str(each) for each in requirement.specifier)
     unknown = [each for each in clauses if each.startswith("===") or "+" in each]
     if unknown:
-        raise ArchiveError(
-            f"{owner} needs {requirement}, which cannot be expressed as a conda version: {', '.join(unknown)}"
-        )
+        message = f"{owner} needs {requirement}, which cannot be expressed as a conda version: {', '.join(unknown)}"
+        raise ArchiveError(message)
     return f"{name} {','.join(clauses)}".strip()
 
 
