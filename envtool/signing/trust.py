@@ -78,11 +78,6 @@ def trusted(named: Sequence[Path] = ()) -> Keyring:
     return Keyring([mirrors.config_path().parent / Path(path).expanduser() for path in _table()["keys"]])
 
 
-def trusted_channels() -> tuple[str, ...]:
-    """The prefixes of the URLs of channels that have to be signed."""
-    return tuple(os.environ.get(CHANNELS_VARIABLE, "").split()) or tuple(_table()["channels"])
-
-
 def _table() -> dict[str, list[str]]:
     nothing: dict[str, list[str]] = {"keys": [], "channels": []}
     trust = mirrors.read_table("trust")
@@ -141,7 +136,7 @@ def require_signed(
 ) -> None:
     """Refuse packages that are in no signed index of their channel; only channels that have to be signed are asked.
     Raises SignatureError if a channel is not signed by a trusted key, was altered, or does not have a package."""
-    prefixes = trusted_channels()
+    prefixes = tuple(os.environ.get(CHANNELS_VARIABLE, "").split()) or tuple(_table()["channels"])
     by_channel: dict[str, list[LockedPackage]] = {}
     for each in packages:
         if each.manager == "conda" and prefixes and each.url.startswith(prefixes):

@@ -183,12 +183,6 @@ class Layout:
 NOARCH = Layout("site-packages", "python-scripts", None, "lib/python3.X/site-packages")
 
 
-def for_python(python: str, name: str) -> Layout:
-    """The layout of a package for one Python."""
-    site = f"lib/python{python}/site-packages"
-    return Layout(site, "bin", f"include/python{python}/{name}", site)
-
-
 def record_hash(entry: Entry) -> tuple[str, str]:
     """The hash and the size of a file as RECORD has them."""
     digest = hashlib.sha256(entry.content).digest()

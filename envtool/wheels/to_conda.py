@@ -225,7 +225,8 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
         files = reader.NOARCH.place(wheel, [f"bin/{name}" for name in scripts])
         return replace(package, files=files, entry_points=tuple(f"{name} = {scripts[name]}" for name in scripts))
     generated = [_script(name, target, path.name) for name, target in scripts.items()]
-    places = reader.for_python(fit.python, package.name)
+    site = f"lib/python{fit.python}/site-packages"
+    places = reader.Layout(site, "bin", f"include/python{fit.python}/{package.name}", site)
     files = (*places.place(wheel, [each.path for each in generated]), *generated)
     return replace(package, files=files, build_prefix=f"py{fit.python.replace('.', '')}")
 
