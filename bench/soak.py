@@ -4,8 +4,9 @@
     python bench/soak.py --minutes 10 --worker asgi
 
 A server of two workers at saturation, on a small disk of its own where that may be mounted (root). Meanwhile:
-publishes, broken checkpoints, links and files put back, copied times, removals, rollbacks and pins, a disk that is full
-for a while, HUP, and workers that are killed. Each answer is compared with what the checkpoint of its sha256 gives. At
+publishes, broken checkpoints, links and files put back, links to checkpoints and to the watched place that point
+elsewhere and back, copied times, removals, rollbacks and pins, a disk that is full for a while, HUP, and workers that
+are killed. Each answer is compared with what the checkpoint of its sha256 gives. At
 the end each checkpoint that was published is live, was live, or is named with a reason by status, history or the log.
 """
 
@@ -91,6 +92,7 @@ class Disturbance:
 
     def do_one(self) -> None:
         acts = [self.publish] * 6 + [self.spoil, self.old_times, self.remove, self.put_back, self.operate, self.operate]
+        acts += [self.link, self.point_elsewhere, self.swing, self.swing_back]
         act = random.choice([*acts, self.fill, self.hang_up, self.kill])
         self.done[act.__name__] = self.done.get(act.__name__, 0) + 1
         with contextlib.suppress(OSError, ServeError):  # a full disk takes no publish
@@ -138,6 +140,41 @@ class Disturbance:
             path.rename(moved)
             time.sleep(0.3)
             moved.rename(path)
+
+    def link(self) -> None:
+        name = self._name()
+        kept = self.disk / "releases" / name
+        kept.parent.mkdir(exist_ok=True)
+        shutil.copy(self.trainer.train(self.number), kept)
+        self._point(self.trainer.directory / name, kept)
+        (self.trainer.directory / f"{name}.done").touch()
+        self.published[name] = "linked"
+
+    def point_elsewhere(self) -> None:
+        links = [path for path in sorted(self.trainer.directory.glob("m*.safetensors")) if path.is_symlink()]
+        kept = sorted((self.disk / "releases").glob("m*.safetensors"))
+        if links:
+            self._point(random.choice(links), random.choice(kept))
+
+    def swing(self) -> None:
+        """Copy the watched place, and have its link point to the copy."""
+        place = self.trainer.directory
+        there = place.with_name(f"place{self.number:05}")
+        for old in sorted(set(self.disk.glob("place*")) - {place.resolve(), there})[:-2]:
+            shutil.rmtree(old)
+        if not there.exists():
+            shutil.copytree(place, there, symlinks=True)
+        self._point(place, there)
+
+    def swing_back(self) -> None:
+        """Have the link of the watched place point to an earlier copy, in which what came since is missing."""
+        self._point(self.trainer.directory, random.choice(sorted(self.disk.glob("place*"))))
+
+    def _point(self, link: Path, to: Path) -> None:
+        new = self.disk / "new-link"
+        new.unlink(missing_ok=True)
+        new.symlink_to(to)
+        new.replace(link)
 
     def operate(self) -> None:
         words = random.choice((["rollback", "--timeout", "30"], ["pin"], ["retry"], ["verify", "--live"]))
@@ -187,7 +224,8 @@ class Disturbance:
         return {
             name: how
             for name, how in self.published.items()
-            if name not in served | said
+            if os.path.lexists(self.trainer.directory / name)
+            and name not in served | said
             and f'/{name}"' not in log
             # One that a newer one has overtaken before a look is passed over, as a trainer's own next one would be.
             and not (how == "published" and name < newest)
@@ -213,6 +251,8 @@ def soak(worker: str, seconds: float, seed: int) -> bool:
     random.seed(seed)
     with tempfile.TemporaryDirectory() as root, small_disk(Path(root)) as disk:
         trainer = Trainer(Path(root) / "work", disk / "checkpoints")
+        trainer.directory.rename(disk / "place1")
+        trainer.directory.symlink_to(disk / "place1")
         trainer.publish(1, "m00001.safetensors")
         server = Server(Path(root), trainer.directory, {"worker": worker, "store": disk / "store"})
         server.wait_live(1)

@@ -20,13 +20,11 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     """Replace a file by what is written until the block ends; a block that fails leaves the old one.
 
     The temporary file stands beside it, since a rename is atomic within one file system only. It is synced before the
-    rename and the directory after it: without the first a crash can leave an empty file under the right name.
+    rename and the directory after it: without the first a crash can leave an empty file under the right name. Raises
+    OSError if the file cannot be written; the old one is untouched.
 
     Args:
         mode: its permissions; those of any new file by default. They are there before the content, which may be secret.
-
-    Raises:
-        OSError: the file cannot be written; the old one is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -12,32 +12,28 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from envtool import subprocesses
 from envtool.atomic_files import write_atomically
+from envtool.console import ProgressDisplay
 from envtool.errors import EnvtoolError, HashMismatchError, NetworkError, ProcessError
 from envtool.export.sbom import BomRequest, bill_of_materials
+from envtool.fetch.archive_cache import Cache
 from envtool.install.create import create
 from envtool.install.rebuild import compare_with_rebuilt
+from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import Lockfile, format_lockfile
+from envtool.prefix.prefix import Prefix
 from envtool.scratch import scratch_directory
 from envtool.solve.content_hash import virtual_package_specification
-from envtool.solve.lock import with_virtual_packages
+from envtool.solve.lock import LockRequest, with_virtual_packages
 from envtool.solve.staleness import check
 from envtool.spec.environment import EnvironmentSpec
-from envtool.verify import Finding, as_junit, escape_for_github, verify
-
-if TYPE_CHECKING:
-    from envtool.console import ProgressDisplay
-    from envtool.fetch.archive_cache import Cache
-    from envtool.install.request import Request
-    from envtool.lockfile.conda_lock_v1 import Lockfile
-    from envtool.prefix.prefix import Prefix
-    from envtool.solve.lock import LockRequest
+from envtool.verify import as_junit, escape_for_github, verify
 
 # In another process: importing conda-lock takes a second and replaces modules that it brings along.
 _SCRIPT = """\
@@ -61,11 +57,8 @@ def is_installed() -> bool:
 
 
 def conda_lock_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> dict[str, str]:
-    """The content hash of each platform as conda-lock computes it, after it has read the lock.
-
-    Raises:
-        ProcessError: conda-lock cannot read the lock or the sources.
-    """
+    """The content hash of each platform as conda-lock computes it, after it has read the lock. Raises ProcessError if
+    conda-lock cannot read the lock or the sources."""
     declared = {each.platform: each.virtual_packages for each in with_virtual_packages(spec).platforms}
     with scratch_directory() as scratch:
         (scratch / "conda-lock.yml").write_text(format_lockfile(lockfile), encoding="utf-8")
@@ -141,9 +134,8 @@ class Job:
 def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
     """Run every step that can be run; nothing that a step raises on purpose ends the others."""
     steps = [_attempt("the lock is fresh", lambda: _freshness(job))]
-    made = _attempt(
-        "every package can be downloaded, and the environment be made", lambda: _create(job, cache, display)
-    )
+    name = "every package can be downloaded, and the environment be made"
+    made = _attempt(name, lambda: _create(job, cache, display))
     steps.append(made)
     twice = ", and the same when made twice" if job.is_rebuilt else ""
     same = f"every file is as locked{twice}"
@@ -166,15 +158,11 @@ def _attempt(name: str, work: Callable[[], tuple[Verdict, Sequence[str]]]) -> St
     try:
         verdict, lines = work()
     except EnvtoolError as error:
-        verdict = _verdict(error)
+        # What has other bytes can be downloaded, but is no longer what was locked.
+        kinds = {HashMismatchError: Verdict.IRREPRODUCIBLE, NetworkError: Verdict.UNREACHABLE}
+        verdict = next((each for kind, each in kinds.items() if isinstance(error, kind)), Verdict.ERROR)
         lines = [*error.message.splitlines(), *([f"hint: {error.hint}"] if error.hint else [])]
     return Step(name, verdict, time.monotonic() - began_s, tuple(lines))
-
-
-def _verdict(error: EnvtoolError) -> Verdict:
-    if isinstance(error, HashMismatchError):
-        return Verdict.IRREPRODUCIBLE  # it can be downloaded, but is no longer what was locked
-    return Verdict.UNREACHABLE if isinstance(error, NetworkError) else Verdict.ERROR
 
 
 def _freshness(job: Job) -> tuple[Verdict, Sequence[str]]:
@@ -206,17 +194,13 @@ def _verify(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, 
     write_atomically(job.output / "verify.xml", as_junit(findings, str(job.prefix.path), result.file_count))
     if result.is_equal:
         return Verdict.GOOD, [f"{result.file_count} files"]
-    return Verdict.IRREPRODUCIBLE, _lines(findings)
-
-
-def _lines(findings: Sequence[Finding]) -> list[str]:
     lines = [f"{each.kind}: {each.what} ({each.detail})" for each in findings[:_SHOWN]]
-    return [*lines, f"and {len(findings) - _SHOWN} more; verify.xml has all"] if len(findings) > _SHOWN else lines
+    more = [f"and {len(findings) - _SHOWN} more; verify.xml has all"] if len(findings) > _SHOWN else []
+    return Verdict.IRREPRODUCIBLE, [*lines, *more]
 
 
 def _audit(job: Job) -> tuple[Verdict, Sequence[str]]:
-    from envtool.audit.audit import audit
-    from envtool.audit.report import coverage, sentence
+    from envtool.audit.audit import audit, coverage, sentence
     from envtool.inspect_lock.graph import graph
 
     whole = graph(job.lockfile, job.request.platform, job.request.categories)
@@ -226,14 +210,12 @@ def _audit(job: Job) -> tuple[Verdict, Sequence[str]]:
 
 
 def _write_sbom(job: Job) -> tuple[Verdict, Sequence[str]]:
-    request = job.request
-    wanted = BomRequest(job.lockfile, request.platform, request.categories, job.name)
-    text = bill_of_materials(wanted, is_offline=True)
-    write_atomically(job.output / "sbom.json", text)
+    wanted = BomRequest(job.lockfile, job.request.platform, job.request.categories, job.name)
+    write_atomically(job.output / "sbom.json", bill_of_materials(wanted, is_offline=True))
     return Verdict.GOOD, []
 
 
-_MARKS = {Verdict.GOOD: "✅", Verdict.SKIPPED: "⏭️"}
+_MARKS, _BAD = {Verdict.GOOD: "✅", Verdict.SKIPPED: "⏭️"}, "❌"
 _ADVICE = {
     Verdict.STALE: "run `envtool lock` and commit the lock with what you changed",
     Verdict.UNREACHABLE: "run the job again; `envtool mirror probe` shows which places answer, and a cache that is "
@@ -249,56 +231,32 @@ def as_markdown(report: CiReport, lockfile: str) -> str:
     """One page: the verdict, a table of the steps, and what each of them found."""
     verdict = report.verdict
     title = "reproducible" if verdict is Verdict.GOOD else verdict.value
-    lines = [f"## {_mark(verdict)} {_code(lockfile)}: {title}", ""]
+    lines = [f"## {_MARKS.get(verdict, _BAD)} `{lockfile}`: {title}", ""]
     if verdict in _ADVICE:
         lines += [f"**What to do:** {_ADVICE[verdict]}.", ""]
     lines += ["| | step | verdict | seconds |", "|---|---|---|--:|"]
     for step in report.steps:
-        lines.append(f"| {_mark(step.verdict)} | {step.name} | {step.verdict.value} | {step.elapsed_s:.1f} |")
-    digest = f", env digest {_code(report.env_digest)}" if report.env_digest else ""
+        lines.append(
+            f"| {_MARKS.get(step.verdict, _BAD)} | {step.name} | {step.verdict.value} | {step.elapsed_s:.1f} |"
+        )
+    digest = f", env digest `{report.env_digest}`" if report.env_digest else ""
     lines += ["", f"{report.package_count} packages{digest}"]
     for step in report.steps:
         if step.verdict.exit_code:
-            lines += ["", f"### {step.name}: {step.verdict.value}", "", "```text", *map(_plain, step.lines), "```"]
+            # A line that looks like the end of the block would let what follows be read as Markdown.
+            plain = (line.replace("```", "'''") for line in step.lines)
+            lines += ["", f"### {step.name}: {step.verdict.value}", "", "```text", *plain, "```"]
     return "\n".join(lines) + "\n"
 
 
 def as_annotations(report: CiReport) -> list[str]:
     """Workflow commands of GitHub, one for each step that failed; the title has its verdict."""
-    return [
-        f"::error title=envtool ci%3A {each.verdict.value}::{escape_for_github(_sentence(each))}"
-        for each in report.steps
-        if each.verdict.exit_code
-    ]
+    failed = [each for each in report.steps if each.verdict.exit_code]
+    texts = (escape_for_github("\n".join([f"not shown: {each.name}", *each.lines])) for each in failed)
+    return [f"::error title=envtool ci%3A {each.verdict.value}::{text}" for each, text in zip(failed, texts)]
 
 
 def as_dict(report: CiReport) -> dict[str, Any]:
     """The result for programs."""
-    steps = [
-        {"name": each.name, "verdict": each.verdict.value, "elapsed_s": each.elapsed_s, "lines": list(each.lines)}
-        for each in report.steps
-    ]
-    return {
-        "verdict": report.verdict.value,
-        "exit_code": report.verdict.exit_code,
-        "env_digest": report.env_digest,
-        "package_count": report.package_count,
-        "steps": steps,
-    }
-
-
-def _sentence(step: Step) -> str:
-    return f"not shown: {step.name}\n" + "\n".join(step.lines)
-
-
-def _mark(verdict: Verdict) -> str:
-    return _MARKS.get(verdict, "❌")
-
-
-def _code(text: str) -> str:
-    return f"`{text}`"
-
-
-def _plain(line: str) -> str:
-    # A line that looks like the end of the block would let what follows be read as Markdown.
-    return line.replace("```", "'''")
+    steps = [{**asdict(each), "verdict": each.verdict.value} for each in report.steps]
+    return {**asdict(report), "verdict": report.verdict.value, "exit_code": report.verdict.exit_code, "steps": steps}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,11 @@ def say(line: str) -> None:
 
 def warn(line: str, hint: str | None = None) -> None:
     """Print a warning, and what to do about it, to standard error."""
-    say(f"warning: {line}")
+    _say_with_hint(f"warning: {line}", hint)
+
+
+def _say_with_hint(line: str, hint: str | None) -> None:
+    say(line)
     if hint:
         say(f"hint: {hint}")
 
@@ -48,6 +52,12 @@ def _shown(text: str) -> str:
     return masked(text).translate(_VISIBLE)
 
 
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines, each column but the last as wide as its longest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, [*widths[:-1], 0])).rstrip() for row in rows]
+
+
 def answer_json(value: Any) -> None:
     """Print the answer of a command to standard output as JSON, with sorted keys."""
     answer(json.dumps(value, indent=2, sort_keys=True))
@@ -55,9 +65,7 @@ def answer_json(value: Any) -> None:
 
 def fail(error: EnvtoolError) -> None:
     """Print an error that we know, and its hint, to standard error."""
-    say(f"error: {error.message}")
-    if error.hint:
-        say(f"hint: {error.hint}")
+    _say_with_hint(f"error: {error.message}", error.hint)
 
 
 def size(count: float) -> str:

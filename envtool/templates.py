@@ -64,7 +64,12 @@ def _described(root: Path) -> dict[str, Template]:
         return {}
     document = YamlDocument(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
     about = document.mapping(document.root, "the file", tuple(files))
-    found = {name: _template(document, name, files[name], entry) for name, entry in about.items() if name in files}
+    found = {}
+    for name in (each for each in about if each in files):
+        stated = document.mapping(about[name], name, ("description", "variables"))
+        variables = read_variables(document, stated.get("variables"), f"variables of {name}")
+        description = document.string(stated.get("description"), "description") or ""
+        found[name] = Template(name, files[name], description, variables)
     if document.issues:
         raise InvalidFileError(str(path), document.issues)
     for name, file in files.items():
@@ -73,21 +78,14 @@ def _described(root: Path) -> dict[str, Template]:
     return found
 
 
-def _template(document: YamlDocument, name: str, file: Path, entry: Value) -> Template:
-    about = document.mapping(entry, name, ("description", "variables"))
-    variables = read_variables(document, about.get("variables"), f"variables of {name}")
-    return Template(name, file, document.string(about.get("description"), "description") or "", variables)
-
-
 def read_variables(document: YamlDocument, value: Value | None, what: str) -> tuple[Variable, ...]:
     """The variables that a variables.yml describes; what is wrong with them goes to the document's issues."""
     variables = []
     for name, about in document.mapping(value, what).items():
         document.mapping(about, name, ("help", "default", "choices", "pattern"))
         fields = dict(document.scalars(about, name))
-        choices = tuple(fields.get("choices", "").split())
-        found = Variable(name, fields.get("help", ""), fields.get("default"), choices, fields.get("pattern", ""))
-        variables.append(found)
+        choices, pattern = tuple(fields.get("choices", "").split()), fields.get("pattern", "")
+        variables.append(Variable(name, fields.get("help", ""), fields.get("default"), choices, pattern))
     return tuple(variables)
 
 
@@ -110,18 +108,14 @@ def render(template: Template, values: Mapping[str, str]) -> str:
         wanted = "; ".join(f"{each.name} ({each.help})" for each in missing)
         raise TemplateError(f"template {template.name} needs {wanted}", f"give it with --set {missing[0].name}=VALUE")
     for name, value in values.items():
-        _refuse_value(template, known[name], value)
+        variable, what = known[name], f"{name} of template {template.name}"
+        if variable.choices and value not in variable.choices:
+            raise TemplateError(f"{what}: expected one of {', '.join(variable.choices)}, found {value!r}")
+        if variable.pattern and not re.fullmatch(variable.pattern, value):
+            message = f"{what}: expected a text that matches {variable.pattern}, found {value!r}"
+            raise TemplateError(message, f"it is {variable.help}")
     defaults = {each.name: each.default for each in template.variables if each.default is not None}
     return _render_file(template.path, {**defaults, **values})
-
-
-def _refuse_value(template: Template, variable: Variable, value: str) -> None:
-    what = f"{variable.name} of template {template.name}"
-    if variable.choices and value not in variable.choices:
-        raise TemplateError(f"{what}: expected one of {', '.join(variable.choices)}, found {value!r}")
-    if variable.pattern and not re.fullmatch(variable.pattern, value):
-        message = f"{what}: expected a text that matches {variable.pattern}, found {value!r}"
-        raise TemplateError(message, f"it is {variable.help}")
 
 
 def _render_file(path: Path, values: Mapping[str, str]) -> str:

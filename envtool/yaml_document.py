@@ -6,6 +6,7 @@ Out of scope: what the values mean, which `envtool.spec.environment`, `envtool.l
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 from envtool.errors import Issue, MissingFileError
 
 _MERGE = "tag:yaml.org,2002:merge"
+_TEXT, _LIST, _MAPPING = "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"
 # What aliases may add to a document that is written out in full; a file of 300 bytes can come to gigabytes.
 _MOST_REPEATED = 100_000
 _MOST_BITS = 1000
@@ -32,6 +34,16 @@ class _UnusableError(Exception):
 
 class _StringLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Builds nodes with their places; much quicker where libyaml is there."""
+
+    def resolve(self, kind: type[yaml.Node], value: str | None, implicit: tuple[bool, bool]) -> str:
+        """Find the tag of a node without one. As the resolver of PyYAML does, whose rules for paths are not used."""
+        if kind is yaml.ScalarNode:
+            if implicit[0]:
+                for tag, pattern in self.yaml_implicit_resolvers.get(value[0] if value else "", ()):
+                    if pattern.match(value):
+                        return str(tag)
+            return _TEXT
+        return _LIST if kind is yaml.SequenceNode else _MAPPING
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class YamlDocument:
         self.root = self._parse(text)
 
     def _parse(self, text: str) -> Value:
+        was_collecting = gc.isenabled()
+        gc.disable()  # half a million nodes would be searched through again and again for cycles that are not there
         try:
             loader = _StringLoader(text)
             try:
@@ -73,6 +87,9 @@ class YamlDocument:
             self.issues.append(Issue(f"{self.name}:1", "lists and mappings are nested too deeply"))
         except yaml.YAMLError as error:
             self.issues.append(Issue(f"{self.name}:1", f"not YAML: {error}"))
+        finally:
+            if was_collecting:
+                gc.enable()
         return Value(None, 1)
 
     def _convert(self, loader: Any, node: yaml.Node) -> Value:
@@ -101,6 +118,8 @@ class YamlDocument:
         return self._values[id(node)]
 
     def _construct(self, loader: Any, node: yaml.Node) -> Any:
+        if node.tag == _TEXT:
+            return node.value
         try:
             value = loader.construct_object(node)
         except (ValueError, OverflowError, AttributeError, KeyError, TypeError) as error:  # such as 2026-02-31

@@ -121,6 +121,14 @@ class NotLiveError(ServeError):
     """No model is live in this worker yet."""
 
 
+class HeldError(NotLiveError):
+    """A request may not start now, and may in a moment."""
+
+
+class FleetError(ServeError):
+    """The other hosts, or the keys that they share, cannot be reached or do not take this one in."""
+
+
 class NotServedError(ServeError):
     """No such model, version or label is served here."""
 

@@ -1,16 +1,16 @@
-"""An audit of one platform of a lock: which packages have known vulnerabilities, and which licences are not allowed."""
+"""An audit of one platform of a lock: known vulnerabilities, and licences that are not allowed; as text and SARIF."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from envtool.audit import osv
-from envtool.audit.osv import LEVELS, Database, Name, Vulnerability
+from envtool.audit.osv import LEVELS, Name, Vulnerability
 from envtool.errors import EnvtoolError
 from envtool.inspect_lock.graph import Graph, Key
 from envtool.inspect_lock.package_metadata import look_up
@@ -18,6 +18,9 @@ from envtool.lockfile.model import LockedPackage
 from envtool.prefix.rattler import satisfies
 from envtool.pypi.distributions import DISTRIBUTION_NAMES, distribution_names, normalize, pep440
 from envtool.wheels.license import is_allowed
+
+_SARIF_LEVELS = {"low": "note", "medium": "warning"}
+_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,14 @@ def audit(whole: Graph, database_path: Path, vex_path: Path | None = None, today
     backwards = whole.reversed()
     found = []
     for key, package in sorted(whole.packages.items()):
-        for vulnerability in _vulnerabilities(database, names[key], package):
+        versions = {each: pep440(package.version) if each[0] == "PyPI" else package.version for each in names[key]}
+        for vulnerability in database.find(versions):
             lines = tuple(dict.fromkeys(whole.requested[chain[0]] for chain in whole.chains(key)))
             ignored, note = _ignored(statements, vulnerability, package, today)
             held = tuple(_held(whole, backwards, key, vulnerability.fixed))
             found.append(Found(package, vulnerability, lines, held, ignored, note))
-    uncovered = tuple(key[1] for key in sorted(names) if not _is_covered(names[key], database))
+    covered = {key for key, own in names.items() if own[0][0] == "PyPI" or not database.records.keys().isdisjoint(own)}
+    uncovered = tuple(key[1] for key in sorted(names) if key not in covered)
     age = (today - date.fromisoformat(database.modified[:10])).days if database.modified else None
     return Audit(tuple(found), len(names), uncovered, database.count, database.modified, age)
 
@@ -78,19 +83,6 @@ def _names(package: LockedPackage) -> list[Name]:
     is_python = "python" in package.dependencies or package.name in DISTRIBUTION_NAMES
     upstream = [("PyPI", each) for each in distribution_names(package.name)] if is_python else []
     return [*upstream, ("conda", package.name)]
-
-
-def _is_covered(names: Sequence[Name], database: Database) -> bool:
-    return names[0][0] == "PyPI" or any(name in database.records for name in names)
-
-
-def _vulnerabilities(database: Database, names: Sequence[Name], package: LockedPackage) -> Iterator[Vulnerability]:
-    seen: set[str] = set()
-    for name in names:
-        for each in database.find(name, pep440(package.version) if name[0] == "PyPI" else package.version):
-            if not each.aliases & seen:
-                yield each
-            seen |= each.aliases
 
 
 def _held(whole: Graph, backwards: Graph, key: Key, fixed: str | None) -> Iterator[str]:
@@ -165,3 +157,62 @@ def refused(stated: Mapping[str, str | None], allowed: Sequence[str], denied: Se
         for name, license in stated.items()
         if (license is None and allowed) or (license is not None and not is_allowed(license, allowed, denied))
     }
+
+
+def sentence(found: Found) -> str:
+    """One finding in a line."""
+    package, vulnerability = found.package, found.vulnerability
+    aliases = ", ".join(sorted(vulnerability.aliases - {vulnerability.id}))
+    parts = [
+        f"{package.manager} {package.name} {package.version}: {vulnerability.level}: {vulnerability.id}"
+        + (f" ({aliases})" if aliases else ""),
+        f"fixed in {vulnerability.fixed}" if vulnerability.fixed else "no fix is known",
+        *(["held back: " + "; ".join(found.held_by)] if found.held_by else []),
+        *(["brought by " + ", ".join(found.lines)] if found.lines else []),
+        *([f"ignored: {found.ignored}"] if found.ignored else []),
+        *([found.note] if found.note else []),
+    ]
+    return "; ".join(parts)
+
+
+def coverage(audit: Audit) -> str:
+    """What the answer rests on: how old the database is, and what it cannot know."""
+    age = f"its newest is {audit.age_days} days old" if audit.age_days is not None else "none has a date"
+    return (
+        f"{audit.packages} packages, {len(audit.uncovered)} of them not covered (conda packages that are no Python "
+        f"distributions and that the database does not name); {audit.records} records, {age}"
+    )
+
+
+def as_dict(audit: Audit) -> dict[str, Any]:
+    """All of it for programs."""
+    found = [
+        {"manager": each.package.manager, "name": each.package.name, "version": each.package.version,
+         **asdict(each.vulnerability), "aliases": sorted(each.vulnerability.aliases), "lines": each.lines,
+         "held_by": each.held_by, "ignored": each.ignored, "note": each.note}
+        for each in audit.found
+    ]  # fmt: skip
+    return {**asdict(audit), "found": found}
+
+
+def as_sarif(found: Sequence[Found], lockfile: str) -> str:
+    """What counts, as SARIF.
+
+    Source: OASIS SARIF 2.1.0; GitHub reads `security-severity` of a rule.
+    """
+    rules = {
+        each.vulnerability.id: {
+            "id": each.vulnerability.id,
+            "shortDescription": {"text": each.vulnerability.summary or each.vulnerability.id},
+        }
+        for each in found
+    }
+    location = [{"physicalLocation": {"artifactLocation": {"uri": lockfile}, "region": {"startLine": 1}}}]
+    results = [
+        {"ruleId": each.vulnerability.id, "level": _SARIF_LEVELS.get(each.vulnerability.level, "error"),
+         "message": {"text": sentence(each)}, "locations": location}
+        for each in found
+    ]  # fmt: skip
+    driver = {"name": "envtool audit", "rules": [rules[name] for name in sorted(rules)]}
+    run = {"tool": {"driver": driver}, "results": results}
+    return json.dumps({"version": "2.1.0", "$schema": _SCHEMA, "runs": [run]}, indent=1) + "\n"

@@ -52,22 +52,21 @@ class Database:
     count: int
     modified: str
 
-    def find(self, name: Name, version: str) -> Iterator[Vulnerability]:
-        """The vulnerabilities of a version of a package; those that are one by their aliases are given once."""
-        found: list[Vulnerability] = []
-        for record, affected in self._affected(name):
-            if _is_affected(affected, version, name[0]):
-                found.append(_vulnerability(record, affected, version, name[0]))
+    def find(self, versions: Mapping[Name, str]) -> Iterator[Vulnerability]:
+        """The vulnerabilities of a package under its names; those that are one by their aliases are given once."""
         seen: set[str] = set()
-        # Those with more to tell first: GitHub's records have a level and a summary, PyPA's often neither.
-        for each in sorted(found, key=lambda one: (one.level == UNKNOWN, one.fixed is None, one.id)):
-            if not each.aliases & seen:
-                yield each
-            seen |= each.aliases
-
-    def _affected(self, name: Name) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
-        for record in self.records.get(name, ()):
-            yield from ((record, each) for each in record["affected"] if _name_of(each) == name)
+        for name, version in versions.items():
+            found = [
+                _vulnerability(record, affected, version, name[0])
+                for record in self.records.get(name, ())
+                for affected in record["affected"]
+                if _name_of(affected) == name and _is_affected(affected, version, name[0])
+            ]
+            # Those with more to tell first: GitHub's records have a level and a summary, PyPA's often neither.
+            for each in sorted(found, key=lambda one: (one.level == UNKNOWN, one.fixed is None, one.id)):
+                if not each.aliases & seen:
+                    yield each
+                seen |= each.aliases
 
 
 def read(path: Path, names: set[Name]) -> Database:

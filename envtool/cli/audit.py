@@ -9,9 +9,8 @@ import click
 
 from envtool import console
 from envtool.atomic_files import write_atomically
-from envtool.audit.audit import Audit, audit, licenses, refused
+from envtool.audit.audit import Audit, as_dict, as_sarif, audit, coverage, licenses, refused, sentence
 from envtool.audit.osv import LEVELS
-from envtool.audit.report import as_dict, as_sarif, coverage, sentence
 from envtool.cli import options
 from envtool.inspect_lock.graph import graph
 from envtool.lockfile.conda_lock_v1 import read_lockfile
@@ -21,18 +20,14 @@ from envtool.lockfile.conda_lock_v1 import read_lockfile
 @options.file_option
 @options.platform_option
 @options.category_option
-@click.option(
-    "--db", "database", type=click.Path(path_type=Path), help="A database in the OSV format: zip, directory or JSON."
-)
+@click.option("--db", "database", type=options.PATH, help="A database in the OSV format: zip, directory or JSON.")
 @click.option("--level", type=click.Choice(LEVELS), default="low", show_default=True,
               help="Count what is at least so severe; an unknown level counts.")  # fmt: skip
-@click.option(
-    "--ignore", type=click.Path(path_type=Path), help="An OpenVEX file: what does not affect you, and until when."
-)
+@click.option("--ignore", type=options.PATH, help="An OpenVEX file: what does not affect you, and until when.")
 @click.option("--licenses", "shows_licenses", is_flag=True, help="List the licences too.")
 @click.option("--allow-license", "allowed", multiple=True, metavar="SPDX", help="Only these licences. Repeatable.")
 @click.option("--deny-license", "denied", multiple=True, metavar="SPDX", help="Not this licence. Repeatable.")
-@click.option("--sarif", type=click.Path(path_type=Path), help="Also write what counts to this file, as SARIF.")
+@click.option("--sarif", type=options.PATH, help="Also write what counts to this file, as SARIF.")
 @options.json_option
 @click.pass_context
 def command(
@@ -66,20 +61,16 @@ def command(
         write_atomically(sarif, as_sarif(failing, str(lockfile_path)))
     if as_json:
         console.answer_json({**as_dict(result), "failing": len(failing), "all_licenses": stated})
-    else:
-        _show(result, stated if shows_licenses else {}, has_database=database is not None)
-    ctx.exit(1 if failing or result.licenses else 0)
-
-
-def _show(result: Audit, stated: dict[str, str | None], *, has_database: bool) -> None:
+        ctx.exit(1 if failing or result.licenses else 0)
     for each in result.found:
         console.answer(sentence(each))
-    for name, license in stated.items():
+    for name, license in stated.items() if shows_licenses else ():
         console.answer(f"{name}: {license or 'unknown'}")
     for name, license in result.licenses.items():
         console.answer(f"{name}: licence not allowed: {license}")
-    if has_database:
+    if database:
         counted = [each for each in result.found if not each.ignored]
         console.say(f"{len(counted)} vulnerabilities, {len(result.found) - len(counted)} ignored; {coverage(result)}")
         if any(each.vulnerability.fixed for each in counted):
             console.say("hint: envtool lock --upgrade-package NAME --dry-run shows whether a fix is within reach")
+    ctx.exit(1 if failing or result.licenses else 0)

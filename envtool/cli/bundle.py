@@ -20,8 +20,7 @@ from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import read_lockfile
 from envtool.prefix.prefix import find_prefix
 
-_path = click.Path(path_type=Path)
-_trusted_option = click.option("--key", "key_files", type=_path, multiple=True, metavar="PEM",
+_trusted_option = click.option("--key", "key_files", type=options.PATH, multiple=True, metavar="PEM",
     help="A public key that must have signed it. Repeatable.  [default: the keys that this machine trusts]",
 )  # fmt: skip
 
@@ -42,7 +41,7 @@ def command() -> None:
 
 @command.command()
 @options.file_option
-@click.option("-o", "--output", type=_path, required=True, help="The file or directory to make.")
+@click.option("-o", "--output", type=options.PATH, required=True, help="The file or directory to make.")
 @click.option("--directory", is_flag=True, help="Make a directory; files that are right already stay as they are.")
 @click.option("--platform", "platforms", multiple=True, help="Which platform of the lock. Repeatable.  [default: the "
               "lock's only one, or this machine's]")  # fmt: skip
@@ -51,10 +50,10 @@ def command() -> None:
 @click.option("--python", "pythons", multiple=True, metavar="X.Y",
               help="A Python that the other machine may have, to run envtool. Repeatable.  [default: 3.9 to 3.14]",
 )  # fmt: skip
-@click.option("--tools", "tools_path", type=_path, metavar="FILE",
+@click.option("--tools", "tools_path", type=options.PATH, metavar="FILE",
               help="Keep the choice of envtool's own wheels in this file, and take it from there if it is there: the "
               "bundle is then the same whenever it is made.")  # fmt: skip
-@click.option("--key", "key_file", type=_path, metavar="PEM", help="Sign it with this private key (Ed25519).")
+@click.option("--key", "key_file", type=options.PATH, metavar="PEM", help="Sign it with this private key (Ed25519).")
 @options.json_option
 def create(
     lockfile_path: Path, output: Path, directory: bool, platforms: tuple[str, ...], categories: tuple[str, ...],
@@ -87,7 +86,7 @@ def create(
 
 
 @command.command()
-@click.argument("bundle", type=_path)
+@click.argument("bundle", type=options.PATH)
 @options.name_option
 @options.prefix_option
 @click.option("--category", "categories", multiple=True, help="Install this category. Repeatable.  [default: all that "
@@ -133,7 +132,7 @@ def install(
 
 
 @command.command()
-@click.argument("bundle", type=_path)
+@click.argument("bundle", type=options.PATH)
 @_trusted_option
 @options.json_option
 def verify(bundle: Path, key_files: tuple[Path, ...], as_json: bool) -> None:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from envtool import console, paths
-from envtool.channel.edit import Indexing, make
+from envtool.channel import edit
+from envtool.channel import mirror as mirror_module
 from envtool.channel.python_recipe.build import build as build_channel
-from envtool.cli import channel_contents, channel_sharing
+from envtool.channel.storage import DirectoryStorage, S3Storage
 from envtool.cli.groups import CommandGroup
 from envtool.cli.init import pair
-from envtool.cli.options import json_option
+from envtool.cli.options import PATH, json_option
 from envtool.fetch.archive_cache import Cache
+from envtool.solve.md5_completion import read_complete
 from envtool.wheels import to_conda
+from envtool.yaml_document import read_text
 
 _file = click.Path(path_type=Path, dir_okay=False)
 _directory = click.Path(path_type=Path, file_okay=False, exists=True)
+channel_argument = click.argument("channel", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+key_option = click.option("--key", "key_file", type=PATH, metavar="PEM",
+                          help="Sign the index with this private key (Ed25519).")  # fmt: skip
 
 
 @click.group("channel", cls=CommandGroup)
@@ -27,13 +34,6 @@ def command() -> None:
 
     A channel is a directory, or a place on a web server, that conda, mamba, pixi and envtool install packages from.
     """
-
-
-for _each in (
-    channel_contents.add, channel_contents.index, channel_contents.check, channel_contents.remove, channel_contents.gc,
-    channel_sharing.mirror, channel_sharing.serve,
-):  # fmt: skip
-    command.add_command(_each)
 
 
 @command.command()
@@ -55,7 +55,7 @@ for _each in (
               help="A distribution that has another name on conda: torch=pytorch. Repeatable.")  # fmt: skip
 @click.option("--build-number", type=click.IntRange(min=0), default=0, show_default=True,
               help="Of packages made from wheels and checkouts; the higher wins.")  # fmt: skip
-@channel_contents.key_option
+@key_option
 @json_option
 def build(
     recipes: tuple[str, ...], output: Path | None, debian_mirrors: tuple[str, ...], wheels: tuple[Path, ...],
@@ -94,8 +94,8 @@ def build(
             to_conda.ConversionOptions(python, platform, names, build_number) for python in pythons or (None,)
         )
         with console.ProgressDisplay() as display:
-            changed = make(wheels, checkouts, wishes, place, display, Indexing(key_file=key_file))
-        channel_contents.tell(changed, as_json=as_json)
+            changed = edit.make(wheels, checkouts, wishes, place, display, edit.Indexing(key_file=key_file))
+        _tell(changed, as_json=as_json)
 
 
 def _build_recipes(
@@ -117,3 +117,162 @@ def _build_recipes(
         state = "built" if each.was_built else "up to date"
         console.say(f"{each.name} {each.version} {each.build}: {state}, {console.size(each.size_bytes)}")
     console.answer(made.url)
+
+
+@command.command()
+@channel_argument
+@click.argument("files", type=PATH, nargs=-1, required=True, metavar="FILE...")
+@key_option
+@json_option
+def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: bool) -> None:
+    """Copy archives into a channel, and index it.
+
+    What an archive holds is compared with what it states about itself first. An archive of the same name with another
+    content is refused, since every cache knows an archive by its name. An archive that is damaged or contradicts itself
+    is named and left out; the others are added, and the exit code is 3.
+    """
+    with console.ProgressDisplay() as display:
+        changed = edit.add(channel, files, display, edit.Indexing(key_file=key_file))
+    _tell(changed, as_json=as_json)
+    changed.require_all()
+
+
+@command.command()
+@channel_argument
+@click.option("--shards/--no-shards", default=None, help="Write shards as well (CEP 16).  [default: if there are some]")
+@key_option
+@json_option
+def index(channel: Path, shards: bool | None, key_file: Path | None, as_json: bool) -> None:
+    """Write the index of a channel anew.
+
+    It is repodata.json, repodata.json.zst, and shards on request.
+    """
+    with console.ProgressDisplay() as display:
+        changed = edit.reindex(channel, display, edit.Indexing(shards, key_file))
+    _tell(changed, as_json=as_json)
+
+
+@command.command()
+@channel_argument
+@json_option
+def check(channel: Path, as_json: bool) -> int:
+    """Check every archive of a channel.
+
+    Each is compared with the index and with its own list of files; exit code 1 when something does not fit.
+    """
+    archives = edit.archives(channel)
+    with console.ProgressDisplay() as display, display.task(f"check {len(archives)} archives", len(archives)) as task:
+        issues = edit.check(channel, archives, task)
+    if as_json:
+        found = [{"place": each.place, "message": each.message} for each in issues]
+        console.answer_json({"archives": len(archives), "issues": found})
+    else:
+        for each in issues:
+            console.answer(str(each))
+        console.say(f"{len(archives)} archives, {len(issues)} issues")
+    return 1 if issues else 0
+
+
+@command.command()
+@channel_argument
+@click.argument("patterns", nargs=-1, required=True, metavar="FILE...")
+@key_option
+@json_option
+def remove(channel: Path, patterns: tuple[str, ...], key_file: Path | None, as_json: bool) -> None:
+    """Remove archives from a channel, by file name.
+
+    In FILE, * and ? stand for other characters.
+
+    \b
+    Example:
+      envtool channel remove /srv/channel 'ourtool-1.0-*.conda'
+    """
+    with console.ProgressDisplay() as display:
+        changed = edit.remove(channel, patterns, display, edit.Indexing(key_file=key_file))
+    _tell(changed, as_json=as_json)
+
+
+@command.command()
+@channel_argument
+@click.option("--keep", type=click.IntRange(min=1), required=True, metavar="N", help="How many builds stay.")
+@key_option
+@json_option
+def gc(channel: Path, keep: int, key_file: Path | None, as_json: bool) -> None:
+    """Keep the N newest builds of every package in each subdir.
+
+    The others are removed. Locks that name one of them can no longer be created from this channel.
+    """
+    with console.ProgressDisplay() as display:
+        changed = edit.collect(channel, keep, display, edit.Indexing(key_file=key_file))
+    _tell(changed, as_json=as_json)
+
+
+@command.command()
+@click.argument("place", metavar="DIR|s3://BUCKET/PREFIX")
+@click.option("--lock", "lockfile_path", type=PATH, default=Path("conda-lock.yml"),
+              show_default=True, help="The lockfile.")  # fmt: skip
+@click.option("--public-url", metavar="URL", help="Where other machines find it.  [default: what the place is called]")
+@key_option
+@json_option
+def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Path | None, as_json: bool) -> None:
+    """Make a channel that holds exactly what a lock needs.
+
+    It serves all platforms of the lock. Every archive and wheel is proven first. What is right already stays untouched,
+    so that rsync moves what is new; what the lock does not need any more is removed. The answer is the variable that
+    makes `envtool create` use it.
+
+    \b
+    Examples:
+      envtool channel mirror --lock conda-lock.yml /srv/mirror
+      envtool channel mirror s3://our-bucket/mirror
+    """
+    lockfile = read_complete(lockfile_path)
+    storage = S3Storage(place) if place.startswith("s3://") else DirectoryStorage(Path(place))
+    with console.ProgressDisplay() as display:
+        cache = Cache(paths.cache())
+        made = mirror_module.mirror(lockfile, storage, cache, display, key_file=key_file)
+    mirrors = made.mirrors
+    if public_url:
+        mirrors = {each: f"{public_url.rstrip('/')}/{url[len(made.url) :]}" for each, url in mirrors.items()}
+    if as_json:
+        console.answer_json({**asdict(made), "mirrors": mirrors})
+        return
+    console.say(f"{made.url}: {made.files} archives and wheels, {len(made.moved)} moved, {len(made.removed)} removed")
+    pairs = " ".join(f"{canonical}={url}" for canonical, url in mirrors.items())
+    console.answer(f"ENVTOOL_MIRRORS='{pairs}'")
+
+
+@command.command()
+@channel_argument
+@click.option("--bind", default="127.0.0.1:8080", show_default=True, metavar="ADDRESS:PORT", help="Where to listen.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes.")
+@click.option("--threads", type=click.IntRange(min=1), default=8, show_default=True, help="Requests at once in each.")
+@click.option("--token-file", type=_file, metavar="FILE",
+              help="A file with the token that each request has to bring.  [default: ENVTOOL_CHANNEL_TOKEN, or none]",
+)  # fmt: skip
+def serve(channel: Path, bind: str, workers: int, threads: int, token_file: Path | None) -> None:
+    """Serve a channel over HTTP, read-only.
+
+    It runs until Ctrl-C, and needs the extra [web]. Clients bring the token as `Authorization: Bearer`, as the password
+    of Basic, or in the path as http://HOST/t/TOKEN/ . It is never on the command line, which everybody on the machine
+    can read.
+    """
+    from envtool.channel import server  # of the extra [web]
+
+    token = os.environ.get("ENVTOOL_CHANNEL_TOKEN", "")
+    if token_file:
+        token = read_text(token_file, "write the token into it").strip()
+        if not token:
+            raise click.UsageError(f"{token_file} is empty")
+    server.serve(channel.absolute(), bind, workers, threads, token or None)
+
+
+def _tell(changed: edit.Changed, *, as_json: bool) -> None:
+    if as_json:
+        console.answer_json(asdict(changed))
+        return
+    for name in changed.added:
+        console.say(f"added {name}")
+    for name in changed.removed:
+        console.say(f"removed {name}")
+    console.say(f"{changed.kept} archives are in the channel")

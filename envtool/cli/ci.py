@@ -10,7 +10,7 @@ import click
 from envtool import console, paths
 from envtool.atomic_files import write_atomically
 from envtool.audit.osv import LEVELS
-from envtool.ci import CiReport, Job, as_annotations, as_dict, as_markdown, run
+from envtool.ci import Job, as_annotations, as_dict, as_markdown, run
 from envtool.cli import options
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
@@ -21,19 +21,17 @@ from envtool.solve.md5_completion import read_complete
 
 @click.command("ci")
 @options.file_option
-@click.option("--source", "sources", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+@click.option("--source", "sources", type=options.PATH, multiple=True, metavar="FILE",
               help="What the lock was made from. Repeatable.  [default: the sources that the lock names]")  # fmt: skip
-@click.option("-p", "--prefix", "path", type=click.Path(path_type=Path), default=Path(".envtool-ci/env"),
+@click.option("-p", "--prefix", "path", type=options.PATH, default=Path(".envtool-ci/env"),
               show_default=True, help="Where the environment is made; kept for the steps that follow.")  # fmt: skip
 @options.machine_platform_option
 @options.installed_category_option
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), default=Path("envtool-ci"),
               show_default=True, help="The directory for summary.md, sbom.json and verify.xml.")  # fmt: skip
 @click.option("--no-rebuild", is_flag=True, help="Do not make the environment a second time.")
-@click.option("--db", "database", type=click.Path(path_type=Path), help="Also audit the lock with this OSV database.")
-@click.option(
-    "--ignore", type=click.Path(path_type=Path), help="For --db: an OpenVEX file of what does not affect you."
-)
+@click.option("--db", "database", type=options.PATH, help="Also audit the lock with this OSV database.")
+@click.option("--ignore", type=options.PATH, help="For --db: an OpenVEX file of what does not affect you.")
 @click.option(
     "--level", type=click.Choice(LEVELS), default="low", show_default=True, help="For --db: the least that counts."
 )
@@ -69,11 +67,6 @@ def command(
     job = Job(fresh, lockfile, request, Prefix(path), output, not no_rebuild, name, database, ignore, level)
     with console.ProgressDisplay() as display:
         result = run(job, Cache(paths.cache()), display)
-    _tell(result, lockfile_path, output, as_json=as_json)
-    ctx.exit(result.verdict.exit_code)
-
-
-def _tell(result: CiReport, lockfile_path: Path, output: Path, *, as_json: bool) -> None:
     page = as_markdown(result, str(lockfile_path))
     write_atomically(output / "summary.md", page)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
@@ -82,8 +75,8 @@ def _tell(result: CiReport, lockfile_path: Path, output: Path, *, as_json: bool)
             file.write(page)
     if as_json:
         console.answer_json(as_dict(result))
-        return
-    console.answer(page.rstrip("\n"))
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in as_annotations(result):
+    else:
+        console.answer(page.rstrip("\n"))
+        for line in as_annotations(result) if os.environ.get("GITHUB_ACTIONS") == "true" else ():
             console.answer(line)
+    ctx.exit(result.verdict.exit_code)

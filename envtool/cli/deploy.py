@@ -125,12 +125,8 @@ def _tell(root: Path, outcome: Outcome, *, as_json: bool) -> None:
     digest = outcome.release.digest
     if as_json:
         said = {"changed": outcome.is_changed, "serving": outcome.is_serving}
-        digests = {
-            "release": digest,
-            "env_digest": outcome.release.env_digest,
-            "app_digest": outcome.release.app_digest,
-        }
-        console.answer_json({**digests, "previous": outcome.previous, **said})
+        digests = {"env_digest": outcome.release.env_digest, "app_digest": outcome.release.app_digest}
+        console.answer_json({"release": digest, **digests, "previous": outcome.previous, **said})
     elif not outcome.is_changed:
         console.say(f"nothing to do: release {digest} is current already")
     else:
@@ -198,7 +194,7 @@ def explain(kind: str, own: Path | None, as_json: bool) -> None:
 @command.command()
 @click.argument("kind")
 @click.option("-s", "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Set a variable. Repeatable.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.  [default: standard output]")
+@click.option("-o", "--output", type=options.PATH, help="Where to write.  [default: standard output]")
 @own_option
 @click.option("--force", is_flag=True, help="Overwrite a file with other content.")
 @click.option("--check", "is_check", is_flag=True,
@@ -229,14 +225,10 @@ def render(
         actual = read_text(output, "envtool deploy render makes it")
         ctx.exit(compare_rendered(text, actual, output, found.template.name))
     else:
-        _write(text, output, force)
-
-
-def _write(text: str, output: Path, force: bool) -> None:
-    write_rendered(text, output, "--check shows how they differ, --force writes over", force=force)
-    if text.startswith("#!"):
-        output.chmod(0o755)
-    console.say(f"wrote {output}")
+        write_rendered(text, output, "--check shows how they differ, --force writes over", force=force)
+        if text.startswith("#!"):
+            output.chmod(0o755)
+        console.say(f"wrote {output}")
 
 
 def _kind_dict(kind: DeployTemplate) -> dict[str, Any]:

@@ -67,8 +67,6 @@ def _read_revision(text: str, default: Path) -> Lockfile:
         content = subprocesses.run(["git", "show", f"{revision}:./{file.name}"], cwd=directory)
     except (ProcessError, OSError) as error:
         reason = error.output.strip() if isinstance(error, ProcessError) else str(error)
-        raise MissingFileError(
-            f"{text!r} is neither a file nor a git revision with {file.name}: {reason}",
-            "name a lockfile, a revision (HEAD~1), or REVISION:PATH",
-        ) from error
+        message = f"{text!r} is neither a file nor a git revision with {file.name}: {reason}"
+        raise MissingFileError(message, "name a lockfile, a revision (HEAD~1), or REVISION:PATH") from error
     return parse_lockfile(f"{revision}:{file}", content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import zipfile
-from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ from envtool.artifacts.stated_paths import cached_paths
 from envtool.cli.options import file_option, json_option, machine_platform_option, this_platform
 from envtool.doctor.checks import check, link_scripts
 from envtool.doctor.detect import detect
-from envtool.doctor.machine_facts import Finding, Needs, Severity
-from envtool.doctor.needs import needs
+from envtool.doctor.machine_facts import Needs, Severity, needs
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.package_metadata import cached_file, look_up
 from envtool.install.machine_check import unpacked_bytes
-from envtool.lockfile.conda_lock_v1 import LINK_SCRIPTS_KEY, LockedPackage, Lockfile, read_json_metadata
+from envtool.lockfile.conda_lock_v1 import LINK_SCRIPTS_KEY, LockedPackage, read_json_metadata
 from envtool.mirrors.mirrors import presets
 from envtool.solve.md5_completion import read_complete
 
@@ -46,33 +45,32 @@ def command(
 
     Exit code 1 when something would fail, 0 when there is nothing worse than warnings.
     """
-    lockfile = _lockfile(lockfile_path, is_offline=offline)
-    packages = (
-        [each for each in lockfile.packages if each.platform == (platform or this_platform())] if lockfile else []
-    )
-    allowed = read_json_metadata(lockfile, LINK_SCRIPTS_KEY) if lockfile else None
+    packages: list[LockedPackage] = []
+    allowed = None
+    if lockfile_path.exists() or lockfile_path != Path("conda-lock.yml"):
+        lockfile = read_complete(lockfile_path, is_offline=offline)
+        packages = [each for each in lockfile.packages if each.platform == (platform or this_platform())]
+        allowed = read_json_metadata(lockfile, LINK_SCRIPTS_KEY)
+    cache = Cache(directories.cache())
     with console.ProgressDisplay() as display, display.task("look at this machine"):
         urls = [each.url for each in packages]
         facts = detect(urls, list(presets().values()), None if offline else limit_s)
-    found = [*check(facts, _needs(packages, facts.virtual_packages)), *_link_scripts(packages, allowed or [])]
-    _tell(found, as_json=as_json, lockfile_path=lockfile_path if packages else None)
+    archives = {each.name: cached_file(each, cache) for each in packages if each.manager == "conda"}
+    scripts = link_scripts({name: cached_paths(path) for name, path in archives.items() if path}, allowed or [])
+    found = [*check(facts, _needs(packages, facts.virtual_packages, cache)), *scripts]
+    used = str(lockfile_path) if packages else None
+    if as_json:
+        rows = [{**asdict(each), "severity": each.severity.value} for each in found]
+        console.answer_json({"findings": rows, "lockfile": used})
+    else:
+        for each in found:
+            console.answer(f"{each.severity.value:8} {each.check:13} {each.message}\n{'':22} hint: {each.hint}")
+        counts = (f"{sum(each.severity is kind for each in found)} {kind.value}s" for kind in Severity)
+        console.say(f"{', '.join(counts)}, {f'against {used}' if used else 'without a lock'}")
     ctx.exit(1 if any(each.severity is Severity.ERROR for each in found) else 0)
 
 
-def _lockfile(lockfile_path: Path, *, is_offline: bool) -> Lockfile | None:
-    if not lockfile_path.exists() and lockfile_path == Path("conda-lock.yml"):
-        return None
-    return read_complete(lockfile_path, is_offline=is_offline)
-
-
-def _link_scripts(packages: list[LockedPackage], allowed: Collection[str]) -> list[Finding]:
-    cache = Cache(directories.cache())
-    conda = {each.name: cached_file(each, cache) for each in packages if each.manager == "conda"}
-    return link_scripts({name: cached_paths(path) for name, path in conda.items() if path}, allowed)
-
-
-def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
-    cache = Cache(directories.cache())
+def _needs(packages: list[LockedPackage], detected: Any, cache: Cache) -> Needs:
     cached = {}
     for package in packages:
         # A damaged file will be downloaded again.
@@ -84,18 +82,3 @@ def _needs(packages: list[LockedPackage], detected: Any) -> Needs:
     known = {url: each.size_bytes for url, each in look_up(unknown, is_offline=True).items()}
     known.update((each.url, each.size_bytes) for each in packages if each.size_bytes is not None)
     return needs(packages, detected, {url: size for url, size in known.items() if size is not None}, cached)
-
-
-def _tell(found: list[Finding], *, as_json: bool, lockfile_path: Path | None) -> None:
-    counts = {each: sum(one.severity is each for one in found) for each in Severity}
-    if as_json:
-        rows = [
-            {"severity": one.severity.value, "check": one.check, "message": one.message, "hint": one.hint}
-            for one in found
-        ]
-        console.answer_json({"findings": rows, "lockfile": str(lockfile_path) if lockfile_path else None})
-        return
-    for one in found:
-        console.answer(f"{one.severity.value:8} {one.check:13} {one.message}\n{'':22} hint: {one.hint}")
-    against = f"against {lockfile_path}" if lockfile_path else "without a lock"
-    console.say(", ".join(f"{count} {each.value}s" for each, count in counts.items()) + f", {against}")

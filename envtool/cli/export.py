@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from envtool import console
 from envtool.atomic_files import write_atomically
-from envtool.cli.options import category_option, chosen_categories, chosen_platform, file_option, platform_option
+from envtool.cli.options import PATH, category_option, chosen_categories, chosen_platform, file_option, platform_option
 from envtool.errors import EnvtoolError
 from envtool.export.conda import conda_only, environment_yml, explicit
 from envtool.export.sbom import SPECIFICATIONS, BomRequest, bill_of_materials, prefix_bom
 from envtool.lockfile.conda_lock_v1 import (
     VARIABLES_KEY,
-    LockedPackage,
-    Lockfile,
     format_lockfile,
     read_json_metadata,
     read_lockfile,
@@ -34,13 +31,13 @@ _FORMATS = ("environment", "explicit", "conda-lock", "pylock", "cyclonedx", "vir
 @file_option
 @platform_option
 @category_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write.  [default: standard output]")
+@click.option("-o", "--output", type=PATH, help="Where to write.  [default: standard output]")
 @click.option("-n", "--name", help="The environment's name, for environment and cyclonedx.")
 @click.option("--no-builds", is_flag=True, help="environment: pin versions only, so that other platforms can use it.")
 @click.option("--sha256", is_flag=True, help="explicit: give SHA-256 instead of MD5.")
 @click.option("--spec", type=click.Choice(SPECIFICATIONS), default=SPECIFICATIONS[0], show_default=True,
               help="cyclonedx: the version of the specification.")  # fmt: skip
-@click.option("--prefix", type=click.Path(path_type=Path), help="cyclonedx: what this environment has, not the lock.")
+@click.option("--prefix", type=PATH, help="cyclonedx: what this environment has, not the lock.")
 @click.option("--offline", is_flag=True, help="cyclonedx: ask only this machine for licences.")
 def command(
     kind: str, lockfile_path: Path, platform: str | None, categories: tuple[str, ...], output: Path | None,
@@ -72,12 +69,20 @@ def command(
     elif kind == "explicit":
         text = explicit(packages, chosen, with_sha256=sha256)
     elif kind == "pylock":
-        text = _pylock(packages)
+        python = next((each.version for each in packages if (each.manager, each.name) == ("conda", "python")), None)
+        pip = (each for each in packages if each.manager == "pip")
+        wheels = [Wheel(each.name, each.version, each.url, each.sha256 or "", built=each.built) for each in pip]
+        text = format_pylock(wheels, f"=={'.'.join(python.split('.')[:2])}.*" if python else None)
     elif kind == "cyclonedx":
         title = name or lockfile_path.absolute().parent.name
         text = bill_of_materials(BomRequest(lockfile, chosen, selected, title, spec), is_offline=offline)
+    elif kind == "conda-lock":
+        text = format_lockfile(conda_only(lockfile))
     else:
-        text = format_lockfile(conda_only(lockfile)) if kind == "conda-lock" else _virtual_packages(lockfile)
+        declared = read_json_metadata(lockfile, VIRTUAL_PACKAGES_KEY)
+        if declared is None:
+            raise EnvtoolError("the lock does not say its virtual packages", "envtool lock writes a lock that does")
+        text = dump(virtual_package_specification(declared))
     _write(text, output)
 
 
@@ -87,18 +92,3 @@ def _write(text: str, output: Path | None) -> None:
         console.say(f"wrote {output}")
     else:
         console.answer(text.rstrip("\n"))
-
-
-def _virtual_packages(lockfile: Lockfile) -> str:
-    declared = read_json_metadata(lockfile, VIRTUAL_PACKAGES_KEY)
-    if declared is None:
-        raise EnvtoolError("the lock does not say its virtual packages", "envtool lock writes a lock that does")
-    return dump(virtual_package_specification(declared))
-
-
-def _pylock(packages: Sequence[LockedPackage]) -> str:
-    python = next((each.version for each in packages if (each.manager, each.name) == ("conda", "python")), None)
-    minor = ".".join(python.split(".")[:2]) if python else None
-    chosen = [each for each in packages if each.manager == "pip"]
-    wheels = [Wheel(each.name, each.version, each.url, each.sha256 or "", built=each.built) for each in chosen]
-    return format_pylock(wheels, f"=={minor}.*" if minor else None)

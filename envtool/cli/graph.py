@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -55,21 +55,15 @@ def tree(
         ]  # fmt: skip
         console.answer_json({"platform": chosen, "roots": [name for _, name in roots], "packages": entries})
         return
-    for line in _lines(shown, roots, known, depth):
-        console.answer(line)
+    # What a package needs is shown where it comes first, and `(*)` stands for it later.
+    above: set[Key] = set()
+    for root in roots:
+        console.answer(_describe(shown, root, known))
+        for line in _below(shown, root, known, depth, "", above):
+            console.answer(line)
     sizes = [each.size_bytes for each in known.values() if each.size_bytes]
     total = f", {console.size(sum(sizes))} in the {len(sizes)} whose size is known" if sizes else ""
     console.say(f"{len(whole.packages)} packages for {chosen}{total}")
-
-
-def _lines(
-    graph: Graph, roots: Sequence[Key], facts: Mapping[str, PackageMetadata], depth: int | None
-) -> Iterator[str]:
-    """The lines of a tree; what a package needs is shown where it comes first, and `(*)` stands for it later."""
-    shown: set[Key] = set()
-    for root in roots:
-        yield _describe(graph, root, facts)
-        yield from _below(graph, root, facts, depth, "", shown)
 
 
 def _below(

@@ -19,7 +19,7 @@ from envtool.solve.md5_completion import read_complete
 
 @click.command("image")
 @options.file_option
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
+@click.option("-o", "--output", required=True, type=options.PATH,
               help="Where to: a directory, or one file if it ends in .tar.")  # fmt: skip
 @options.machine_platform_option
 @options.installed_category_option

@@ -11,6 +11,7 @@ import click
 
 from envtool import console, templates
 from envtool.atomic_files import write_atomically
+from envtool.cli.options import PATH
 from envtool.errors import EnvtoolError, TemplateError
 from envtool.spec.other_formats import convert
 from envtool.templates import Template
@@ -48,8 +49,7 @@ _LICENCE = (
               help="Set a variable of the template. Repeatable.")  # fmt: skip
 @click.option("--from", "found", type=click.Path(path_type=Path, exists=True), metavar="PATH",
               help="A requirements.txt, pyproject.toml, pixi.toml, conda's export, or a directory.")  # fmt: skip
-@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("environment.yml"), show_default=True,
-              help="Where to write.")  # fmt: skip
+@click.option("-o", "--output", type=PATH, default=Path("environment.yml"), show_default=True, help="Where to write.")
 @click.option("--templates", "own", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="A directory of templates of your own.  [default: templates/ under ~/.envtool]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Overwrite a file with other content.")
@@ -77,7 +77,9 @@ def command(
     known = templates.templates(own)
     values = dict(pair(each) for each in settings)
     if is_list:
-        console.answer("\n\n".join(_describe(each) for each in known.values()))
+        heads = (f"{each.name}: {each.description}".rstrip(": ") for each in known.values())
+        texts = ("\n".join([head, *describe_variables(each)]) for head, each in zip(heads, known.values()))
+        console.answer("\n\n".join(texts))
     elif found is not None:
         text, notes = convert(found, found.absolute().name if found.is_dir() else found.absolute().parent.name)
         write_rendered(text, output, "--force writes over it, -o names another", force=force)
@@ -87,17 +89,11 @@ def command(
     elif is_check:
         ctx.exit(_check(known, output))
     else:
-        _write(known, template, values, output, force)
-
-
-def _write(
-    known: Mapping[str, Template], template: str | None, values: Mapping[str, str], output: Path, force: bool
-) -> None:
-    text = _text(known, template, values)
-    write_rendered(text, output, "--force writes over it, -o names another", force=force)
-    if "\n  - defaults\n" in text:
-        console.warn(*_LICENCE)
-    console.say(f"wrote {output}; next: envtool lock -f {output}")
+        text = _text(known, template, values)
+        write_rendered(text, output, "--force writes over it, -o names another", force=force)
+        if "\n  - defaults\n" in text:
+            console.warn(*_LICENCE)
+        console.say(f"wrote {output}; next: envtool lock -f {output}")
 
 
 def _text(known: Mapping[str, Template], template: str | None, values: Mapping[str, str]) -> str:
@@ -114,17 +110,11 @@ def _check(known: Mapping[str, Template], output: Path) -> int:
     actual = read_text(output, "envtool init makes it; -o names another")
     header = actual.partition("\n")[0]
     if not header.startswith(_HEADER):
-        raise EnvtoolError(
-            f"{output}:1: expected {_HEADER.strip()!r} and a template, found {header!r}",
-            "only a file that envtool init wrote can be compared with its template",
-        )
+        message = f"{output}:1: expected {_HEADER.strip()!r} and a template, found {header!r}"
+        raise EnvtoolError(message, "only a file that envtool init wrote can be compared with its template")
     template, *words = shlex.split(header[len(_HEADER) :])
     expected = _text(known, template, dict(pair(each) for each in words if each != "--set"))
     return compare_rendered(expected, actual, output, template)
-
-
-def _describe(template: Template) -> str:
-    return "\n".join([f"{template.name}: {template.description}".rstrip(": "), *describe_variables(template)])
 
 
 def describe_variables(template: Template) -> list[str]:

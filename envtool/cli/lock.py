@@ -10,7 +10,7 @@ import click
 
 from envtool import console
 from envtool import paths as directories
-from envtool.cli.options import attest_key_option, attest_option, json_option, require_attest_key
+from envtool.cli.options import PATH, attest_key_option, attest_option, json_option, require_attest_key
 from envtool.errors import LockfileError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.diff import as_table, compare, compare_versions
@@ -26,10 +26,10 @@ from envtool.solve.update import package_of, update
 
 
 @click.command("lock")
-@click.option("-f", "--file", "paths", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+@click.option("-f", "--file", "paths", type=PATH, multiple=True, metavar="FILE",
               help="An environment specification. Repeatable: several make one environment.  "
               "[default: the sources of the lock that is there, or environment.yml]")  # fmt: skip
-@click.option("-o", "--lockfile", "lockfile_path", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("-o", "--lockfile", "lockfile_path", type=PATH, metavar="FILE",
               help="Where to write.  [default: conda-lock.yml beside the first source]")  # fmt: skip
 @click.option("-p", "--platform", "platforms", multiple=True,
               help="Lock for this platform instead of those in FILE. Repeatable.")  # fmt: skip
@@ -78,7 +78,12 @@ def command(
     options = {name: value for name, value in given.items() if value is not None}
     if is_check:
         ctx.exit(_check(paths, target, options, as_json))
-    old = _old_lock(target, is_upgrade)
+    old = None
+    try:
+        old = read_lockfile(target) if target.exists() else None
+    except LockfileError:
+        if not is_upgrade:  # nothing of it is needed for that
+            raise
     if updates and old is None:
         raise click.UsageError(f"{target} does not exist, so that nothing of it can be moved; envtool lock makes it")
     request = staleness.request(paths, target, old, options, keeps_options=bool(updates))
@@ -89,17 +94,6 @@ def command(
     if attest and attest_key and not is_dry_run:
         stated = attestation.provenance(request.lockfile_path, request.spec.paths, request.options)
         attestation.write(attest, stated, attest_key)
-
-
-def _old_lock(target: Path, is_upgrade: bool) -> Lockfile | None:
-    if not target.exists():
-        return None
-    try:
-        return read_lockfile(target)
-    except LockfileError:
-        if is_upgrade:  # nothing of it is needed
-            return None
-        raise
 
 
 def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_json: bool) -> int:

@@ -8,6 +8,7 @@ import click
 
 from envtool import console, subprocesses
 from envtool.cli.groups import CommandGroup
+from envtool.cli.options import PATH
 from envtool.errors import EnvtoolError
 from envtool.inspect_lock.merge import merged
 from envtool.lockfile.conda_lock_v1 import format_lockfile
@@ -46,9 +47,9 @@ def install(patterns: tuple[str, ...]) -> None:
 
 
 @command.command("merge", hidden=True)
-@click.argument("base", type=click.Path(path_type=Path))
-@click.argument("ours", type=click.Path(path_type=Path))
-@click.argument("theirs", type=click.Path(path_type=Path))
+@click.argument("base", type=PATH)
+@click.argument("ours", type=PATH)
+@click.argument("theirs", type=PATH)
 @click.argument("path")
 @click.pass_context
 def merge_command(ctx: click.Context, base: Path, ours: Path, theirs: Path, path: str) -> None:

@@ -13,7 +13,7 @@ import click
 from envtool import console
 from envtool import paths as directories
 from envtool.cli.groups import CommandGroup
-from envtool.cli.options import json_option
+from envtool.cli.options import PATH, json_option
 from envtool.fetch.archive_cache import Cache
 from envtool.fetch.credentials import without_credentials, without_secrets
 from envtool.lockfile.conda_lock_v1 import read_lockfile
@@ -54,7 +54,7 @@ def list_(as_json: bool) -> None:
 
 
 @command.command()
-@click.option("-f", "--file", "lockfile_path", type=click.Path(path_type=Path), default=Path("conda-lock.yml"),
+@click.option("-f", "--file", "lockfile_path", type=PATH, default=Path("conda-lock.yml"),
               show_default=True, help="The lockfile whose channels are measured.")  # fmt: skip
 @click.option("--limit", "limit_s", type=click.FloatRange(min=0.1), default=10.0, show_default=True, metavar="SECONDS",
               help="When to stop; who has not answered by then counts as silent.")  # fmt: skip
@@ -73,9 +73,11 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     selection.keep(Cache(directories.cache()), readings)
     ranked = selection.rank(readings)
     if as_json:
-        console.answer_json(
-            {"channels": {name: _readings(each) for name, each in selection.by_channel(readings).items()}}
-        )
+        shown = {
+            name: [{**asdict(o), "base": without_credentials(o.base), "estimate_s": o.estimate_s} for o in found]
+            for name, found in selection.by_channel(readings).items()
+        }
+        console.answer_json({"channels": shown})
     else:
         _table(selection.by_channel(readings))
     missing = {each.channel for each in readings} - set(ranked)
@@ -149,12 +151,6 @@ def _note(reading: Reading) -> str:
         return without_secrets(reading.reason)
     host = urlsplit(reading.base).netloc.rpartition("@")[2]
     return f"sends on to {reading.served_by}" if reading.served_by not in (None, host) else ""
-
-
-def _readings(readings: Sequence[Reading]) -> list[dict[str, Any]]:
-    return [
-        {**asdict(each), "base": without_credentials(each.base), "estimate_s": each.estimate_s} for each in readings
-    ]
 
 
 def _preset_dict(preset: Preset) -> dict[str, Any]:

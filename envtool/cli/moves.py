@@ -68,10 +68,9 @@ def outdated(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
          each.held_by or "")
         for each in found
     )]  # fmt: skip
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
     own = sum(each.is_own for each in found)
-    for number, row in enumerate(rows if found else ()):
+    for number, line in enumerate(console.table(rows) if found else ()):
         if number == own + 1 and own > 0:
             console.answer("")
-        console.answer("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[4]]).rstrip())
+        console.answer(line)
     console.say(f"{len(found)} of the packages for {chosen} have a newer version, {own} of them are asked for by name")

@@ -12,12 +12,12 @@ import click
 from envtool.errors import EnvtoolError
 from envtool.lockfile.model import Lockfile
 
-file_option = click.option("-f", "--file", "lockfile_path", type=click.Path(path_type=Path),
+PATH = click.Path(path_type=Path)
+file_option = click.option("-f", "--file", "lockfile_path", type=PATH,
                            default=Path("conda-lock.yml"), show_default=True, help="The lockfile.")  # fmt: skip
 name_option = click.option("-n", "--name", help="The environment's name, kept under ~/.envtool/envs.")
-prefix_option = click.option("-p", "--prefix", "path", type=click.Path(path_type=Path),
-                             help="The environment's directory.")  # fmt: skip
-made_for_option = click.option("--made-for", type=click.Path(path_type=Path), metavar="PATH",
+prefix_option = click.option("-p", "--prefix", "path", type=PATH, help="The environment's directory.")
+made_for_option = click.option("--made-for", type=PATH, metavar="PATH",
                                help="The path that its files name: /opt/env in an image.")  # fmt: skip
 machine_platform_option = click.option("--platform", help="Which platform of the lock.  [default: this machine's]")
 installed_category_option = click.option("--category", "categories", multiple=True, default=("main",),
@@ -28,9 +28,9 @@ category_option = click.option("--category", "categories", multiple=True,
                                help="Only this category. Repeatable.  [default: all]")  # fmt: skip
 SHELLS = ("bash", "zsh", "fish")
 shell_option = click.option("--shell", type=click.Choice(SHELLS), default="bash", show_default=True, help="The shell.")
-attest_option = click.option("--attest", type=click.Path(path_type=Path), metavar="FILE",
+attest_option = click.option("--attest", type=PATH, metavar="FILE",
                              help="Also write a signed statement (in-toto, DSSE) to this file.")  # fmt: skip
-attest_key_option = click.option("--attest-key", type=click.Path(path_type=Path), metavar="KEYFILE",
+attest_key_option = click.option("--attest-key", type=PATH, metavar="KEYFILE",
                                  help="The private key for --attest: Ed25519 or ECDSA, in PEM.")  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
@@ -40,10 +40,8 @@ def this_platform() -> str:
     machines = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
     subdir = machines.get(machine.machine()) if sys.platform == "linux" else None
     if subdir is None:
-        raise EnvtoolError(
-            f"environments cannot be made on {sys.platform} {machine.machine()}; envtool makes them on Linux",
-            "locking for other platforms works: name them under platforms in environment.yml",
-        )
+        message = f"environments cannot be made on {sys.platform} {machine.machine()}; envtool makes them on Linux"
+        raise EnvtoolError(message, "locking for other platforms works: name them under platforms in environment.yml")
     return subdir
 
 

@@ -12,10 +12,10 @@ from envtool.atomic_files import write_atomically
 from envtool.cli import options
 from envtool.fetch.archive_cache import Cache
 from envtool.install.rebuild import compare_with_rebuilt
-from envtool.prefix.prefix import Prefix, find_prefix
+from envtool.prefix.prefix import find_prefix
 from envtool.signing import attestation
 from envtool.solve.md5_completion import read_complete
-from envtool.verify import VerifyReport, as_github, as_junit, as_text, take_inventory
+from envtool.verify import as_github, as_junit, as_text, take_inventory
 from envtool.verify import verify as compare
 
 _SHOWN = 40
@@ -28,7 +28,7 @@ _SHOWN = 40
 @options.file_option
 @click.option("--rebuild", is_flag=True,
               help="Make the lock a second time elsewhere, and compare the two file by file.")  # fmt: skip
-@click.option("--junit", type=click.Path(path_type=Path), help="Also write the findings to this file, as JUnit XML.")
+@click.option("--junit", type=options.PATH, help="Also write the findings to this file, as JUnit XML.")
 @click.option("--github", is_flag=True, help="Print the findings as annotations for GitHub Actions.")
 @options.attest_option
 @options.attest_key_option
@@ -63,21 +63,17 @@ def verify(
         attestation.write(
             attest, attestation.environment(result.env_digest, lockfile_path, locked, verdict), attest_key
         )
-    _tell(prefix, result, junit, is_github=github, as_json=as_json)
-    ctx.exit(0 if result.is_equal else 1)
-
-
-def _tell(prefix: Prefix, result: VerifyReport, junit: Path | None, *, is_github: bool, as_json: bool) -> None:
     if junit:
         write_atomically(junit, as_junit(result.findings, str(prefix.path), result.file_count))
     if as_json:
         console.answer_json({**asdict(result), "prefix": str(prefix.path), "is_equal": result.is_equal})
-        return
-    if result.findings:
-        console.answer(as_github(result.findings, str(prefix.path)) if is_github else as_text(result.findings, _SHOWN))
-    verdict = "exactly what the lock states" if result.is_equal else f"{len(result.findings)} findings"
-    console.say(f"{result.file_count} files, {console.size(result.size_bytes)}: {verdict}")
-    console.say(f"env digest {result.env_digest}")
+    else:
+        if result.findings:
+            console.answer(as_github(result.findings, str(prefix.path)) if github else as_text(result.findings, _SHOWN))
+        found = "exactly what the lock states" if result.is_equal else f"{len(result.findings)} findings"
+        console.say(f"{result.file_count} files, {console.size(result.size_bytes)}: {found}")
+        console.say(f"env digest {result.env_digest}")
+    ctx.exit(0 if result.is_equal else 1)
 
 
 @click.command("digest")

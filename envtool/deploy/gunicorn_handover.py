@@ -119,14 +119,19 @@ def check(root: ReleaseDirectory, path: str) -> str | None:
 
 
 def _call_newcomer(root: ReleaseDirectory, old: Master) -> Master | None:
-    def found() -> list[Master]:
-        return [each for each in gunicorn_masters.masters(root.run) if each.is_newcomer and each.pid != old.pid]
+    # What was seen once is kept: while a process becomes another program, the kernel shows it without its environment.
+    seen: list[Master] = []
+
+    def is_seen() -> bool:
+        running = gunicorn_masters.masters(root.run)
+        seen.extend(each for each in running if each.is_newcomer and each.pid != old.pid)
+        return bool(seen)
 
     for _ in range(_CALLS):
         # A master that has just become the only one overhears the first call; one that has heard it ignores the next.
         gunicorn_masters.send(old.pid, signal.SIGUSR2)
-        if gunicorn_masters.wait_until(lambda: bool(found()), _CALL_S):
-            return next(iter(found()), None)
+        if gunicorn_masters.wait_until(is_seen, _CALL_S):
+            return seen[0]
     return None
 
 

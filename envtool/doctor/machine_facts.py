@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from envtool.install.cuda import Gpu
+from envtool.install.cuda import Gpu, cuda_of
+from envtool.install.machine_check import UNPACKED_FACTOR, find_lacks, with_overhead
+from envtool.lockfile.model import LockedPackage
+
+_MANYLINUX = re.compile(r"manylinux_(\d+)_(\d+)")
+_OLD_MANYLINUX = {"manylinux1": (2, 5), "manylinux2010": (2, 12), "manylinux2014": (2, 17)}
 
 
 class Severity(enum.Enum):
@@ -122,3 +128,36 @@ class Needs:
     unknown: int = 0  # how many of those that are not in the cache have an unknown size
     is_cached: bool = False
     package_count: int = 0
+
+
+def needs(
+    packages: Sequence[LockedPackage], detected: Mapping[str, str], sizes: Mapping[str, int], cached: Mapping[str, int]
+) -> Needs:
+    """What packages need (`cached`: what those that are in the cache take once they are unpacked, in bytes, by URL)."""
+    lacks = tuple((each.name, str(each)) for each in find_lacks(packages, detected))
+    missing = [each.url for each in packages if each.url not in cached]
+    missing_bytes = sum(sizes.get(url, 0) for url in missing)
+    return Needs(
+        lacks,
+        cuda_of(packages),
+        glibc_of(packages),
+        missing_bytes,
+        with_overhead(sum(cached.values()) + missing_bytes * UNPACKED_FACTOR),
+        sum(url not in sizes for url in missing),
+        bool(packages) and not missing,
+        len(packages),
+    )
+
+
+def glibc_of(packages: Iterable[LockedPackage]) -> str | None:
+    """The newest glibc that wheels are built for."""
+    found = [_glibc(package.url.rpartition("/")[2]) for package in packages if package.manager == "pip"]
+    known = [each for each in found if each]
+    return ".".join(map(str, max(known))) if known else None
+
+
+def _glibc(wheel: str) -> tuple[int, int] | None:
+    # A wheel may have several tags; the one for the oldest system counts.
+    tags = [(int(major), int(minor)) for major, minor in _MANYLINUX.findall(wheel)]
+    tags += [version for tag, version in _OLD_MANYLINUX.items() if f"{tag}_" in wheel]
+    return min(tags) if tags else None

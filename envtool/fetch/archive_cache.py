@@ -37,17 +37,8 @@ _BUSY = (errno.EWOULDBLOCK, errno.EACCES)
 def claim(
     path: Path, patience_s: float, is_stopped: Callable[[], bool], share: Callable[[Path], None]
 ) -> Iterator[Path | None]:
-    """Claim a growing file, or one of our own beside it.
-
-    Args:
-        path: the file that every writer would like to go on with; its directory must be there.
-
-    Yields:
-        The file that is ours, which need not be there yet; None when we were stopped.
-
-    Raises:
-        OSError: nothing can be written in the directory.
-    """
+    """Claim a growing file, whose directory is there, or one of our own beside it. Yields the file that is ours, which
+    need not be there yet; None when we were stopped. Raises OSError if nothing can be written in the directory."""
     user, process = (path.with_name(f"{path.name}.{mark}") for mark in (f"user{os.getuid()}", f"pid{os.getpid()}"))
     for candidate in (path, user, process):
         lock = _lock(candidate, patience_s, is_stopped)
@@ -68,11 +59,6 @@ def claim(
         yield None
         return
     raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
-
-
-def siblings(path: Path) -> list[Path]:
-    """The files that writers took beside a growing file."""
-    return [each for each in path.parent.glob(f"{path.name}.*") if each.suffix != ".lock"]
 
 
 def _lock(path: Path, patience_s: float, is_stopped: Callable[[], bool]) -> int | None:
@@ -169,14 +155,8 @@ class Cache:
 
     @contextmanager
     def growing(self, wanted: Wanted, patience_s: float, is_stopped: Callable[[], bool]) -> Iterator[Path | None]:
-        """Claim the file in which the content grows.
-
-        Args:
-            patience_s: how long another process that fetches the same may stand still before we fetch it ourselves.
-
-        Yields:
-            The file that is ours to write; None when we were stopped.
-        """
+        """Claim the file in which the content grows; yields it, or None when we were stopped (`patience_s`: how long
+        another process that fetches the same may stand still before we fetch it ourselves)."""
         partial = self.partial(wanted)
         with contextlib.ExitStack() as stack:
             with self.storing(wanted, None):
@@ -199,9 +179,10 @@ class Cache:
                     raise
                 return found
             sync_directory(path.parent)
-        for sibling in siblings(self.partial(wanted)):
+        for sibling in self.partial(wanted).parent.glob(f"{wanted.sha256}.*"):
             with contextlib.suppress(OSError):
-                sibling.unlink()
+                if sibling.suffix != ".lock":
+                    sibling.unlink()
         return path
 
     def share(self, path: Path) -> None:
@@ -230,10 +211,8 @@ class Cache:
     def no_space(self, wanted: Wanted, need_bytes: int | None) -> CacheError:
         """The error for a disk that is full."""
         need = "" if need_bytes is None else f"{need_bytes:,} bytes more are needed, "
-        return CacheError(
-            f"no space for {wanted.name} in the cache {self.root}: {need}{self.free_bytes():,} bytes are free",
-            _NO_SPACE_HINT,
-        )
+        message = f"no space for {wanted.name} in the cache {self.root}: {need}{self.free_bytes():,} bytes are free"
+        return CacheError(message, _NO_SPACE_HINT)
 
     def free_bytes(self) -> int:
         """How much this user can still write here."""

@@ -27,7 +27,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
 from envtool.errors import EnvtoolError
 from envtool.fetch.credentials import authorize, from_netrc, from_user, without_secrets
-from envtool.fetch.failover import RangeError, Timeouts, TransferError, seconds_to_wait
+from envtool.fetch.failover import RangeError, Timeouts, TransferError
 
 if TYPE_CHECKING:
     from urllib3 import PoolManager
@@ -88,43 +88,19 @@ def _holds(network: str, address: ipaddress.IPv4Address) -> bool:
         return False
 
 
-class _Trust(ssl.SSLContext):
-    """A context that reads its certificates when it is first used."""
-
-    bundle: str | None = None
-    is_read = False
-
-    def wrap_socket(self, *args: Any, **options: Any) -> ssl.SSLSocket:
-        self._read()
-        return super().wrap_socket(*args, **options)
-
-    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
-        self._read()
-        return super().wrap_bio(*args, **options)
-
-    def _read(self) -> None:
-        with _lock:
-            if not self.is_read:
-                import certifi
-
-                place = self.bundle or certifi.where()
-                try:
-                    self.load_verify_locations(**({"capath": place} if Path(place).is_dir() else {"cafile": place}))
-                except OSError as error:
-                    raise ssl.SSLError(f"no certificates can be read from {place}") from error
-                self.is_read = True
-
-
 def trusting(bundle: str | None) -> ssl.SSLContext:
-    """A context for connections to servers, that checks their names and certificates."""
+    """A context for connections to servers, that checks their names and certificates. Raises TransferError if the
+    certificates cannot be read."""
+    import certifi
     from urllib3.util.ssl_ import create_urllib3_context
 
-    # As strict as urllib3's own, which before version 2 compares the names itself.
-    model = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
-    context = _Trust(ssl.PROTOCOL_TLS_CLIENT)
-    for name in ("check_hostname", "minimum_version", "options", "verify_flags"):
-        setattr(context, name, getattr(model, name))
-    context.bundle = bundle
+    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
+    place = bundle or certifi.where()
+    try:
+        context.load_verify_locations(**({"capath": place} if Path(place).is_dir() else {"cafile": place}))
+    except OSError as error:
+        reason = f"TLS failed: no certificates can be read from {place}"
+        raise TransferError(reason, is_transient=False, is_down=True) from error
     return context
 
 
@@ -256,17 +232,14 @@ class Body:
 def get(
     url: str, offset: int = 0, patience: Timeouts | None = None, headers: Mapping[str, str] | None = None
 ) -> Iterator[Body]:
-    """Open a URL (http, https or file) for reading from an offset on.
+    """Open a URL (http, https or file) for reading from an offset on. Raises TransferError if the URL did not give its
+    bytes; RangeError if it gave another part of them than was asked for.
 
     Args:
         offset: the first byte that is wanted; a server that ignores it starts at 0, as `Body.offset` shows.
 
     Yields:
         The body. Reading it raises the same errors as opening it.
-
-    Raises:
-        TransferError: the URL did not give its bytes.
-        RangeError: it gave another part of them than was asked for.
     """
     if urlsplit(url).scheme == "file":
         with contextlib.ExitStack() as stack:
@@ -360,11 +333,21 @@ def _refuse_unusable(response: HTTPResponse) -> None:
         raise TransferError(
             f"HTTP {status} {response.reason}".rstrip(),
             is_transient=status in _TRANSIENT,
-            retry_after_s=seconds_to_wait(response.headers.get("Retry-After")),
+            retry_after_s=_seconds_to_wait(response.headers.get("Retry-After")),
             status=status,
         )
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise TransferError("an HTML page instead of the file", is_transient=False, status=status)
+
+
+def _seconds_to_wait(header: str | None) -> float | None:
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
+    try:
+        return float(Retry().parse_retry_after(header)) if header else None
+    except InvalidHeader:
+        return None
 
 
 def _extent(response: HTTPResponse, offset: int) -> tuple[int, int | None]:

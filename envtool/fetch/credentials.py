@@ -47,10 +47,8 @@ def expand(url: str, environ: Mapping[str, str] | None = None) -> str:
     values = os.environ if environ is None else environ
     missing = missing_variables(url, values)
     if missing:
-        raise EnvtoolError(
-            f"{strip(url)} needs the variable {', '.join(missing)}, which is not set",
-            "set it where envtool runs; its value is never written down",
-        )
+        message = f"{strip(url)} needs the variable {', '.join(missing)}, which is not set"
+        raise EnvtoolError(message, "set it where envtool runs; its value is never written down")
     if not _VARIABLE.search(url):
         return url
     parts = urlsplit(url)

@@ -51,11 +51,8 @@ class Transfer:
         return False
 
     def attempt(self, url: str, patience: Timeouts) -> None:
-        """Ask one place for what is missing.
-
-        Raises:
-            TransferError: the place did not give all of it; what it gave is kept.
-        """
+        """Ask one place for what is missing. Raises TransferError if the place did not give all of it; what it gave is
+        kept."""
         try:
             self._stream(url, patience)
         except (RangeError, _PatchworkError):
@@ -196,7 +193,9 @@ class _Run:
         """The file, if the cache has it."""
         found = self._cache.find(wanted)
         if found:
-            self._tally.found(wanted, found.stat().st_size)
+            size_bytes = found.stat().st_size
+            self._tally.expect(wanted, size_bytes)
+            self._tally.advance(size_bytes)
         return found
 
     def fetch(self, wanted: Wanted) -> Path:
@@ -258,10 +257,6 @@ class _Tally:
             if self._sizes.get(wanted) != size_bytes:
                 self._sizes[wanted] = size_bytes
                 self._show()
-
-    def found(self, wanted: Wanted, size_bytes: int) -> None:
-        self.expect(wanted, size_bytes)
-        self.advance(size_bytes)
 
     def _show(self) -> None:
         expect: Callable[[int], None] | None = getattr(self._progress, "expect", None)

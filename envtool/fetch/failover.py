@@ -9,7 +9,6 @@ Source: for the wait, M. Brooker, "Exponential Backoff and Jitter" (AWS Architec
 
 from __future__ import annotations
 
-import email.utils
 import math
 import os
 import random
@@ -62,10 +61,8 @@ def _number(name: str, default: float, *, may_be_zero: bool = False) -> float:
     is_whole_enough = name != "ENVTOOL_ATTEMPTS" or number >= 1
     if math.isfinite(number) and is_whole_enough and (number > 0 or (may_be_zero and number == 0)):
         return number
-    raise EnvtoolError(
-        f"{name} must be a {'number of 0 or more' if may_be_zero else 'positive number'}, not {text!r}",
-        f"without it, {default:g} is used",
-    )
+    message = f"{name} must be a {'number of 0 or more' if may_be_zero else 'positive number'}, not {text!r}"
+    raise EnvtoolError(message, f"without it, {default:g} is used")
 
 
 class TransferError(NetworkError):
@@ -88,19 +85,6 @@ class TransferError(NetworkError):
 
 class RangeError(TransferError):
     """A URL that does not go on where it was asked to; from the beginning it may well work."""
-
-
-def seconds_to_wait(header: str | None) -> float | None:
-    """What a Retry-After header asks for, in seconds; it is a number or a date (RFC 9110 section 10.2.3)."""
-    if not header:
-        return None
-    if header.strip().isdigit():
-        return float(header)
-    try:
-        moment = email.utils.parsedate_to_datetime(header)
-    except (TypeError, ValueError):
-        return None
-    return max(0.0, moment.timestamp() - time.time())
 
 
 @dataclass(frozen=True)
@@ -216,14 +200,9 @@ def _host(url: str) -> str:
 def ask_in_turn(
     urls: Sequence[str], ask: Asking, wait: Callable[[float], None], hosts: HostHealth, patience: Timeouts
 ) -> tuple[Place, ...]:
-    """Ask places until one has given what is wanted, or none is left.
-
-    Args:
-        ask: gets a URL, and whether another one is left; returns None once the place has given what is wanted.
-
-    Returns:
-        The places with why each has failed; none when one has not.
-    """
+    """Ask places until one has given what is wanted, or none is left; returns the places with why each has failed, none
+    when one has not. `ask` gets a URL, and whether another one is left; it returns None once the place has given what
+    is wanted."""
     places = tuple(Place(url) for url in urls)
     while True:
         places = hosts.inform(places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from envtool import console
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 from envtool.solve import conda_solver
 
@@ -95,10 +96,7 @@ def as_table(differences: Sequence[Difference], platforms: Sequence[str]) -> str
         name = f"{each.name} (pip)" if each.manager == "pip" else each.name
         change = " → ".join(text for text in (each.before, each.after) if text)
         rows.append((each.kind, name, change, where(each, platforms)))
-    widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]).rstrip() for row in rows
-    )
+    return "\n".join(console.table(rows))
 
 
 def where(difference: Difference, platforms: Sequence[str]) -> str:

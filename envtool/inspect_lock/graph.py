@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile
@@ -81,23 +81,15 @@ def graph(lockfile: Lockfile, platform: str, categories: Sequence[str]) -> Graph
             if target in packages:
                 found.append(Edge(target, "" if constraint == "*" else constraint))
         edges[key] = tuple(found)
-    return Graph(packages, edges, dict(_requested(lockfile, platform, packages, edges, by_distribution)))
-
-
-def _requested(
-    lockfile: Lockfile,
-    platform: str,
-    packages: Mapping[Key, LockedPackage],
-    edges: Mapping[Key, Sequence[Edge]],
-    by_distribution: Mapping[str, Key],
-) -> Iterator[tuple[Key, str]]:
     recorded = lockfile.custom_metadata.get(INPUTS_KEY)
     rows = json.loads(recorded)["platforms"].get(platform, []) if recorded else []
+    requested = {}
     for kind, name, value, _ in rows:
-        key = ("conda", name) if kind == "dependency" else by_distribution.get(distribution_names(name)[0])
-        if kind in ("dependency", "pip dependency") and key is not None and key in packages:
-            yield key, str(value)
+        asked = ("conda", str(name)) if kind == "dependency" else by_distribution.get(distribution_names(name)[0])
+        if kind in ("dependency", "pip dependency") and asked is not None and asked in packages:
+            requested[asked] = str(value)
     if not recorded:
         # A lock of another tool does not say what was asked for: whatever nothing else needs was.
         needed = {edge.target for found in edges.values() for edge in found}
-        yield from ((key, key[1]) for key in packages if key not in needed)
+        requested = {key: key[1] for key in packages if key not in needed}
+    return Graph(packages, edges, requested)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from envtool import subprocesses
@@ -37,7 +38,7 @@ def merge(base: Lockfile, ours: Lockfile, theirs: Lockfile, request: LockRequest
         if chosen is not None:
             merged[key] = chosen
     packages = tuple(merged.values())
-    issues += list(dict.fromkeys(_misfits(packages, request))) if not issues else []
+    issues += list(dict.fromkeys(_misfits(replace(ours, packages=packages), request))) if not issues else []
     if issues:
         raise LockfileError(str(request.lockfile_path), issues)
     return described(request, packages)
@@ -47,9 +48,9 @@ def _shown(package: LockedPackage | None) -> str:
     return f"{package.version} {package.build_string or ''}".strip() if package else "removed"
 
 
-def _misfits(packages: tuple[LockedPackage, ...], request: LockRequest) -> Iterator[Issue]:
+def _misfits(lockfile: Lockfile, request: LockRequest) -> Iterator[Issue]:
     for platform in request.spec.platforms:
-        here = {(each.manager, each.name): each for each in packages if each.platform == platform.platform}
+        here = lockfile.of(platform.platform)
         for line in platform.conda:
             if ("conda", package_name(line.text)) not in here:
                 yield Issue(line.place, f"{line.text} is in neither lock")
@@ -65,15 +66,9 @@ def _misfits(packages: tuple[LockedPackage, ...], request: LockRequest) -> Itera
 
 
 def merged(base: Path, ours: Path, theirs: Path, path: str) -> Lockfile:
-    """The merged lock.
-
-    Args:
-        base: the file with the lock that both sides were made from, as git's `%O`.
-        path: the path of the lock in the repository, whose root is the working directory.
-
-    Raises:
-        EnvtoolError: A lock or its sources cannot be downloaded, or they cannot be merged.
-    """
+    """The merged lock; `base` is the one that both sides were made from, as git's `%O`, `path` that of the lock in the
+    repository, whose root is the working directory. Raises EnvtoolError if a lock or its sources cannot be read, or
+    they cannot be merged."""
     files = (base, ours, theirs)
     before, one, other = (read_lockfile(each) for each in files)
     commits = [_commit_of(each, path) for each in files]

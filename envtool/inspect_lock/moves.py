@@ -31,6 +31,7 @@ from envtool.spec.environment import Dependency, PlatformSpec, package_name
 from envtool.spec.version_policy import VersionPolicy
 
 Key = tuple[str, str]
+Packages = Mapping[Key, LockedPackage]
 
 
 @dataclass(frozen=True)
@@ -54,30 +55,20 @@ def moves(
     for each in diff.compare(old, new, diff.compare_versions):
         if each.before and each.after:
             spec = platforms[each.platforms[0]]
-            reasons = Reasons(_packages(old, spec), _packages(new, spec), spec, named)
+            reasons = Reasons(old.of(spec.platform), new.of(spec.platform), spec, named)
             reason = reasons.of(each.manager, each.name) or _last_reason(reasons, each, request, repodata)
             found.append(Move(each, reason))
     return found
 
 
-def _packages(lockfile: Lockfile, platform: PlatformSpec) -> dict[Key, LockedPackage]:
-    return {(each.manager, each.name): each for each in lockfile.packages if each.platform == platform.platform}
-
-
+@dataclass(frozen=True)
 class Reasons:
     """Why packages of one set cannot be in another, as far as the sets and the sources tell by themselves."""
 
-    def __init__(
-        self,
-        before: Mapping[Key, LockedPackage],
-        after: Mapping[Key, LockedPackage],
-        platform: PlatformSpec,
-        named: Sequence[str] = (),
-    ) -> None:
-        self.platform = platform
-        self.named = set(named)
-        self.before = before
-        self.after = after
+    before: Packages
+    after: Packages
+    platform: PlatformSpec
+    named: Sequence[str] = ()
 
     def of(self, manager: str, name: str) -> str | None:
         """The first reason that holds, the user's own words before all others."""
@@ -146,7 +137,7 @@ def why_not(
     """Ask for one more line: what holds it back, or None and what would move. Raises EnvtoolError if the text names no
     package; SpecError if it is not a valid match spec."""
     name = package_of(text)
-    here = {(each.manager, each.name) for each in old.packages if each.platform == platform}
+    here = old.of(platform)
     is_wheel = ("conda", name) not in here and ("pip", pip_requirements.name_of(name)) in here
     (spec,) = (each for each in request.spec.platforms if each.platform == platform)
     if is_wheel:
@@ -182,17 +173,16 @@ def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Source
     """The packages of one platform that have a newer version: those of one's own lines first, then by name. Raises
     SolveError if the lines cannot be satisfied, or the records cannot be downloaded."""
     (spec,) = (each for each in with_virtual_packages(request.spec).platforms if each.platform == platform)
-    here = {(each.manager, each.name): each for each in old.packages if each.platform == platform}
+    here = old.of(platform)
     one = replace(request.spec, platforms=tuple(each for each in request.spec.platforms if each.platform == platform))
     fresh = lock(replace(request, spec=one), sources)
-    chosen = {(each.manager, each.name): each for each in fresh.packages}
+    chosen = fresh.of(platform)
     newest = _newest_archives(here, request, platform, sources)
     newest.update(_newest_wheels(here, request, spec, chosen, sources))
     reasons = Reasons(newest, chosen, spec)
-    own = _own(spec)
-    otherwise = (
-        "exclude-newer, or what else is asked for" if request.policy() != VersionPolicy() else "what else is asked for"
-    )
+    own = {("conda", package_name(each.text)) for each in spec.conda}
+    own |= {("pip", pip_requirements.name_of(each.text)) for each in spec.pip}
+    otherwise = ("" if request.policy() == VersionPolicy() else "exclude-newer, or ") + "what else is asked for"
     found = []
     for key, package in sorted(here.items(), key=lambda item: (item[0] not in own, item[0][1])):
         best, fitting = newest.get(key, package), chosen.get(key)
@@ -204,15 +194,8 @@ def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Source
     return found
 
 
-def _own(spec: PlatformSpec) -> set[tuple[str, str | None]]:
-    return {
-        *(("conda", package_name(each.text)) for each in spec.conda),
-        *(("pip", pip_requirements.name_of(each.text)) for each in spec.pip),
-    }
-
-
 def _newest_archives(
-    packages: Mapping[Key, LockedPackage], request: LockRequest, platform: str, sources: Sources
+    packages: Packages, request: LockRequest, platform: str, sources: Sources
 ) -> dict[Key, LockedPackage]:
     names = sorted({name for manager, name in packages if manager == "conda"})
     channels = [credentials.strip(each).rstrip("/") + "/" for each in channels_of(request.spec)]
@@ -230,11 +213,7 @@ def _newest_archives(
 
 
 def _newest_wheels(
-    packages: Mapping[Key, LockedPackage],
-    request: LockRequest,
-    spec: PlatformSpec,
-    fresh: Mapping[Key, LockedPackage],
-    sources: Sources,
+    packages: Packages, request: LockRequest, spec: PlatformSpec, fresh: Packages, sources: Sources
 ) -> dict[Key, LockedPackage]:
     by_url = {pip_requirements.name_of(each.text) for each in spec.pip if pip_requirements.url_of(each.text)}
     names = sorted(each.name for key, each in packages.items() if key[0] == "pip" and each.name not in by_url)

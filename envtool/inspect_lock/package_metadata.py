@@ -11,10 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from envtool import paths
-from envtool.errors import EnvtoolError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.conda_lock_v1 import LockedPackage
-from envtool.mirrors import mirrors
 from envtool.pypi.distributions import metadata_at
 from envtool.wheels.license import known_license, license_of
 
@@ -29,38 +27,22 @@ class PackageMetadata:
 
 def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[str, PackageMetadata]:
     """What is known of packages, by URL."""
-    found = _from_repodata([each for each in packages if each.manager == "conda"], is_offline)
+    from envtool.solve.conda_solver import records_of
+
+    conda = {each.url: each for each in packages if each.manager == "conda"}
+    records = (each for each in records_of(conda.values(), is_offline=is_offline) if each.url in conda)
+    found = {each.url: PackageMetadata(each.size_bytes, known_license(each.license)) for each in records}
     cache = Cache(paths.cache())
     for each in packages:
         path = cached_file(each, cache)
         if each.manager == "pip":
-            found[each.url] = PackageMetadata(
-                path.stat().st_size if path else None, _wheel_license(each, path, is_offline)
-            )
+            text = _metadata_in(path) if path else None
+            text = metadata_at(each.url) if text is None and not is_offline else text
+            found[each.url] = PackageMetadata(path.stat().st_size if path else None, license_of(text) if text else None)
         elif path and each.url not in found:
             found[each.url] = PackageMetadata(path.stat().st_size)
         if each.size_bytes is not None:  # the lock has it, whatever this machine has seen
             found[each.url] = replace(found.get(each.url, PackageMetadata()), size_bytes=each.size_bytes)
-    return found
-
-
-def _from_repodata(packages: Sequence[LockedPackage], is_offline: bool) -> dict[str, PackageMetadata]:
-    from envtool.solve.conda_solver import Repodata
-
-    urls = {each.url for each in packages}
-    by_channel: dict[tuple[str, str], list[str]] = {}
-    for each in packages:
-        channel = each.url.rsplit("/", 2)[0]
-        by_channel.setdefault((channel, each.platform), []).append(each.name)
-    repodata = Repodata(paths.repodata_cache(), mirrors.configured(), is_offline=is_offline)
-    found = {}
-    for (channel, platform), names in by_channel.items():
-        try:
-            records = repodata.find([channel], platform, sorted(set(names)))
-        except EnvtoolError:
-            continue  # its records were never fetched here
-        wanted = (each for each in records if each.url in urls)
-        found.update({each.url: PackageMetadata(each.size_bytes, known_license(each.license)) for each in wanted})
     return found
 
 
@@ -70,13 +52,6 @@ def cached_file(package: LockedPackage, cache: Cache) -> Path | None:
         return None
     path = cache.path(Wanted(package.file_name, package.sha256, ()))
     return path if path.is_file() else None
-
-
-def _wheel_license(package: LockedPackage, path: Path | None, is_offline: bool) -> str | None:
-    text = _metadata_in(path) if path else None
-    if text is None and not is_offline:
-        text = metadata_at(package.url)
-    return license_of(text) if text else None
 
 
 def _metadata_in(path: Path) -> str | None:

@@ -50,7 +50,11 @@ def read_lockfile(path: Path) -> Lockfile:
 
 def parse_lockfile(name: str, text: str) -> Lockfile:
     """Parse the content of a conda-lock.yml; the errors are those of `read_lockfile`."""
-    _refuse_conflict(name, text)
+    conflict = re.search(r"^<<<<<<< ", text, re.MULTILINE)
+    if conflict:
+        line = text.count("\n", 0, conflict.start()) + 1
+        issue = Issue(f"{name}:{line}", "an unresolved merge conflict starts here")
+        raise LockfileError(name, [issue], "settle the sources, take either side of the lock, and run envtool lock")
     document = YamlDocument(name, text)
     top = document.mapping(document.root, "the file")
     version = top.get("version")
@@ -68,14 +72,6 @@ def parse_lockfile(name: str, text: str) -> Lockfile:
     return lockfile
 
 
-def _refuse_conflict(name: str, text: str) -> None:
-    conflict = re.search(r"^<<<<<<< ", text, re.MULTILINE)
-    if conflict:
-        line = text.count("\n", 0, conflict.start()) + 1
-        issue = Issue(f"{name}:{line}", "an unresolved merge conflict starts here")
-        raise LockfileError(name, [issue], "settle the sources, take either side of the lock, and run envtool lock")
-
-
 def write_lockfile(path: Path, lockfile: Lockfile) -> None:
     """Write a lock; an interrupted write leaves the old file. Raises OSError if the file cannot be written."""
     write_atomically(path, format_lockfile(lockfile))
@@ -83,7 +79,14 @@ def write_lockfile(path: Path, lockfile: Lockfile) -> None:
 
 def format_lockfile(lockfile: Lockfile) -> str:
     """The text of a lock: equal values give equal bytes."""
-    custom_metadata = {**lockfile.custom_metadata, **_sizes(lockfile), **_builds(lockfile)}
+    custom_metadata = dict(lockfile.custom_metadata)
+    # The format has no place for sizes, and none for how wheels were built.
+    sizes = {_size_key(each.sha256): each.size_bytes for each in lockfile.packages if each.sha256 and each.size_bytes}
+    if sizes:
+        custom_metadata[SIZES_KEY] = json.dumps(sizes, sort_keys=True, separators=(",", ":"))
+    builds = {each.url: each.built for each in lockfile.packages if each.built}
+    if builds:
+        custom_metadata[BUILDS_KEY] = model.serialize_builds(builds)
     metadata = {
         "content_hash": dict(lockfile.content_hash),
         "channels": [{"url": url, "used_env_vars": sorted(variables_of(url))} for url in lockfile.channels],
@@ -93,18 +96,6 @@ def format_lockfile(lockfile: Lockfile) -> str:
     }
     packages = [_package_dict(each) for each in sorted(lockfile.packages, key=lambda package: package.sort_key)]
     return _HEADER + dump({"version": 1, "metadata": metadata, "package": packages})
-
-
-def _sizes(lockfile: Lockfile) -> dict[str, str]:
-    """The sizes as custom metadata, since the format has no place for them."""
-    sizes = {_size_key(each.sha256): each.size_bytes for each in lockfile.packages if each.sha256 and each.size_bytes}
-    return {SIZES_KEY: json.dumps(sizes, sort_keys=True, separators=(",", ":"))} if sizes else {}
-
-
-def _builds(lockfile: Lockfile) -> dict[str, str]:
-    """How wheels were built as custom metadata, by the commit's URL."""
-    builds = {each.url: each.built for each in lockfile.packages if each.built}
-    return {BUILDS_KEY: model.serialize_builds(builds)} if builds else {}
 
 
 def _size_key(sha256: str) -> str:

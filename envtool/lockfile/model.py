@@ -72,8 +72,15 @@ def parse_repository(text: str) -> Repository:
     parts = urlsplit(text[len(_PREFIX) :])
     if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
         raise ValueError(f"expected git+ and {', '.join(_SCHEMES[:-1])} or {_SCHEMES[-1]}, found {text!r}")
-    _refuse_literal_credentials(text, parts.scheme)
-    _refuse_scp_form(parts.netloc)
+    # The user of ssh is part of the address (git@host), and that of a token is often a fixed word; neither is a secret.
+    user, colon, password = parts.netloc.rpartition("@")[0].partition(":")
+    if user and (parts.scheme != "ssh" or colon) and not _VARIABLES.fullmatch(password if colon else user):
+        stripped = credentials.strip(text[len(_PREFIX) :])
+        raise ValueError(f"credentials in {stripped}; write variables: git+https://${{TOKEN}}@host/")
+    host, colon, port = parts.netloc.rpartition("@")[2].partition(":")
+    if colon and port and not port.isdigit() and not host.startswith("["):
+        form = f"{parts.netloc.rpartition(':')[0]}/{port}/…, with a slash after the host"
+        raise ValueError(f"{port!r} is not a port; write {form}")
     path, at, revision = parts.path.rpartition("@")
     path, revision = (path, revision) if at else (parts.path, "")
     options = parse_qs(parts.fragment)
@@ -87,23 +94,6 @@ def parse_repository(text: str) -> Repository:
         raise ValueError(f"{revision!r} is not a branch, tag or commit")
     url = urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
     return Repository(url, unquote(revision) or None, subdirectory)
-
-
-def _refuse_literal_credentials(text: str, scheme: str) -> None:
-    # The user of ssh is part of the address (git@host), and that of a token is often a fixed word; neither is a secret.
-    user, colon, password = urlsplit(text[len(_PREFIX) :]).netloc.rpartition("@")[0].partition(":")
-    is_named = scheme == "ssh" and not colon
-    if user and not is_named and not _VARIABLES.fullmatch(password if colon else user):
-        stripped = credentials.strip(text[len(_PREFIX) :])
-        raise ValueError(f"credentials in {stripped}; write variables: git+https://${{TOKEN}}@host/")
-
-
-def _refuse_scp_form(netloc: str) -> None:
-    host, colon, port = netloc.rpartition("@")[2].partition(":")
-    if colon and port and not port.isdigit() and not host.startswith("["):
-        raise ValueError(
-            f"{port!r} is not a port; write {netloc.rpartition(':')[0]}/{port}/…, with a slash after the host"
-        )
 
 
 @dataclass(frozen=True)
@@ -136,13 +126,10 @@ def parse_builds(text: str) -> dict[str, SourceBuild]:
     """The builds in a lock's custom_metadata; what somebody spoilt is left out, and its package cannot be made."""
     try:
         found: dict[str, Any] = json.loads(text)
-        return {key: _build(each) for key, each in found.items()}
+        tools = {key: tuple(Tool(**tool) for tool in each.get("tools", ())) for key, each in found.items()}
+        return {key: SourceBuild(**{**each, "tools": tools[key]}) for key, each in found.items()}
     except (ValueError, TypeError, AttributeError):
         return {}
-
-
-def _build(fields: Mapping[str, Any]) -> SourceBuild:
-    return SourceBuild(**{**fields, "tools": tuple(Tool(**each) for each in fields.get("tools", ()))})
 
 
 VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -184,7 +171,7 @@ class LockedPackage:
         """The name of the archive or wheel, the last part of its URL."""
         if self.built:
             return self.built.wheel
-        return unquote(self.url.partition("#")[0].rpartition("/")[2])
+        return file_name_of(self.url)
 
     @property
     def build_string(self) -> str | None:
@@ -214,9 +201,17 @@ class Lockfile:
         """The packages of one platform and some categories."""
         return tuple(each for each in self.packages if each.platform == platform and each.category in categories)
 
+    def of(self, platform: str) -> dict[tuple[str, str], LockedPackage]:
+        """The packages of one platform by manager and name."""
+        return {(each.manager, each.name): each for each in self.packages if each.platform == platform}
+
+
+def file_name_of(url: str) -> str:
+    """The name of the file at a URL, its last part."""
+    return unquote(url.partition("#")[0].rpartition("/")[2])
+
 
 def file_parts(url: str) -> tuple[str, str, str]:
     """Name, version and build of the archive at a URL."""
-    stem = re.sub(r"\.(conda|tar\.bz2)$", "", unquote(url.rpartition("/")[2]))
-    name, version, build = stem.rsplit("-", 2)
+    name, version, build = re.sub(r"\.(conda|tar\.bz2)$", "", file_name_of(url)).rsplit("-", 2)
     return name.lower(), version, build

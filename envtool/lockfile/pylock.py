@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from envtool.errors import SolveError
 from envtool.lockfile import model
-from envtool.lockfile.model import Repository, SourceBuild
+from envtool.lockfile.model import Repository, SourceBuild, file_name_of
 
 if TYPE_CHECKING:
     from envtool.pypi.resolve import Pins
@@ -43,15 +43,13 @@ def parse_pylock(
     is_pure: bool = False,
     pins: Pins | None = None,
 ) -> list[Wheel]:
-    """The wheels of a pylock.toml that uv resolved for one target, sorted by name.
+    """The wheels of a pylock.toml that uv resolved for one target, sorted by name. Raises SolveError if a package is
+    not a wheel, has no sha256, or none of its wheels is a pinned one.
 
     Args:
         built: wheels by name that uv was given as files.
         kept: the sha256 of files that are taken before a better one of the same version.
         is_pure: whether a wheel for every platform is wanted, and no other.
-
-    Raises:
-        SolveError: A package is not a wheel, has no sha256, or none of its wheels is a pinned one.
     """
     packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
     given = built or {}
@@ -71,8 +69,7 @@ def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -
 
 
 def _file(wheel: Wheel) -> str:
-    file_name = unquote(wheel.url.rpartition("/")[2])
-    fields = [f"name = {json.dumps(file_name)}", f"url = {json.dumps(wheel.url)}"]
+    fields = [f"name = {json.dumps(file_name_of(wheel.url))}", f"url = {json.dumps(wheel.url)}"]
     if wheel.size_bytes is not None:
         fields.append(f"size = {wheel.size_bytes}")
     return f"wheels = [{{ {', '.join(fields)}, hashes = {{ sha256 = {json.dumps(wheel.sha256)} }} }}]"
@@ -104,7 +101,7 @@ def _wheel(package: Mapping[str, Any], kept: Collection[str], *, is_pure: bool, 
         raise _not_pinned(package, proven, pins)
     return Wheel(
         name=package["name"],
-        version=str(package.get("version", "")) or _name_in(source["url"]).split("-")[1],  # PEP 427, "File name"
+        version=str(package.get("version", "")) or file_name_of(source["url"]).split("-")[1],  # PEP 427, "File name"
         url=source["url"],
         sha256=source["hashes"]["sha256"],
         size_bytes=source.get("size"),
@@ -115,13 +112,9 @@ def _not_pinned(package: Mapping[str, Any], files: Sequence[Mapping[str, Any]], 
     lines = pins.of(package["name"]) if pins else []
     expected = "" if lines else "\n  expected one, since --require-hashes is among the lines of the pip section"
     expected += "".join(f"\n  expected {' or '.join(sorted(each))}" for each in lines)
-    found = "".join(f"\n  found    sha256:{each['hashes']['sha256']} ({_name_in(each['url'])})" for each in files)
+    found = "".join(f"\n  found    sha256:{each['hashes']['sha256']} ({file_name_of(each['url'])})" for each in files)
     return SolveError(
         f"{package['name']} {package.get('version', '')} has no wheel for this platform with a pinned hash:"
         f"{expected}{found}",
         "was the file replaced, or is the hash another file's? pip hash FILE tells the hash of one that you trust",
     )
-
-
-def _name_in(url: str) -> str:
-    return unquote(url.partition("#")[0].rpartition("/")[2])

@@ -30,15 +30,8 @@ def condarc_path() -> Path:
 
 
 def rewrite_condarc(text: str, mirrors: Mapping[str, str], known: Collection[str], name: str = ".condarc") -> str:
-    """The file with other mirrors.
-
-    Args:
-        mirrors: canonical channel URL to the mirror's; empty to use none.
-        known: the URLs of all presets' channels; those in the file are taken out.
-
-    Raises:
-        InvalidFileError: it is not YAML, or no mapping.
-    """
+    """The file with other mirrors, canonical channel URL to the mirror's; those in `known`, the URLs of all presets'
+    channels, are taken out. Raises InvalidFileError if it is not YAML, or no mapping."""
     document = _parse_condarc(text, name)
     _take_out_channels(document, known)
     defaults = [url for origin, url in mirrors.items() if origin.startswith(_DEFAULTS)]

@@ -88,11 +88,7 @@ class Mirrors:
 
 
 def configured() -> Mirrors:
-    """The mirrors that this machine is set up for.
-
-    Raises:
-        InvalidFileError: config.toml is malformed; every issue is in it.
-    """
+    """The mirrors that this machine is set up for. Raises InvalidFileError with every issue of config.toml."""
     by_prefix = _from_variable(os.environ.get(VARIABLE, ""))
     table = _table()
     for prefix, mirrors in table.items():
@@ -103,11 +99,8 @@ def configured() -> Mirrors:
 
 
 def used() -> tuple[str, ...]:
-    """The names of the presets that are in use, the best first, or `auto` alone; nothing when none is.
-
-    Raises:
-        InvalidFileError: config.toml is malformed; every issue is in it.
-    """
+    """The names of the presets that are in use, the best first, or `auto` alone; nothing when none is. Raises
+    InvalidFileError with every issue of config.toml."""
     names = _table().get("use", ())
     chosen = (names,) if isinstance(names, str) else tuple(names)
     return () if chosen == ("off",) else chosen
@@ -223,11 +216,8 @@ def is_wheel_store(channel: str) -> bool:
 
 
 def presets() -> dict[str, Preset]:
-    """Every preset by name: ours, then the user's, who may replace ours.
-
-    Raises:
-        InvalidFileError: config.toml is malformed; every issue is in it.
-    """
+    """Every preset by name: ours, then the user's, who may replace ours. Raises InvalidFileError with every issue of
+    config.toml."""
     found = _parse_presets(str(_BUILT_IN), tomllib.loads(_BUILT_IN.read_text(encoding="utf-8")))
     return {**found, **_parse_presets(str(config_path()), read_table("presets"))}
 

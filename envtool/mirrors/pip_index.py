@@ -116,11 +116,8 @@ _FAILURES = (
 
 
 def index_candidates(index_url: str | None, mirrors: Mirrors) -> tuple[str | None, ...]:
-    """The indexes to be asked, one after the other until one answers.
-
-    Returns:
-        URLs, the best first; None means whatever uv asks by itself.
-    """
+    """The indexes to be asked, the best first, one after the other until one answers; None means whatever uv asks by
+    itself."""
     own = index_url or index_of_machine()
     public = public_index()
     url = own or public

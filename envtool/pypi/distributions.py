@@ -15,6 +15,7 @@ name. The index is asked for that very version only where there is no archive, o
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -33,11 +34,10 @@ from envtool.artifacts.download import archive_at_hand, find_archive
 from envtool.errors import ArchiveError, EnvtoolError, SolveError
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.pylock import parse_pylock
-from envtool.mirrors import mirrors
+from envtool.mirrors import mirrors as mirrors_module
+from envtool.mirrors.mirrors import Mirrors
 
 if TYPE_CHECKING:
-    from envtool.fetch.archive_cache import Cache
-    from envtool.mirrors.mirrors import Mirrors
     from envtool.pypi.resolve import Resolution
     from envtool.solve.conda_solver import PackageRecord
 
@@ -113,7 +113,7 @@ def metadata_at(url: str) -> str | None:
     """
     from envtool.fetch import client
 
-    for each in mirrors.configured().for_url(f"{url}.metadata"):
+    for each in mirrors_module.configured().for_url(f"{url}.metadata"):
         try:
             with client.get(each) as body:
                 return b"".join(body.chunks).decode("utf-8", "replace")
@@ -182,8 +182,6 @@ def _by_name(record: PackageRecord) -> Iterator[tuple[int, str, str]]:
 
 
 def _own_distributions(record: PackageRecord, cache: Cache) -> Mapping[str, str]:
-    from envtool.errors import ArchiveError
-
     archive = archive_at_hand(record, cache)
     try:
         return distributions_in(archive) if archive else {}
@@ -232,8 +230,14 @@ def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors:
     """The lines about extras in the METADATA of a distribution that conda brings. Raises SolveError if neither archive
     nor index tells them."""
     archive = find_archive(provided.record, cache, mirrors)
-    metadata = _metadata_in_archive(archive, provided.name) if archive else None
-    metadata = metadata or _of_index(provided, resolution)
+    metadata = None
+    with contextlib.suppress(EnvtoolError):
+        metadata = metadata_in(archive, provided.name) if archive else None
+    with contextlib.suppress(EnvtoolError):
+        if not metadata:
+            requirement = f"{provided.name}=={provided.version}"
+            found = parse_pylock(resolution.pylock([requirement], ["--no-deps"]))
+            metadata = metadata_at(found[0].url) if found else None
     if metadata is None:
         raise SolveError(
             f"{provided.name} {provided.version} is brought by the conda package {provided.record.name}, "
@@ -241,19 +245,3 @@ def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors:
             "write what the extra needs into the pip section, and leave the extra out",
         )
     return extras_in(metadata)
-
-
-def _metadata_in_archive(archive: Path, name: str) -> str | None:
-    try:
-        return metadata_in(archive, name)
-    except EnvtoolError:
-        return None
-
-
-def _of_index(provided: Provided, resolution: Resolution) -> str | None:
-    requirement = f"{provided.name}=={provided.version}"
-    try:
-        found = parse_pylock(resolution.pylock([requirement], ["--no-deps"]))
-    except EnvtoolError:
-        return None
-    return metadata_at(found[0].url) if found else None

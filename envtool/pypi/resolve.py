@@ -9,30 +9,25 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from typing import Any
 
 from envtool import paths
 from envtool.errors import ProcessError, SolveError
 from envtool.fetch import credentials, failover
 from envtool.fetch.archive_cache import Cache, Wanted, update_from
+from envtool.lockfile.model import file_name_of
 from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
 from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import uv
-from envtool.pypi.distributions import Provided, stand_in
+from envtool.pypi.distributions import Provided, extras_of, stand_in
 from envtool.scratch import scratch_directory
 from envtool.spec import pip_requirements
-from envtool.spec import pip_requirements as hashes
-from envtool.spec import pip_requirements as requirements
 from envtool.spec.version_policy import VersionPolicy
-
-if TYPE_CHECKING:
-    from envtool.pypi.distributions import Provided
 
 
 class Pins:
@@ -72,7 +67,7 @@ class Pins:
         from envtool.artifacts.download import SILENT  # most lines pin nothing
         from envtool.fetch.downloader import fetch
 
-        wanted = Wanted(unquote(file["url"].rpartition("/")[2]), sha256, (file["url"],), file.get("size"))
+        wanted = Wanted(file_name_of(file["url"]), sha256, (file["url"],), file.get("size"))
         path = fetch([wanted], self._cache, SILENT)[wanted]
         for each in others:
             digest = hashlib.new(each.partition(":")[0], usedforsecurity=False)
@@ -119,8 +114,8 @@ class Resolution:
     def _compile(self, requirements: Sequence[str], options: Sequence[str], constraints: Sequence[str]) -> str:
         request, scratch = self._request, self._scratch
         target, policy = request.target, request.policy
-        _write(scratch / "requirements.in", requirements)
-        _write(scratch / "constraints.txt", constraints)
+        for name, lines in (("requirements.in", requirements), ("constraints.txt", constraints)):
+            (scratch / name).write_text("".join(f"{each}\n" for each in lines))
         argv = ["pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:", *options]
         argv += ["--python", sys.executable, "--python-version", target.python_version]
         argv += ["--python-platform", target.uv_platform, "--constraints", str(scratch / "constraints.txt")]
@@ -140,10 +135,14 @@ class Resolution:
                 [*argv, str(scratch / "requirements.in")], env={**self._indexes(), **self._variables}, cwd=scratch
             )
         except ProcessError as error:
-            raise SolveError(
-                f"{target.platform}: the pip section cannot be satisfied:\n{self._in_our_words(error.output)}",
-                _solve_hint(error, request),
-            ) from error
+            if not request.allows_default_index:
+                hint = "allow-pypi-requests is false: only the indexes that environment.yml names were asked"
+            elif "error sending request" in error.output or "dns error" in error.output:
+                hint = "the package index cannot be reached; set PIP_INDEX_URL or UV_DEFAULT_INDEX to one that can"
+            else:
+                hint = "change the versions in the pip: section of environment.yml"
+            message = f"{target.platform}: the pip section cannot be satisfied:\n{self._in_our_words(error.output)}"
+            raise SolveError(message, hint) from error
 
     def _indexes(self) -> dict[str, str]:
         request = self._request
@@ -178,20 +177,8 @@ def with_extras(text: str) -> set[str]:
     return set(re.findall(r"^([a-z0-9-]+)\[", text, re.MULTILINE))
 
 
-def _write(path: Path, lines: Sequence[str]) -> None:
-    path.write_text("".join(f"{each}\n" for each in lines))
-
-
 def _rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _solve_hint(error: ProcessError, request: WheelRequest) -> str:
-    if not request.allows_default_index:
-        return "allow-pypi-requests is false: only the indexes that environment.yml names were asked"
-    if "error sending request" in error.output or "dns error" in error.output:
-        return "the package index cannot be reached; set PIP_INDEX_URL or UV_DEFAULT_INDEX to one that can"
-    return "change the versions in the pip: section of environment.yml"
 
 
 # manylinux tags that uv knows as targets; a wheel for an older glibc runs on a newer one, never the reverse.
@@ -247,14 +234,8 @@ class WheelRequest:
 
 
 def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
-    """Choose the wheels that satisfy requirements (`mirrors`: whose URLs are replaced by the canonical ones).
-
-    Returns:
-        The wheels, sorted by name.
-
-    Raises:
-        SolveError: Nothing satisfies the requirements; uv's own words.
-    """
+    """Choose the wheels that satisfy requirements, sorted by name (`mirrors`: whose URLs are replaced by the canonical
+    ones). Raises SolveError if nothing satisfies the requirements; uv's own words."""
     is_open = request.allows_default_index or request.index_url is not None
     places = pip_index.index_candidates(request.index_url, mirrors) if is_open else (None,)
     reasons: list[str] = []
@@ -270,10 +251,8 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
             reasons.append(f"  {credentials.strip(place or 'the public index')}: {reason.splitlines()[-1].strip()}")
             if not pip_index.is_index_failure(reason):
                 break
-    raise SolveError(
-        f"{request.target.platform}: no package index has answered the pip section:\n" + "\n".join(reasons),
-        "check the network and run again; envtool mirror probe finds places that work",
-    )
+    message = f"{request.target.platform}: no package index has answered the pip section:\n" + "\n".join(reasons)
+    raise SolveError(message, "check the network and run again; envtool mirror probe finds places that work")
 
 
 def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:
@@ -283,7 +262,8 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
     with scratch_directory() as scratch:
         asked = Resolution(request, scratch, variables)
         while True:
-            known.update(_extras(wanted & request.provided.keys() - known.keys(), request, asked, mirrors))
+            for name in sorted(wanted - known.keys()):
+                known[name] = extras_of(request.provided[name], asked, Cache(paths.cache()), mirrors)
             wheels, reasons = _resolve(request, asked, lines, known)
             # Which extras are asked for on this target, by wheels among others, is seen in the answer only.
             wanted = with_extras(reasons) & request.provided.keys()
@@ -294,22 +274,13 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
     return [replace(each, url=url, needs=needs.get(each.name, ())) for each, url in zip(wheels, urls)]
 
 
-def _extras(names: Collection[str], request: WheelRequest, asked: Resolution, mirrors: Mirrors) -> dict[str, str]:
-    if not names:
-        return {}
-    from envtool.pypi.distributions import extras_of  # brings what a download needs
-
-    cache = Cache(paths.cache())
-    return {name: extras_of(request.provided[name], asked, cache, mirrors) for name in sorted(names)}
-
-
 def _resolve(
     request: WheelRequest, asked: Resolution, lines: Sequence[str], extras: Mapping[str, str]
 ) -> tuple[list[Wheel], str]:
     place = paths.cache() / "stand-ins"
     provided = sorted(request.provided.values(), key=lambda each: each.name)
     constraints = asked.bound(
-        [requirements.expanded(hashes.split_hashes(each)[0]) for each in request.constraints],
+        [pip_requirements.expanded(pip_requirements.split_hashes(each)[0]) for each in request.constraints],
         {stand_in(each, extras.get(each.name, ""), place): each for each in provided},
     )
     emitted = [part for each in provided for part in ("--no-emit-package", each.name)]
@@ -317,7 +288,7 @@ def _resolve(
     text = asked.pylock(lines, emitted, constraints, format_pylock(kept) if kept else "")
     built = {name: wheel for name, (wheel, _) in request.built.items()}
     same = {each.sha256 for each in kept}
-    pinned = ((requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
+    pinned = ((pip_requirements.name_of(each) or "", each) for each in (*request.requirements, *request.constraints))
     pins = Pins(pinned, Cache(paths.cache()), is_required=request.requires_hashes)
     wheels = parse_pylock(text, built, kept=same, is_pure=request.is_pure, pins=pins)
     # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
@@ -326,7 +297,7 @@ def _resolve(
 
 
 def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:
-    found = built.get(requirements.name_of(requirement) or "")
+    found = built.get(pip_requirements.name_of(requirement) or "")
     if found:
-        return requirements.with_url(requirement, found[1].as_uri())
-    return requirements.expanded(hashes.split_hashes(requirement)[0])
+        return pip_requirements.with_url(requirement, found[1].as_uri())
+    return pip_requirements.expanded(pip_requirements.split_hashes(requirement)[0])

@@ -18,8 +18,11 @@ _finding = threading.Lock()  # it asks sysconfig, which until Python 3.12 shows 
 def run(arguments: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
     """Run uv and return what it printed (`env`: more variables; an empty value takes one away). Raises ProcessError if
     it ended with an error."""
+    # Otherwise uv may take the environment that envtool runs in, or download an interpreter, for the target.
+    ours = {"VIRTUAL_ENV": "", "CONDA_PREFIX": "", "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
     try:
-        return subprocesses.run([_binary(), *arguments], env={**_environment(), **(env or {})}, cwd=cwd)
+        variables = {**pip_index.uv_environment(), **ours, **(env or {})}
+        return subprocesses.run([_binary(), *arguments], env=variables, cwd=cwd)
     except ProcessError as error:  # it shows the URLs of its variables as they are
         output = without_secrets(masked(error.output))
         raise ProcessError(error.program, error.returncode, output, error.hint) from None
@@ -35,26 +38,12 @@ def _binary() -> str:
         raise ProcessError("uv", 127, str(error).strip(), "pip install --force-reinstall uv puts it there") from error
 
 
-def _environment() -> dict[str, str]:
-    # Otherwise uv may take the environment that envtool runs in, or download an interpreter, for the target.
-    return {
-        **pip_index.uv_environment(),
-        "VIRTUAL_ENV": "",
-        "CONDA_PREFIX": "",
-        "UV_PYTHON_DOWNLOADS": "never",
-        "NO_COLOR": "1",
-    }
-
-
 def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path, cache_dir: Path) -> None:
-    """Install proven wheels into a prefix, and nothing else.
+    """Install proven wheels into a prefix, and nothing else. Raises ProcessError if uv refused.
 
     Args:
         hashes: `name==version` to its sha256, which uv checks once more.
         cache_dir: an empty directory on the file system of the prefix, where uv unpacks the wheels.
-
-    Raises:
-        ProcessError: uv refused.
     """
     with scratch_directory() as scratch:
         # A directory of links, not file:// requirements: those would leave a direct_url.json with a path of this

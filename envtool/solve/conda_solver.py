@@ -11,16 +11,19 @@ down.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from envtool.errors import SolveError, UnsatisfiableError
+from envtool import paths
+from envtool.errors import EnvtoolError, SolveError, UnsatisfiableError
 from envtool.fetch import credentials
-from envtool.lockfile.model import file_parts
+from envtool.lockfile.model import LockedPackage, file_parts
+from envtool.mirrors import mirrors as mirrors_module
 from envtool.mirrors.mirrors import Mirrors
 from envtool.spec.environment_yml import package_name
 from envtool.spec.version_policy import VersionPolicy
@@ -114,12 +117,8 @@ class Repodata:
         _latest[:] = [self._gateway]
 
     def solve(self, requests: Sequence[SolveRequest]) -> list[list[PackageRecord] | SolveError]:
-        """Choose the packages of every request, all at once.
-
-        Returns:
-            For each request its packages, sorted by name, or why there are none: an `UnsatisfiableError` with the
-            solver's own words, or another `SolveError`.
-        """
+        """Choose the packages of every request, all at once: for each its packages, sorted by name, or why there are
+        none, as an `UnsatisfiableError` with the solver's own words or another `SolveError`."""
 
         async def solve_all() -> Sequence[Any]:
             answers: Sequence[Any] = await asyncio.gather(*map(self._solve, requests), return_exceptions=True)
@@ -167,7 +166,9 @@ class Repodata:
             return self._no_records(request.platform, answer)
         if isinstance(answer, BaseException):
             raise answer
-        found = (replace(_record(each), purls=_purls(each)) for each in answer)
+        # py-rattler gives the purls in no other way.
+        texts = ((each, text if '"purls"' in (text := each.to_json()) else "{}") for each in answer)
+        found = (replace(_record(each), purls=tuple(json.loads(text).get("purls") or ())) for each, text in texts)
         return sorted(found, key=lambda record: record.name)
 
     def _no_records(self, platform: str, error: Exception) -> SolveError:
@@ -206,7 +207,13 @@ class Repodata:
         policy = request.policy
         sources: list[Any] = list(request.channels)
         if policy.has_exceptions:
-            sources = [await self._aged(each, request) for each in request.channels]
+            sources = [
+                AgedChannel(self._gateway, channel, {
+                    each: [one.normalized for one in await self._gateway.names([channel], [each])]
+                    for each in (request.platform, "noarch")
+                }, policy)
+                for channel in request.channels
+            ]  # fmt: skip
             kept = [each for each in kept if not is_too_young(each, policy)]
         records: list[Any] = await rattler.solve(
             sources=sources,
@@ -220,14 +227,6 @@ class Repodata:
             strategy=policy.strategy,
         )
         return records
-
-    async def _aged(self, channel: str, request: SolveRequest) -> AgedChannel:
-        names = {each: await self._names(channel, each) for each in (request.platform, "noarch")}
-        return AgedChannel(self._gateway, channel, names, request.policy)
-
-    async def _names(self, channel: str, platform: str) -> list[str]:
-        found = await self._gateway.names([channel], [platform])
-        return [each.normalized for each in found]
 
 
 def compare_versions(first: str, second: str) -> int:
@@ -282,6 +281,12 @@ def _record(record: Any) -> PackageRecord:
     )  # fmt: skip
 
 
-def _purls(record: Any) -> tuple[str, ...]:
-    text = record.to_json()  # py-rattler gives them in no other way
-    return tuple(json.loads(text).get("purls") or ()) if '"purls"' in text else ()
+def records_of(packages: Iterable[LockedPackage], *, is_offline: bool) -> Iterator[PackageRecord]:
+    """What the channels of locked packages have under the packages' names; nothing of channels that give no answer."""
+    by_place: dict[tuple[str, str], set[str]] = {}
+    for each in packages:
+        by_place.setdefault((each.url.rsplit("/", 2)[0], each.platform), set()).add(each.name)
+    repodata = Repodata(paths.repodata_cache(), mirrors_module.configured(), is_offline=is_offline)
+    for (channel, platform), names in by_place.items():
+        with contextlib.suppress(EnvtoolError):
+            yield from repodata.find([channel], platform, sorted(names))

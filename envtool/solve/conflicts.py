@@ -47,19 +47,20 @@ class Explanation:
         if self.exclude_newer:
             lines.append(f"the cause is the cut-off: without exclude-newer {self.exclude_newer} it could be satisfied")
         single = [each for conflict in self.conflicts if len(conflict) == 1 for each in conflict]
-        alone = [*(f"{_shown(each)} ({_why_unknown(each, newest)})" for each, newest in self.unknown)]
-        alone += [_shown(each) for each in single]
-        together = [conflict for conflict in self.conflicts if len(conflict) > 1]
+        alone = []
+        for line, newest in self.unknown:
+            why = f"such a version or build; the newest is {package_name(line.text)} {newest}"
+            alone.append(f"{_shown(line)} (no channel has {why if newest else 'a package of this name'})")
+        alone += map(_shown, single)
         if alone:
             what = "this line" if len(alone) == 1 else f"each of these {len(alone)} lines"
             lines += [f"{what} cannot be satisfied:", *alone]
-        for conflict in together:
+        for conflict in (each for each in self.conflicts if len(each) > 1):
             lines.append(f"these {len(conflict)} lines cannot be satisfied together:")
             lines += map(_shown, conflict)
         if self.is_cut_short:
-            lines.append(
-                f"the search ended after {_BUDGET_S:.0f} s: some of these lines may be innocent, others missing"
-            )
+            over = f"the search ended after {_BUDGET_S:.0f} s"
+            lines.append(f"{over}: some of these lines may be innocent, others missing")
         return "\n".join(lines)
 
     @property
@@ -79,12 +80,6 @@ def _shown(line: Dependency) -> str:
     return f"  {line.place}: {line.text}"
 
 
-def _why_unknown(line: Dependency, newest: str | None) -> str:
-    if newest is None:
-        return "no channel has a package of this name"
-    return f"no channel has such a version or build; the newest is {package_name(line.text)} {newest}"
-
-
 def _without_repeats(reason: str) -> list[str]:
     # The solver names each build of a package on a line of its own, and all of them read the same.
     kept: list[str] = []
@@ -96,11 +91,8 @@ def _without_repeats(reason: str) -> list[str]:
 
 @contextmanager
 def explained(request: LockRequest, sources: Sources) -> Iterator[None]:
-    """Turn the solver's refusal inside the block into an error that names the lines that are the cause.
-
-    Raises:
-        SolveError: With the explanation of every platform that cannot be satisfied.
-    """
+    """Turn the solver's refusal inside the block into a SolveError that names, for every platform, the lines that are
+    the cause."""
     try:
         yield
     except (UnsatisfiableError, SolveErrors) as error:

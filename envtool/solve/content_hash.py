@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urldefrag, urlsplit
 
-from envtool.spec import selectors
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
 
 # What nearly every Linux machine in service has; CUDA is on no machine until a template declares it.
@@ -31,14 +30,8 @@ _ARCHSPECS = {"64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le", "arm64
 
 
 def declared_virtual_packages(platform: str, declarations: Mapping[str, str]) -> dict[str, str]:
-    """The virtual packages to solve with.
-
-    Args:
-        declarations: what the specification declares for it, which wins over the defaults.
-
-    Returns:
-        Name to `version` or `version build`.
-    """
+    """The virtual packages to solve with, name to `version` or `version build`; what is declared wins over the
+    defaults."""
     return {**_DECLARED[platform.partition("-")[0]], "__archspec": archspec_of(platform), **declarations}
 
 
@@ -156,7 +149,14 @@ def _lines(spec: EnvironmentSpec, platform: PlatformSpec) -> Iterator[dict[str, 
     conda, pip = list(platform.conda), list(platform.pip)
     for path in spec.paths:
         own = [each for each in conda if _is_in(each, str(path))]
-        yield from (_conda_line(each) for each in own)
+        for each in own:
+            found = parse(each.text)
+            parts: dict[str, Any] = {
+                "version": found.version or "",
+                "build": found.build,
+                "conda_channel": found.channel,
+            }
+            yield _line(found.name, "conda", each.category, **parts)
         wheels = [each for each in pip if _is_in(each, str(path)) or path == spec.paths[-1]]
         for each in wheels:
             line = _pip_line(each)
@@ -175,12 +175,6 @@ def _is_in(dependency: Dependency, path: str) -> bool:
 def _line(name: str, manager: str, category: str, version: str = "", **found: Any) -> dict[str, Any]:
     absent: dict[str, Any] = {"build": None, "conda_channel": None, "hash": None, "extras": []}
     return {**absent, "name": name, "manager": manager, "category": category, "version": version, **found}
-
-
-def _conda_line(dependency: Dependency) -> dict[str, Any]:
-    found = parse(dependency.text)
-    parts: dict[str, Any] = {"version": found.version or "", "build": found.build, "conda_channel": found.channel}
-    return _line(found.name, "conda", dependency.category, **parts)
 
 
 def _pip_line(dependency: Dependency) -> dict[str, Any]:
@@ -286,9 +280,6 @@ def _record(subdir: str, name: str, version: str, build: str = "") -> tuple[str,
 
 def _default_virtual_packages(subdir: str) -> list[tuple[str, str]]:
     # Source: conda_lock/default-virtual-packages.yaml, and the second __osx that conda-lock adds to it.
-    archspec = [("__archspec", archspec_of(subdir))] if subdir in selectors.PLATFORMS else []
-    if subdir.startswith("linux"):
-        return [*archspec, ("__unix", "0"), ("__linux", "5.10"), ("__glibc", "2.28"), ("__cuda", "11.4")]
-    if subdir.startswith("osx"):
-        return [*archspec, ("__unix", "0"), ("__osx", "11.0"), *([("__osx", "10.15")] if subdir == "osx-64" else [])]
-    return [*archspec, ("__win", "0"), ("__cuda", "11.4")] if subdir.startswith("win") else archspec
+    system = subdir.partition("-")[0]
+    more = [("__osx", "10.15")] if subdir == "osx-64" else [("__cuda", "11.4")] if system != "osx" else []
+    return [("__archspec", archspec_of(subdir)), *_DECLARED[system].items(), *more]

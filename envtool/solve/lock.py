@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envtool import console, paths
 from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
@@ -34,9 +33,6 @@ from envtool.spec import version_policy as policy
 from envtool.spec.channel_spec import channel_urls, find_channel, parse
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec, package_name
 from envtool.spec.version_policy import VersionPolicy
-
-if TYPE_CHECKING:
-    from envtool.lockfile.pylock import Wheel
 
 
 def solve(
@@ -76,11 +72,9 @@ def _problem(spec: EnvironmentSpec, line: Dependency) -> str | None:
     if reason:
         return f"{line.text!r} is not a valid match spec: {reason}"
     if parsed.channel and _channel(spec, line.text) is None:
-        listed = ", ".join(map(credentials.strip, spec.channels))
-        shown = credentials.strip(parsed.channel)
-        return (
-            f"{package_name(line.text)} is wanted from the channel {shown}, which is not among the channels: {listed}"
-        )
+        channel, *listed = map(credentials.strip, (parsed.channel, *spec.channels))
+        wanted = f"{package_name(line.text)} is wanted from the channel {channel}"
+        return f"{wanted}, which is not among the channels: {', '.join(listed)}"
     return None
 
 
@@ -89,21 +83,9 @@ def _channel(spec: EnvironmentSpec, match_spec: str) -> str | None:
     return find_channel(parse(match_spec), name, spec.channels, spec.directory)
 
 
-def _for_solver(spec: EnvironmentSpec, match_spec: str) -> str:
-    parsed = parse(match_spec)
-    url = _channel(spec, match_spec) if parsed.channel else None
-    return parsed.in_channel(url and credentials.expand(url))
-
-
-def repodata_urls(spec: EnvironmentSpec) -> list[str]:
-    """A file of each channel and platform that has to be read, by which mirrors are chosen."""
-    return [f"{url}/{each.platform}/repodata.json" for url in channels_of(spec) for each in spec.platforms]
-
-
 def channels_of(spec: EnvironmentSpec) -> tuple[str, ...]:
     """The URLs of the channels, with the values of the variables in them."""
-    urls = (url for channel in spec.channels for url in channel_urls(channel, spec.directory))
-    return tuple(credentials.expand(url) for url in urls)
+    return tuple(credentials.expand(url) for each in spec.channels for url in channel_urls(each, spec.directory))
 
 
 def _with_fewest_moves(requests: Sequence[SolveRequest], repodata: Repodata) -> list[list[PackageRecord] | SolveError]:
@@ -142,13 +124,19 @@ def _holding(request: SolveRequest, urls: Sequence[str]) -> SolveRequest:
 def _request(
     spec: EnvironmentSpec, platform: PlatformSpec, policy: VersionPolicy, preference: Preference
 ) -> SolveRequest:
-    subdirs = ((package_name(each.text) or "", parse(each.text).subdir) for each in platform.conda)
+    match_specs, subdirs = set(), set()
+    for each in platform.conda:
+        parsed = parse(each.text)
+        url = _channel(spec, each.text) if parsed.channel else None
+        match_specs.add(parsed.in_channel(url and credentials.expand(url)))
+        if parsed.subdir:
+            subdirs.add((package_name(each.text) or "", parsed.subdir))
     return SolveRequest(
         platform=platform.platform,
         channels=channels_of(spec),
         # Sorted, so that the order of the lines never decides between two solutions that are equally good.
-        match_specs=tuple(sorted({_for_solver(spec, each.text) for each in platform.conda})),
-        subdirs=tuple(sorted({(name, subdir) for name, subdir in subdirs if subdir})),
+        match_specs=tuple(sorted(match_specs)),
+        subdirs=tuple(sorted(subdirs)),
         virtual_packages=platform.virtual_packages,
         constraints=preference.constraints,
         keep=preference.keep,
@@ -174,19 +162,16 @@ class LockRequest:
         text = self.options.get("exclude-newer") or self.spec.exclude_newer
         place = "--exclude-newer" if "exclude-newer" in self.options else f"{self.spec.paths[0]}: exclude-newer"
         moment = policy.cutoff(text, now, place) if text else None
-        return VersionPolicy(
-            self.options.get("strategy", "highest"),
-            moment,
-            {
-                name.lower(): policy.exception(each, now, f"{place}-package {name}")
-                for name, each in self.spec.exclude_newer_package.items()
-            },
-            {
-                credentials.strip(url): policy.exception(each, now, f"{place}-channel {name}")
-                for name, each in self.spec.exclude_newer_channel.items()
-                for url in channel_urls(name, self.spec.directory)
-            },
-        )
+        packages = {
+            name.lower(): policy.exception(each, now, f"{place}-package {name}")
+            for name, each in self.spec.exclude_newer_package.items()
+        }
+        channels = {
+            credentials.strip(url): policy.exception(each, now, f"{place}-channel {name}")
+            for name, each in self.spec.exclude_newer_channel.items()
+            for url in channel_urls(name, self.spec.directory)
+        }
+        return VersionPolicy(self.options.get("strategy", "highest"), moment, packages, channels)
 
 
 def lock(request: LockRequest, sources: Sources) -> Lockfile:
@@ -194,12 +179,8 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
     line of the sources cannot be used; SolveError if a platform cannot be satisfied."""
     complete = with_virtual_packages(request.spec)
     solutions = solve(complete, sources, request.policy(), request.preferences)
-    packages = [
-        package
-        for platform, solution in zip(complete.platforms, solutions)
-        for package in locked_packages(platform, solution)
-    ]
-    return described(request, packages)
+    pairs = zip(complete.platforms, solutions)
+    return described(request, [package for pair in pairs for package in locked_packages(*pair)])
 
 
 def described(request: LockRequest, packages: Sequence[LockedPackage]) -> Lockfile:
@@ -236,7 +217,14 @@ def locked_packages(spec: PlatformSpec, solution: Solution) -> list[LockedPackag
     found = categories(spec, solution)
     edges = dependency_edges(solution)
     packages = [from_record(record, solution.platform) for record in solution.records]
-    packages += [_from_wheel(wheel, solution.platform, edges["pip", wheel.name]) for wheel in solution.wheels]
+    packages += [
+        LockedPackage(
+            manager="pip", name=wheel.name, version=wheel.version, platform=solution.platform, url=wheel.url,
+            sha256=wheel.sha256, dependencies={name: "*" for _, name in edges["pip", wheel.name]},
+            size_bytes=wheel.size_bytes, built=wheel.built,
+        )
+        for wheel in solution.wheels
+    ]  # fmt: skip
     return [replace(each, category=name) for each in packages for name in found[each.manager, each.name]]
 
 
@@ -287,22 +275,14 @@ def _dependencies(depends: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _from_wheel(wheel: Wheel, platform: str, needs: Sequence[tuple[str, str]]) -> LockedPackage:
-    return LockedPackage(
-        manager="pip", name=wheel.name, version=wheel.version, platform=platform, url=wheel.url, sha256=wheel.sha256,
-        dependencies={name: "*" for _, name in needs}, size_bytes=wheel.size_bytes, built=wheel.built,
-    )  # fmt: skip
-
-
 def refusing(platform: PlatformSpec, package: LockedPackage) -> list[Dependency]:
     """The lines that ask for another version or build of a package than the locked one."""
     if package.manager == "conda":
-        return [
-            each for each in platform.conda if package_name(each.text) == package.name and not fits(each.text, package)
-        ]
+        named = [each for each in platform.conda if package_name(each.text) == package.name]
+        return [each for each in named if not fits(each.text, package)]
     lines = (*platform.pip, *platform.pip_constraints)
-    own = [each for each in lines if pip_requirements.name_of(each.text) == package.name]
-    return [each for each in own if not pip_requirements.allows(each.text, package.version)]
+    named = [each for each in lines if pip_requirements.name_of(each.text) == package.name]
+    return [each for each in named if not pip_requirements.allows(each.text, package.version)]
 
 
 def fits(match_spec: str, package: LockedPackage) -> bool:
@@ -314,5 +294,8 @@ def fits(match_spec: str, package: LockedPackage) -> bool:
 def opened_sources(request: LockRequest) -> Iterator[Sources]:
     """Where packages come from, with the display on which the progress is shown."""
     with console.ProgressDisplay() as display:
-        known = mirror_choice.for_urls(repodata_urls(request.spec), Cache(paths.cache()), display)
+        # A file of each channel and platform that has to be read, by which mirrors are chosen.
+        channels, platforms = channels_of(request.spec), request.spec.platforms
+        urls = [f"{url}/{each.platform}/repodata.json" for url in channels for each in platforms]
+        known = mirror_choice.for_urls(urls, Cache(paths.cache()), display)
         yield Sources(Repodata(paths.repodata_cache(), known), known, display)

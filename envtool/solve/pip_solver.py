@@ -14,12 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envtool import paths
 from envtool.artifacts.download import archive_at_hand, find_archive
+from envtool.console import ProgressDisplay
 from envtool.errors import SolveError
 from envtool.fetch.archive_cache import Cache, sha256_of
+from envtool.fetch.downloader import Progress
 from envtool.lockfile import model
 from envtool.lockfile.model import LockedPackage, Repository, Tool, parse_repository
 from envtool.lockfile.pylock import Wheel
@@ -33,15 +34,9 @@ from envtool.solve.conda_solver import PackageRecord
 from envtool.solve.solution import Preference, Solution, SolveErrors, Sources, hold_most
 from envtool.source_builds.wheel_builds import Checkout, rebuild, store, tool_directory
 from envtool.spec import pip_requirements
-from envtool.spec.environment import EnvironmentSpec, PlatformSpec
+from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
 from envtool.spec.pip_requirements import name_of, url_of
 from envtool.spec.version_policy import VersionPolicy
-
-if TYPE_CHECKING:
-    from envtool.console import ProgressDisplay
-    from envtool.fetch.downloader import Progress
-    from envtool.mirrors.mirrors import Mirrors
-    from envtool.spec.environment import Dependency, EnvironmentSpec
 
 # The oldest Python that envtool runs on: tools that run there run wherever a lock may be used.
 _OLDEST_PYTHON = "3.9"
@@ -81,10 +76,8 @@ class GitWheels:
                 self._built[key] = self._kept(old) if old else self._new(repository, requirement, task)
         found = self._built[key]
         if found.wheel.name != name:
-            raise SolveError(
-                f"{requirement.place}: expected {name} in {parse_repository(key).shown}, found {found.wheel.name}",
-                f"write {found.wheel.name} @ {key}",
-            )
+            message = f"{requirement.place}: expected {name} in {parse_repository(key).shown}, found {found.wheel.name}"
+            raise SolveError(message, f"write {found.wheel.name} @ {key}")
         return found
 
     def _kept(self, old: Wheel) -> BuiltWheel:
@@ -95,7 +88,11 @@ class GitWheels:
         with scratch_directory() as scratch:
             first = Checkout.of_revision(repository, scratch / "first")
             pinned = first.repository
-            self._refuse_newer(pinned, first.committed_at, requirement)
+            moment = datetime.fromtimestamp(first.committed_at, timezone.utc)
+            if self._policy.exclude_newer and moment > self._policy.exclude_newer:
+                commit = f"commit {pinned.commit} of {pinned.shown} is of {moment:%Y-%m-%d %H:%M} UTC"
+                message = f"{requirement.place}: {commit}, which exclude-newer leaves out"
+                raise SolveError(message, "write an older commit after the @, or a later date")
             tools = self._tools(first.requirements())
             place = tool_directory(tools, scratch / "tools", self._cache, self._display, self._mirrors)
             version = first.version(place)
@@ -103,23 +100,12 @@ class GitWheels:
             again = Checkout(pinned, scratch / "second" / "elsewhere").build(place, version)
             sha256 = sha256_of(made)
             if sha256 != sha256_of(again):
-                raise SolveError(
-                    f"{requirement.place}: {pinned.shown} does not build the same {made.name} twice",
-                    "build the wheel once, put it where all can get it, and write NAME @ URL",
-                )
+                message = f"{requirement.place}: {pinned.shown} does not build the same {made.name} twice"
+                raise SolveError(message, "build the wheel once, put it where all can get it, and write NAME @ URL")
             name, built = first.describe(made, tools)
             return BuiltWheel(
                 Wheel(name, built.version, str(pinned), sha256, made.stat().st_size, built=built),
                 store(made, sha256, self._cache, progress),
-            )
-
-    def _refuse_newer(self, repository: Repository, committed_at: int, requirement: Dependency) -> None:
-        moment = datetime.fromtimestamp(committed_at, timezone.utc)
-        if self._policy.exclude_newer and moment > self._policy.exclude_newer:
-            commit = f"commit {repository.commit} of {repository.shown} is of {moment:%Y-%m-%d %H:%M} UTC"
-            raise SolveError(
-                f"{requirement.place}: {commit}, which exclude-newer leaves out",
-                "write an older commit after the @, or a later date",
             )
 
     def _tools(self, asked: Sequence[str]) -> tuple[Tool, ...]:
@@ -157,7 +143,15 @@ def add_wheels(
 ) -> list[Solution]:
     """Choose the wheels of every platform, all platforms at once (`solutions`: the conda packages, in the order of the
     platforms). Raises SolveError if a platform cannot be satisfied; the reasons of all such platforms are in it."""
-    built = _build_wheels(spec, sources, policy, preferred)
+    repositories = {
+        each.text: (each, preferred.get(platform.platform, Preference()).keep_wheels)
+        for platform in spec.platforms
+        for each in platform.pip
+        if model.is_repository(pip_requirements.url_of(each.text))
+    }
+    git_wheels = GitWheels(spec, sources.mirrors, policy, sources.display)
+    made = {text: git_wheels.wheel(each, kept) for text, (each, kept) in repositories.items()}
+    built = {text: (each.wheel, each.path) for text, each in made.items()}
 
     def choose(platform: PlatformSpec, solution: Solution) -> Solution:
         if not platform.pip:
@@ -210,24 +204,6 @@ def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     return found
 
 
-def _build_wheels(
-    spec: EnvironmentSpec, sources: Sources, policy: VersionPolicy, preferred: Mapping[str, Preference]
-) -> dict[str, tuple[Wheel, Path]]:
-    """The wheels of all requirements that name a repository, by their text."""
-    wanted = {
-        each.text: (each, preferred.get(platform.platform, Preference()).keep_wheels)
-        for platform in spec.platforms
-        for each in platform.pip
-        if model.is_repository(pip_requirements.url_of(each.text))
-    }
-    if not wanted:
-        return {}
-
-    git_wheels = GitWheels(spec, sources.mirrors, policy, sources.display)
-    built = {text: git_wheels.wheel(each, kept) for text, (each, kept) in wanted.items()}
-    return {text: (each.wheel, each.path) for text, each in built.items()}
-
-
 def _request(
     spec: EnvironmentSpec,
     platform: PlatformSpec,
@@ -270,7 +246,5 @@ def _python_version(spec: PlatformSpec, records: Sequence[PackageRecord]) -> str
     for record in records:
         if record.name == "python":
             return record.version
-    raise SolveError(
-        f"{spec.platform}: {spec.pip[0].place} starts a pip: section, but python is not among the packages",
-        "add python=3.9 to the dependencies",
-    )
+    message = f"{spec.platform}: {spec.pip[0].place} starts a pip: section, but python is not among the packages"
+    raise SolveError(message, "add python=3.9 to the dependencies")

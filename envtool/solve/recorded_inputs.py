@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from envtool.spec import pip_requirements
@@ -51,20 +51,16 @@ class Change:
 def serialize(spec: EnvironmentSpec, options: Mapping[str, str]) -> str:
     """The inputs of a lock as text for its custom_metadata (`options`: what the command line said beside it, such as
     `strategy`)."""
-    general = sorted((each.kind, each.name, each.value, each.category) for each, _ in _general(spec))
-    platforms = {
-        platform.platform: sorted({(each.kind, each.name, each.value, each.category) for each, _ in _of(platform)})
-        for platform in spec.platforms
-    }
     # One item on a line, so that a change of one line of the sources is a change of few lines of the lock.
-    rows = {name: f"[\n{_rows(items)}]" for name, items in platforms.items()}
+    rows = {each.platform: f"[\n{_rows(_of(each))}]" for each in spec.platforms}
     sections = ",\n".join(f"{json.dumps(name)}: {text}" for name, text in sorted(rows.items()))
     head = f'{{"format": {_FORMAT},\n"options": {json.dumps(dict(options), sort_keys=True)},\n'
-    return f'{head}"general": [\n{_rows(general)}],\n"platforms": {{\n{sections}}}}}\n'
+    return f'{head}"general": [\n{_rows(_general(spec))}],\n"platforms": {{\n{sections}}}}}\n'
 
 
-def _rows(items: Sequence[Sequence[str]]) -> str:
-    return ",\n".join(json.dumps(each, ensure_ascii=False) for each in items)
+def _rows(items: Iterable[tuple[Item, str]]) -> str:
+    rows = sorted({astuple(item) for item, _ in items})
+    return ",\n".join(json.dumps(each, ensure_ascii=False) for each in rows)
 
 
 def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) -> list[Change]:
@@ -86,12 +82,6 @@ def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) ->
     return _grouped(changes, len(before & after))
 
 
-def options_of(recorded: str) -> dict[str, str]:
-    """What the command line said when a lock was made."""
-    options: dict[str, str] = json.loads(recorded).get("options", {})
-    return options
-
-
 def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:
     """The distributions that are asked for in the very words of a lock; none where another tool made it."""
     rows: list[list[str]] = json.loads(recorded)["platforms"].get(platform.platform, []) if recorded else []
@@ -105,20 +95,16 @@ def _general(spec: EnvironmentSpec) -> Iterator[tuple[Item, str]]:
     yield Item("channels", "", ", ".join(spec.channels)), first
     for name, value in spec.variables.items():
         yield Item("variable", name, value), first
-    if spec.pip_index:
-        yield Item("package index", "", spec.pip_index), first
-    if spec.pip_repositories:
-        yield Item("pip-repositories", "", ", ".join(spec.pip_repositories)), first
-    if not spec.allows_default_index:
-        yield Item("allow-pypi-requests", "", "false"), first
-    if spec.allows_prereleases:
-        yield Item("option of pip", "--pre", "--pre"), first
-    if spec.requires_hashes:
-        yield Item("option of pip", "--require-hashes", "--require-hashes"), first
-    if spec.exclude_newer:
-        yield Item("exclude-newer", "", spec.exclude_newer), first
-    if spec.run_link_scripts:
-        yield Item("run-link-scripts", "", ", ".join(spec.run_link_scripts)), first
+    singles = [
+        ("package index", "", spec.pip_index),
+        ("pip-repositories", "", ", ".join(spec.pip_repositories)),
+        ("allow-pypi-requests", "", not spec.allows_default_index and "false"),
+        ("option of pip", "--pre", spec.allows_prereleases and "--pre"),
+        ("option of pip", "--require-hashes", spec.requires_hashes and "--require-hashes"),
+        ("exclude-newer", "", spec.exclude_newer),
+        ("run-link-scripts", "", ", ".join(spec.run_link_scripts)),
+    ]
+    yield from ((Item(kind, name, value), first) for kind, name, value in singles if value)
     for kind in ("package", "channel"):
         for name, value in getattr(spec, f"exclude_newer_{kind}").items():
             yield Item(f"exclude-newer-{kind}", name, value), first
@@ -178,8 +164,8 @@ def _grouped(changes: Sequence[Change], platform_count: int) -> list[Change]:
     groups: dict[tuple[Any, ...], list[Change]] = {}
     for each in changes:
         groups.setdefault((each.kind, each.what, each.before, each.after, each.place), []).append(each)
-    grouped = []
-    for (kind, what, before, after, place), members in groups.items():
-        platforms = tuple(dict.fromkeys(name for each in members for name in each.platforms))
-        grouped.append(Change(kind, what, before, after, place, () if len(platforms) == platform_count else platforms))
-    return grouped
+    return [
+        replace(members[0], platforms=() if len(platforms) == platform_count else platforms)
+        for members in groups.values()
+        for platforms in [tuple(dict.fromkeys(name for each in members for name in each.platforms))]
+    ]

@@ -3,19 +3,22 @@
 The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The proxy asks one
 mirror after the other, by the rules of downloads (`envtool.fetch.failover`), and hands on an answer only when it
 is complete and plausible. Repodata has no hash to prove; a shard has one, its name. It keeps nothing: the solver's own
-cache does, with the validators (ETag) that the mirror gave.
+cache does. The ETag that the solver gets names the place and holds that place's validators: another place is never
+asked whether its file changed since the first one's date.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import re
 import secrets
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
@@ -28,7 +31,7 @@ from envtool.fetch import client
 from envtool.fetch import failover as patience
 from envtool.fetch.client import Body
 from envtool.fetch.credentials import without_credentials
-from envtool.fetch.failover import Failure, HostHealth, Place, TransferError, ask_in_turn
+from envtool.fetch.failover import Failure, HostHealth, TransferError, ask_in_turn
 from envtool.mirrors.mirrors import Mirrors
 
 _OPTIONAL_ATTEMPTS = 2
@@ -41,7 +44,7 @@ _OPTIONAL = re.compile(r"/repodata(_shards\.msgpack\.zst|\.json\.\w+)$")
 _NOT_FOUND, _NOT_MODIFIED = 404, 304
 # The solver asks three times more before it takes this; older ones would take 4xx for a channel without records.
 _FAILED = 502
-_CONDITIONS = ("If-None-Match", "If-Modified-Since")
+_CONDITIONS = {"ETag": "If-None-Match", "Last-Modified": "If-Modified-Since"}
 
 
 @dataclass
@@ -53,37 +56,6 @@ class _Found:
     content: IO[bytes] | None = None
 
 
-class _Request:
-    """One request of the solver, and what its places said to it."""
-
-    def __init__(self, relay: RepodataProxy, conditions: dict[str, str], *, is_wanted: bool, is_optional: bool) -> None:
-        self._relay = relay
-        self._conditions = conditions
-        self._is_wanted = is_wanted
-        self._is_optional = is_optional
-        self.found: _Found | None = None
-        self.statuses: dict[str, int | None] = {}
-
-    def ask(self, place: str, has_alternative: bool) -> Failure | None:
-        """Ask one place; None when it has answered, be it that nothing has changed."""
-        hosts = self._relay.hosts
-        # A mirror that answers lacks this form of the records and has another: no need to wait.
-        is_superfluous = self._is_optional and _NOT_FOUND in self.statuses.values()
-        if is_superfluous and hosts.is_down(place):
-            return Failure("not asked again", is_transient=False)
-        try:
-            self.found = self._relay.ask(place, self._conditions, self._is_wanted, has_alternative)
-        except TransferError as error:
-            if error.status == _NOT_MODIFIED:
-                self.found = _Found(_NOT_MODIFIED)
-                return None
-            self.statuses[place] = error.status
-            hosts.note(place, error, time.monotonic())
-            return Failure(error.reason, error.is_transient and not is_superfluous, error.retry_after_s)
-        hosts.note(place, None, time.monotonic())
-        return None
-
-
 class RepodataProxy:
     """Serves the canonical URLs of some channels, on a port of its own, until the process ends."""
 
@@ -93,7 +65,7 @@ class RepodataProxy:
         self._failures: dict[str, list[str]] = {}
         self._lock = threading.Lock()
         self._is_patient = False
-        self.hosts = HostHealth()
+        self._hosts = HostHealth()
         # Other users of the machine reach the port too; they cannot guess the path.
         secret = secrets.token_urlsafe(16)
         self._prefixes = {f"/{secret}/{number}/": prefix for number, prefix in enumerate(mirrors.by_prefix)}
@@ -118,13 +90,9 @@ class RepodataProxy:
             for url, reasons in failed.items()
         )
 
-    def find(self, path: str, conditions: dict[str, str], is_wanted: bool) -> _Found:
-        """Ask one place after the other.
-
-        Args:
-            conditions: headers that ask for the file only if it has changed.
-            is_wanted: whether the bytes are wanted, or only whether they are there.
-        """
+    def find(self, path: str, etag: str | None, is_wanted: bool) -> _Found:
+        """Ask one place after the other for what has changed since the copy that has this ETag (`is_wanted`: whether
+        the bytes are wanted, or only whether they are there)."""
         own = next((each for each in self._prefixes if path.startswith(each)), None)
         if own is None:
             return _Found(_NOT_FOUND)
@@ -133,14 +101,41 @@ class RepodataProxy:
             if url in self._failures:
                 return _Found(_FAILED)  # every place was asked often enough
         is_optional = bool(_OPTIONAL.search(url))
-        request = _Request(self, conditions, is_wanted=is_wanted, is_optional=is_optional)
+        statuses: dict[str, int | None] = {}
+        found: list[_Found] = []
+
+        def ask(place: str, has_alternative: bool) -> Failure | None:
+            # A mirror that answers lacks this form of the records and has another: no need to wait.
+            is_superfluous = is_optional and _NOT_FOUND in statuses.values()
+            if is_superfluous and self._hosts.is_down(place):
+                return Failure("not asked again", is_transient=False)
+            try:
+                found.append(self._ask(place, etag, is_wanted, has_alternative))
+            except TransferError as error:
+                if error.status == _NOT_MODIFIED:
+                    # Without its ETag the solver would forget what its copy is a copy of.
+                    found.append(_Found(_NOT_MODIFIED, {"ETag": etag or ""}))
+                    return None
+                statuses[place] = error.status
+                self._hosts.note(place, error, time.monotonic())
+                return Failure(error.reason, error.is_transient and not is_superfluous, error.retry_after_s)
+            self._hosts.note(place, None, time.monotonic())
+            return None
+
         places = self._mirrors.for_url(url)
         patience = self._patience
         if is_optional and len(places) > 1:
             # Another place may have the records in the form that every channel has, at once.
             patience = replace(patience, attempts=_OPTIONAL_ATTEMPTS, max_wait_s=0.0, max_backoff_s=_OPTIONAL_BACKOFF_S)
-        failed = ask_in_turn(places, request.ask, self._wait, self.hosts, patience)
-        return request.found or self._give_up(url, failed, request.statuses)
+        failed = ask_in_turn(places, ask, self._wait, self._hosts, patience)
+        if found:
+            return found[0]
+        if is_optional or all(statuses.get(place.url) == _NOT_FOUND for place in failed):
+            return _Found(_NOT_FOUND)
+        busy = f"not asked, since it wants to be left alone for more than {self._patience.max_wait_s:g} s"
+        with self._lock:
+            self._failures[url] = [f"{without_credentials(each.url)}: {each.reason or busy}" for each in failed]
+        return _Found(_FAILED)
 
     def fail(self, path: str, error: Exception) -> _Found:
         """Note what keeps this machine from asking, such as a full disk, as the reason why a file is missing."""
@@ -149,17 +144,18 @@ class RepodataProxy:
             self._failures[url] = [str(error)]
         return _Found(_FAILED)
 
-    def ask(self, place: str, conditions: dict[str, str], is_wanted: bool, has_alternative: bool) -> _Found:
-        """Ask one place. Raises TransferError if it gave nothing that may be handed on."""
+    def _ask(self, place: str, etag: str | None, is_wanted: bool, has_alternative: bool) -> _Found:
         limits = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
-        with client.get(place, patience=limits, headers=conditions) as body:
+        with client.get(place, patience=limits, headers=_conditions(place, etag)) as body:
+            headers = {**body.validators, "ETag": _etag_of(place, body.validators)}
+            headers.pop("Last-Modified", None)
             if not is_wanted:
-                return _Found(200, dict(body.validators))
+                return _Found(200, headers)
             content = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - the handler closes it
             size_bytes = _copy(body, content)
             _require_whole(unquote(place), body, content, size_bytes)
             content.seek(0)
-            return _Found(200, {**body.validators, "Content-Length": str(size_bytes)}, content)
+            return _Found(200, {**headers, "Content-Length": str(size_bytes)}, content)
 
     def _wait(self, seconds: float) -> None:
         with self._lock:
@@ -168,14 +164,21 @@ class RepodataProxy:
             console.say(f"  every place of the channels' records is busy or failing; asked again in {seconds:.0f} s")
         time.sleep(seconds)
 
-    def _give_up(self, url: str, failed: Sequence[Place], statuses: Mapping[str, int | None]) -> _Found:
-        if _OPTIONAL.search(url) or all(statuses.get(place.url) == _NOT_FOUND for place in failed):
-            return _Found(_NOT_FOUND)
-        busy = f"not asked, since it wants to be left alone for more than {self._patience.max_wait_s:g} s"
-        shown = [f"{without_credentials(place.url)}: {place.reason or busy}" for place in failed]
-        with self._lock:
-            self._failures[url] = shown
-        return _Found(_FAILED)
+
+def _etag_of(place: str, validators: Mapping[str, str]) -> str:
+    own = [without_credentials(place), {name: validators[name] for name in _CONDITIONS if name in validators}]
+    return f'"{base64.urlsafe_b64encode(json.dumps(own).encode()).decode()}"'
+
+
+def _conditions(place: str, etag: str | None) -> dict[str, str]:
+    """The headers that ask a place for a file only if it has changed; none if the copy came from another place."""
+    try:
+        source, validators = json.loads(base64.urlsafe_b64decode((etag or "").strip('"')))
+    except ValueError:
+        return {}  # no copy, or one that an earlier version of envtool kept
+    if source != without_credentials(place):
+        return {}
+    return {_CONDITIONS[name]: value for name, value in validators.items()}
 
 
 def _copy(body: Body, content: Any) -> int:
@@ -235,25 +238,20 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self._answer(is_wanted=True)
+        try:
+            self._hand_on(is_wanted=self.command == "GET")
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the solver has what it wants, or has given up
 
-    def do_HEAD(self) -> None:
-        self._answer(is_wanted=False)
+    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing; what fails is reported when the solver has ended."""
 
-    def _answer(self, *, is_wanted: bool) -> None:
-        try:
-            self._hand_on(is_wanted=is_wanted)
-        except (BrokenPipeError, ConnectionResetError):
-            self.close_connection = True  # the solver has what it wants, or has given up
-
     def _hand_on(self, *, is_wanted: bool) -> None:
         server: Any = self.server
-        conditions = {name: self.headers[name] for name in _CONDITIONS if name in self.headers}
         try:
-            found = server.relay.find(self.path, conditions, is_wanted)
+            found = server.relay.find(self.path, self.headers["If-None-Match"], is_wanted)
         except (EnvtoolError, OSError) as error:
             found = server.relay.fail(self.path, error)
         self.send_response(found.status)

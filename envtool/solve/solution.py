@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from envtool.console import ProgressDisplay
 from envtool.errors import SolveError
+from envtool.lockfile.pylock import Wheel
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.conda_solver import PackageRecord, Repodata
 from envtool.spec import pip_requirements
 from envtool.spec.environment import PlatformSpec, package_name
-
-if TYPE_CHECKING:
-    from envtool.lockfile.pylock import Wheel
 
 
 @dataclass(frozen=True)
@@ -109,16 +107,18 @@ Key = tuple[str, str]
 
 def categories(spec: PlatformSpec, solution: Solution) -> dict[Key, tuple[str, ...]]:
     """The categories of every package of a solution, by (manager, name)."""
-    edges = dependency_edges(solution)
-    by_category: dict[str, set[Key]] = {}
-    for category, roots in _roots(spec, solution).items():
-        by_category[category] = _reachable(roots, edges)
-    main = by_category.get("main", set())
-    found = {}
-    for key in edges:
-        others = tuple(sorted(category for category, keys in by_category.items() if key in keys))
-        found[key] = ("main",) if key in main or not others else others
-    return found
+    edges, by_distribution = dependency_edges(solution), _by_distribution(solution)
+    todo = [(("conda", package_name(each.text) or ""), each.category) for each in spec.conda]
+    for each in spec.pip:
+        key = by_distribution.get(pip_requirements.name_of(each.text) or "")
+        todo += [(key, each.category)] if key else []  # a marker may have taken it away
+    found: dict[Key, set[str]] = {key: set() for key in edges}
+    while todo:
+        key, category = todo.pop()
+        if key in edges and category not in found[key]:
+            found[key].add(category)
+            todo += [(needed, category) for needed in edges[key]]
+    return {key: ("main",) if "main" in names or not names else tuple(sorted(names)) for key, names in found.items()}
 
 
 def dependency_edges(solution: Solution) -> dict[Key, tuple[Key, ...]]:
@@ -137,26 +137,3 @@ def dependency_edges(solution: Solution) -> dict[Key, tuple[Key, ...]]:
 def _by_distribution(solution: Solution) -> dict[str, Key]:
     found = {distribution: ("conda", name) for distribution, name in solution.provided.items()}
     return {**found, **{each.name: ("pip", each.name) for each in solution.wheels}}
-
-
-def _roots(spec: PlatformSpec, solution: Solution) -> dict[str, list[Key]]:
-    by_distribution = _by_distribution(solution)
-    roots: dict[str, list[Key]] = {}
-    for dependency in spec.conda:
-        roots.setdefault(dependency.category, []).append(("conda", package_name(dependency.text) or ""))
-    for dependency in spec.pip:
-        key = by_distribution.get(pip_requirements.name_of(dependency.text) or "")
-        if key is not None:  # a marker may have taken it away
-            roots.setdefault(dependency.category, []).append(key)
-    return roots
-
-
-def _reachable(roots: Iterable[Key], edges: Mapping[Key, tuple[Key, ...]]) -> set[Key]:
-    seen: set[Key] = set()
-    todo = list(roots)
-    while todo:
-        key = todo.pop()
-        if key in edges and key not in seen:
-            seen.add(key)
-            todo += edges[key]
-    return seen

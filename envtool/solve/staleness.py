@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from envtool import console
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, Lockfile
 from envtool.solve import recorded_inputs
 from envtool.solve.lock import LockRequest, with_virtual_packages
-from envtool.solve.recorded_inputs import Change, options_of
+from envtool.solve.recorded_inputs import Change
 from envtool.spec.environment import DEFAULT_PLATFORM, package_name, read_spec
 
 DEFAULT_SOURCE = Path("environment.yml")
@@ -25,17 +26,9 @@ def sources_of(lockfile: Lockfile | None, target: Path) -> list[Path]:
 def request(
     paths: Sequence[Path], target: Path, old: Lockfile | None, given: Mapping[str, str], *, keeps_options: bool = False
 ) -> LockRequest:
-    """What to lock, so that nothing of the lock that is there is lost unless somebody asks for it.
-
-    Args:
-        paths: the sources; those of the lock when none are given.
-        old: the lock that is there, if there is one.
-        keeps_options: whether everything that was given before still holds; otherwise the platforms alone do.
-
-    Raises:
-        MissingFileError: A source cannot be read.
-        SpecError: A source is malformed.
-    """
+    """What to lock, so that nothing of the lock that is there is lost unless somebody asks for it: without paths the
+    sources of the lock, and of its options the platforms, or all (`keeps_options`). Raises MissingFileError if a source
+    cannot be read; SpecError if one is malformed."""
     recorded = recorded_options(old)
     kept = {name: value for name, value in recorded.items() if keeps_options or name == "platform"}
     options = {**kept, **given}
@@ -52,7 +45,8 @@ def request(
 def recorded_options(old: Lockfile | None) -> dict[str, str]:
     """What the command line said when a lock was made; empty where another tool made it."""
     recorded = old.custom_metadata.get(INPUTS_KEY) if old else None
-    return options_of(recorded) if recorded else {}
+    options: dict[str, str] = json.loads(recorded).get("options", {}) if recorded else {}
+    return options
 
 
 def has_other_strategy(old: Lockfile, options: Mapping[str, str]) -> bool:
@@ -85,17 +79,15 @@ def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
     changes = _compare_hashes(lockfile, request) if recorded is None else recorded_inputs.compare(
         recorded, request.spec, request.options
     )  # fmt: skip
-    return Staleness(tuple(changes), tuple(_missing(lockfile, request)))
-
-
-def _missing(lockfile: Lockfile, request: LockRequest) -> Iterator[str]:
-    for platform in request.spec.platforms:
-        locked = {each.name for each in lockfile.packages if each.platform == platform.platform}
-        if platform.platform not in lockfile.platforms:
-            continue  # the comparison of the inputs names it
-        for each in platform.conda:
-            if package_name(each.text) not in locked:
-                yield f"{each.place}: {each.text} is not in the lock ({platform.platform})"
+    missing = [
+        f"{each.place}: {each.text} is not in the lock ({platform.platform})"
+        for platform in request.spec.platforms
+        if platform.platform in lockfile.platforms  # the comparison of the inputs names the others
+        for locked in [{name for _, name in lockfile.of(platform.platform)}]
+        for each in platform.conda
+        if package_name(each.text) not in locked
+    ]
+    return Staleness(tuple(changes), tuple(missing))
 
 
 def _compare_hashes(lockfile: Lockfile, request: LockRequest) -> Iterator[Change]:

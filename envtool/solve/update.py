@@ -5,7 +5,7 @@ The rest is preferred as it is: the solver moves it only where the moved package
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from envtool.errors import EnvtoolError
@@ -21,18 +21,23 @@ from envtool.spec.environment import PlatformSpec, package_name
 def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources: Sources) -> Lockfile:
     """Make a lock that differs from an old one in what is asked for, and in nothing else that need not differ.
 
-    Args:
-        updates: what moves though its line has not changed: package names, or match specs that say where to
-            (`numpy=1.26`).
-
-    Raises:
-        EnvtoolError: A package is neither in the lock nor in environment.yml.
-        SolveError: A platform cannot be satisfied.
+    `updates` is what moves though its line has not changed: package names, or match specs that say where to
+    (`numpy=1.26`). Raises EnvtoolError if one is neither in the lock nor in environment.yml, SolveError if a platform
+    cannot be satisfied.
     """
     named = {package_of(each): each for each in updates}
-    _refuse_unknown(old, request, named)
+    known: set[str | None] = {each.name for each in old.packages}
+    for platform in request.spec.platforms:
+        known |= {package_name(each.text) for each in platform.conda}
+        known |= {pip_requirements.name_of(each.text) for each in platform.pip}
+    unknown = [each for each in named if each not in known and pip_requirements.name_of(each) not in known]
+    if unknown:
+        message = f"neither the lock nor environment.yml has {', '.join(unknown)}"
+        raise EnvtoolError(message, "add it to environment.yml and run envtool lock")
     wanted = {name: text for name, text in named.items() if text.strip().lower() != name}
-    bounds = Preference(constraints=tuple(wanted.values()), pip_constraints=tuple(_pip_bounds(old, wanted)))
+    wheels = {each.name for each in old.packages if each.manager == "pip"}
+    pip_bounds = [pip_bound(*each) for each in wanted.items() if pip_requirements.name_of(each[0]) in wheels]
+    bounds = Preference(constraints=tuple(wanted.values()), pip_constraints=tuple(pip_bounds))
     commits = {each.platform: _commits(old, each, named) for each in request.spec.platforms}
     fresh: tuple[LockedPackage, ...] = ()
     if named:
@@ -45,35 +50,11 @@ def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources:
 
 
 def package_of(text: str) -> str:
-    """The name of what `--update` names.
-
-    Raises:
-        EnvtoolError: It names no package.
-    """
+    """The name of what `--update` names. Raises EnvtoolError if it names no package."""
     name = package_name(text)
     if name is None:
         raise EnvtoolError(f"{text!r} names no package", "--update takes numpy, or numpy=1.26 to say where to")
     return name
-
-
-def _refuse_unknown(old: Lockfile, request: LockRequest, names: Iterable[str]) -> None:
-    known: set[str | None] = {each.name for each in old.packages}
-    for platform in request.spec.platforms:
-        known |= {package_name(each.text) for each in platform.conda}
-        known |= {pip_requirements.name_of(each.text) for each in platform.pip}
-    unknown = [each for each in names if each not in known and pip_requirements.name_of(each) not in known]
-    if unknown:
-        raise EnvtoolError(
-            f"neither the lock nor environment.yml has {', '.join(unknown)}",
-            "add it to environment.yml and run envtool lock",
-        )
-
-
-def _pip_bounds(old: Lockfile, wanted: Mapping[str, str]) -> Iterable[str]:
-    in_pip = {each.name for each in old.packages if each.manager == "pip"}
-    for name, text in wanted.items():
-        if pip_requirements.name_of(name) in in_pip:
-            yield pip_bound(name, text)
 
 
 def pip_bound(name: str, text: str) -> str:

@@ -68,12 +68,8 @@ def channel_urls(channel: str, base: Path) -> Sequence[str]:
 
 
 def find_channel(restricted: Restricted, name: str, channels: Sequence[str], base: Path) -> str | None:
-    """The URL of the listed channel that a match spec names, None where it is not listed.
-
-    Args:
-        name: its package, which tells where it is in a channel that is several.
-        base: the directory that channels that are paths are relative to.
-    """
+    """The URL of the listed channel that a match spec of a package names, None where it is not listed (`base`: the
+    directory that channels that are paths are relative to)."""
     wanted = restricted.channel or ""
     listed = [url for channel in channels for url in channel_urls(channel, base)]
     same = [url for url in channel_urls(wanted, base) if url in listed]

@@ -86,29 +86,34 @@ def combine(
 ) -> EnvironmentSpec:
     """Put the parsed files of one environment together; the arguments and errors are those of `read_spec`."""
     issues = [issue for each in sources for issue in sorted(each.issues, key=_line)]
+    pips = [section.pip for each in sources for section in each.sections.values()]
     named = tuple(dict.fromkeys(platform for each in sources for platform in each.platforms))
     chosen = tuple(dict.fromkeys(platforms)) or named or tuple(default)
     issues += [Issue("--platform", f"unknown platform {each!r}") for each in platforms if each not in PLATFORMS]
     _refuse(sources, issues)
     dates = {each.exclude_newer.text: each.exclude_newer for each in sources if each.exclude_newer}
     if len(dates) > 1:
-        issues.append(
-            Issue(list(dates.values())[1].place, f"expected {next(iter(dates))} as before, found another date")
-        )
+        first, second, *_ = dates.values()
+        issues.append(Issue(second.place, f"expected {first.text} as before, found another date"))
     channels = _ordered(sources, lambda each: each.channels, "channels", issues)
     warnings = [warning for each in sources for warning in each.warnings]
     if not any(each.has_channels for each in sources):
         channels = ("defaults",)
         place = f"{sources[0].path}:1"
         warnings.append(Issue(place, "no channels are named: conda's defaults are taken; name them to be sure"))
+    index_urls = {each.index_url.text: each.index_url.place for each in pips if each.index_url}
+    if len(index_urls) > 1:
+        issues.append(Issue([*index_urls.values()][-1], f"expected one index URL, found {', '.join(index_urls)}"))
+    repositories = _ordered(sources, lambda each: each.pip_repositories, "pip-repositories", issues)
+    extra_urls = (line.text for each in pips for line in each.extra_index_urls)
     spec = EnvironmentSpec(
         paths=tuple(each.path for each in sources), name=next((each.name for each in sources if each.name), None),
         channels=channels, platforms=tuple(_platform(sources, platform, issues) for platform in chosen),
-        variables=_texts([each.variables for each in sources], issues), pip_index=_pip_index(sources, issues),
-        pip_repositories=_pip_repositories(sources, issues),
+        variables=_texts([each.variables for each in sources], issues), pip_index=next(iter(index_urls), None),
+        pip_repositories=tuple(dict.fromkeys([*repositories, *extra_urls])),
         allows_default_index=all(each.allows_default_index for each in sources),
-        allows_prereleases=any(s.pip.allows_prereleases for each in sources for s in each.sections.values()),
-        requires_hashes=any(s.pip.requires_hashes for each in sources for s in each.sections.values()),
+        allows_prereleases=any(each.allows_prereleases for each in pips),
+        requires_hashes=any(each.requires_hashes for each in pips),
         exclude_newer=next(iter(dates), None),
         exclude_newer_package=_texts([each.exclude_newer_package for each in sources], issues),
         exclude_newer_channel=_texts([each.exclude_newer_channel for each in sources], issues),
@@ -150,14 +155,8 @@ def _platform(sources: Sequence[Source], platform: str, issues: list[Issue]) -> 
     return PlatformSpec(
         platform=platform,
         conda=tuple(conda),
-        pip=tuple(
-            Dependency(line.text, line.place, category)
-            for section, category in sections
-            for line in section.pip.requirements
-        ),
-        pip_constraints=tuple(
-            Dependency(line.text, line.place) for section, _ in sections for line in section.pip.constraints
-        ),
+        pip=tuple(Dependency(line.text, line.place, name) for s, name in sections for line in s.pip.requirements),
+        pip_constraints=tuple(Dependency(line.text, line.place) for s, _ in sections for line in s.pip.constraints),
         virtual_packages={name: line.text for name, line in declared.items()},
         declared_at={name: line.place for name, line in declared.items()},
     )
@@ -190,17 +189,3 @@ def _ordered(
             place = lines(each)[0].place
             issues.append(Issue(place, f"{what} {', '.join(texts)} are not the end of {', '.join(longest)}"))
     return tuple(longest)
-
-
-def _pip_index(sources: Sequence[Source], issues: list[Issue]) -> str | None:
-    lines = [s.pip.index_url for each in sources for s in each.sections.values() if s.pip.index_url]
-    urls = dict.fromkeys(line.text for line in lines)
-    if len(urls) > 1:
-        issues.append(Issue(lines[-1].place, f"expected one index URL, found {', '.join(urls)}"))
-    return next(iter(urls), None)
-
-
-def _pip_repositories(sources: Sequence[Source], issues: list[Issue]) -> tuple[str, ...]:
-    named = _ordered(sources, lambda each: each.pip_repositories, "pip-repositories", issues)
-    extra = (line.text for each in sources for s in each.sections.values() for line in s.pip.extra_index_urls)
-    return tuple(dict.fromkeys([*named, *extra]))

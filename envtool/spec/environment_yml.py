@@ -7,7 +7,7 @@ The format is conda's, with conda-lock's keys (`platforms`, `category`, `pip-rep
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -150,9 +150,7 @@ def _urls(document: YamlDocument, value: Value | None, what: str) -> list[Line]:
     found = []
     for text, line in document.strings(value, what):
         if credentials.is_literal(text):
-            document.issue(
-                line, f"credentials in {credentials.strip(text)}; write variables: https://$USER:$TOKEN@host/"
-            )
+            document.issue(line, pip_requirements.LITERAL.format(credentials.strip(text)))
         found.append(Line(text, f"{document.name}:{line}"))
     return found
 
@@ -166,18 +164,14 @@ def _package_names(document: YamlDocument, value: Value | None, what: str) -> tu
 
 
 def _scalars(document: YamlDocument, value: Value | None, what: str) -> dict[str, Line]:
-    mapping = document.mapping(value, what)
-    return {
-        name: Line(text, f"{document.name}:{mapping[name].line}") for name, text in document.scalars(value, what)
-    }  # fmt: skip
+    at = document.mapping(value, what)
+    return {name: Line(text, f"{document.name}:{at[name].line}") for name, text in document.scalars(value, what)}
 
 
 def _variables(document: YamlDocument, value: Value | None) -> dict[str, Line]:
     found = _scalars(document, value, "variables")
-    for name, line in found.items():
-        problem = variable_problem(name, line.text)
-        if problem:
-            document.issue(int(line.place.rpartition(":")[2]), problem)
+    problems = ((line.place, variable_problem(name, line.text)) for name, line in found.items())
+    document.issues += [Issue(place, problem) for place, problem in problems if problem]
     return found
 
 
@@ -187,12 +181,6 @@ def _section(document: YamlDocument, text: str, platform: str) -> Section:
     top = filtered.mapping(filtered.root, "the file")
     conda, lines, place = _dependencies(filtered, top.get("dependencies"))
     pip = pip_requirements.parse(lines, Path(document.name).parent)
-    for each in [*pip.extra_index_urls, *([pip.index_url] if pip.index_url else [])]:
-        if credentials.is_literal(each.text):
-            stripped = credentials.strip(each.text)
-            pip.issues.append(
-                Issue(each.place, f"credentials in {stripped}; write variables: https://$USER:$TOKEN@host/")
-            )
     declared = filtered.mapping(top.get("virtual-packages"), "virtual-packages", PLATFORMS)
     virtual = _virtual_packages(filtered, declared.get(platform), platform)
     new = [issue for issue in [*filtered.issues, *pip.issues] if issue not in document.issues]
@@ -203,13 +191,11 @@ def _section(document: YamlDocument, text: str, platform: str) -> Section:
 def _virtual_packages(document: YamlDocument, value: Value | None, platform: str) -> dict[str, Line]:
     declared = _scalars(document, value, f"virtual-packages of {platform}")
     for name, line in declared.items():
-        number = int(line.place.rpartition(":")[2])
         if not name.startswith("__"):
-            document.issue(number, f"virtual package {name!r} must start with two underscores")
+            document.issues.append(Issue(line.place, f"virtual package {name!r} must start with two underscores"))
         if not re.fullmatch(r"[0-9][A-Za-z0-9_.+!]*( \S+)?", line.text):
-            document.issue(
-                number, f"virtual package {name} must be a version, and a build where it has one: {line.text!r}"
-            )
+            what = f"virtual package {name} must be a version, and a build where it has one: {line.text!r}"
+            document.issues.append(Issue(line.place, what))
     return declared
 
 
@@ -222,11 +208,12 @@ def _dependencies(document: YamlDocument, value: Value | None) -> tuple[tuple[Li
             document.issue(item.line, selected)
         elif isinstance(item.data, dict):
             section = document.mapping(item, "an entry of dependencies", ["pip"])
-            lines = [Line(text, f"{document.name}:{at}") for text, at in document.strings(section.get("pip"), "pip")]
-            place = place or (f"{document.name}:{item.line}" if lines else None)
-            pip += lines
+            pip += [Line(text, f"{document.name}:{at}") for text, at in document.strings(section.get("pip"), "pip")]
+            place = place or (f"{document.name}:{item.line}" if pip else None)
         elif (text := document.string(item, "an entry of dependencies")) is not None:
-            conda += _match_spec(document, text, item.line)
+            conda.append(Line(text, f"{document.name}:{item.line}"))
+            if package_name(text) is None:
+                document.issue(item.line, f"{text!r} is not a valid match spec, for example python=3.9")
     return tuple(conda), pip, place
 
 
@@ -239,10 +226,3 @@ def _selected(entry: Mapping[str, Value]) -> str | None:
     value = entry[name].data
     package = value if isinstance(value, str) else "PACKAGE"
     return f"{name}: is mamba's; write the line as `- {package}  # [{selector[1]}]`"
-
-
-def _match_spec(document: YamlDocument, text: str, line: int) -> Sequence[Line]:
-    if package_name(text) is None:
-        document.issue(line, f"{text!r} is not a valid match spec, for example python=3.9")
-        return []
-    return [Line(text, f"{document.name}:{line}")]

@@ -36,18 +36,9 @@ _SKIPPED = {".venv", "venv", "node_modules", "site-packages", "build", "dist", "
 
 
 def convert(path: Path, name: str) -> tuple[str, list[str]]:
-    """Make the text of an environment.yml.
-
-    Args:
-        path: requirements.txt, pyproject.toml, pixi.toml, an environment.yml that conda exported, or a directory of
-            Python files, whose imports are taken.
-
-    Returns:
-        The text, and what was left out or needs a look.
-
-    Raises:
-        EnvtoolError: the file cannot be read as one of these.
-    """
+    """The text of an environment.yml, and what was left out or needs a look; made of requirements.txt, pyproject.toml,
+    pixi.toml, an environment.yml that conda exported, or the imports in a directory of Python files. Raises
+    EnvtoolError if the path cannot be read as one of these."""
     notes: list[str] = []
     try:
         if path.is_dir():
@@ -77,9 +68,9 @@ def _from_pyproject(stated: Mapping[str, Any], notes: list[str]) -> dict[str, An
     if project.get("optional-dependencies"):
         notes.append(f"left out: the extras {', '.join(project['optional-dependencies'])}")
     wheels = list(project.get("dependencies", ()))
-    return {
-        "dependencies": [_python(project.get("requires-python", "")), "pip", *([{"pip": wheels}] if wheels else [])]
-    }
+    requires = project.get("requires-python", "").replace(" ", "")
+    python = f"python {requires}" if requires else f"python={_DEFAULT_PYTHON}"
+    return {"dependencies": [python, "pip", *([{"pip": wheels}] if wheels else [])]}
 
 
 def _from_pixi(stated: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
@@ -101,24 +92,23 @@ def _from_pixi(stated: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
 
 
 def _pixi_line(name: str, spec: object) -> str:
-    version = spec.get("version", "*") if isinstance(spec, dict) else spec
-    channel = f"{spec['channel']}::" if isinstance(spec, dict) and "channel" in spec else ""
-    build = f" {spec['build']}" if isinstance(spec, dict) and "build" in spec else ""
+    stated: dict[str, Any] = spec if isinstance(spec, dict) else {"version": spec}
+    version, build = stated.get("version", "*"), f" {stated['build']}" if "build" in stated else ""
+    channel = f"{stated['channel']}::" if "channel" in stated else ""
     return channel + (name if version == "*" else f"{name} {version}{build}")
 
 
 def _pypi_line(name: str, spec: object) -> str:
-    if isinstance(spec, dict):
-        extras = f"[{','.join(spec['extras'])}]" if spec.get("extras") else ""
-        if "path" in spec:
-            return ""
-        if "git" in spec:
-            revision = next((f"@{spec[key]}" for key in ("rev", "tag", "branch") if key in spec), "")
-            return f"{name}{extras} @ git+{spec['git']}{revision}"
-        if "url" in spec:
-            return f"{name}{extras} @ {spec['url']}"
-        return name + extras + ("" if spec.get("version", "*") == "*" else str(spec["version"]))
-    return name if spec == "*" else f"{name}{spec}"
+    stated: dict[str, Any] = spec if isinstance(spec, dict) else {"version": spec}
+    name += f"[{','.join(stated['extras'])}]" if stated.get("extras") else ""
+    if "path" in stated:
+        return ""
+    if "git" in stated:
+        revision = next((f"@{stated[key]}" for key in ("rev", "tag", "branch") if key in stated), "")
+        return f"{name} @ git+{stated['git']}{revision}"
+    if "url" in stated:
+        return f"{name} @ {stated['url']}"
+    return name if stated.get("version", "*") == "*" else f"{name}{stated['version']}"
 
 
 def _from_export(path: Path, notes: list[str]) -> dict[str, Any]:
@@ -162,7 +152,3 @@ def _imported(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             names = (node.module,)
         yield from (name.partition(".")[0] for name in names)
-
-
-def _python(requires: str) -> str:
-    return f"python {requires.replace(' ', '')}" if requires else f"python={_DEFAULT_PYTHON}"

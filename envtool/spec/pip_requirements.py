@@ -10,14 +10,18 @@ cannot be locked (an editable or local project, an option that changes how wheel
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urldefrag
 
 from envtool.errors import Issue
 from envtool.fetch import credentials
 from envtool.lockfile import model
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 _HASH_OPTION = re.compile(r"""\s+--hash(?:=|\s+)(?P<quote>["']?)(?P<hash>[^\s"']+)(?P=quote)""")
 _DIGITS = {"md5": 32, "sha1": 40, "sha224": 56, "sha256": 64, "sha384": 96, "sha512": 128}
@@ -50,18 +54,22 @@ def hashes_problem(requirement: str) -> str | None:
     return None
 
 
-def _url_in(requirement: str) -> str | None:
-    from packaging.requirements import InvalidRequirement, Requirement
+def _parsed(requirement: str) -> Requirement | None:
+    from packaging.requirements import InvalidRequirement, Requirement  # most environments have no wheels
 
     try:
-        url = Requirement(requirement).url
+        return Requirement(requirement)
     except InvalidRequirement:
         return None
-    return None if url is None or re.match(r"\w+\+", url) else url
 
 
-def _fragment_of(url: str) -> Iterator[tuple[str, str]]:
-    yield from ((kind.lower(), value) for kind, value in parse_qsl(urldefrag(url).fragment, keep_blank_values=True))
+def _url_in(requirement: str) -> str | None:
+    parsed = _parsed(requirement)
+    return parsed.url if parsed and parsed.url and not re.match(r"\w+\+", parsed.url) else None
+
+
+def _fragment_of(url: str) -> list[tuple[str, str]]:
+    return [(kind.lower(), value) for kind, value in parse_qsl(urldefrag(url).fragment, keep_blank_values=True)]
 
 
 _COMMENT = re.compile(r"(^|\s)#.*$")
@@ -70,7 +78,8 @@ _URL = re.compile(r"^(?:git\+|https?:)\S+")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9][\w.-]*(?:\[[^\]]*\])?)")
 _WHEEL_NAME = re.compile(r"/([A-Za-z0-9][\w.]*)-[^/]*\.whl(?:#\S*)?$")
 _FILES = {"-r": "requirements", "--requirement": "requirements", "-c": "constraints", "--constraint": "constraints"}
-_INDEXES = {"-i": "index_url", "--index-url": "index_url", "--extra-index-url": "extra_index_urls"}
+_INDEXES = ("-i", "--index-url", "--extra-index-url")
+LITERAL = "credentials in {}; write variables: https://$USER:$TOKEN@host/"
 _EDITABLE = ("-e", "--editable")
 _AFTER_CREATE = (
     "an editable project has no hash, so that it cannot be locked; take the line out, and install it after the "
@@ -108,16 +117,10 @@ def parse(lines: Sequence[Line], base: Path) -> Requirements:
 
 
 def name_of(requirement: str) -> str | None:
-    """The normalized name of the distribution that a requirement asks for, or None when it names none.
-
-    Source: PEP 503, "Normalized Names".
-    """
-    from packaging.requirements import InvalidRequirement, Requirement
-
-    try:
-        return re.sub(r"[-_.]+", "-", Requirement(split_hashes(requirement)[0]).name).lower()
-    except InvalidRequirement:
-        return None
+    """The normalized name of the distribution that a requirement asks for, or None when it names none. Source: PEP 503,
+    "Normalized Names"."""
+    parsed = _parsed(split_hashes(requirement)[0])
+    return re.sub(r"[-_.]+", "-", parsed.name).lower() if parsed else None
 
 
 def allows(requirement: str, version: str) -> bool:
@@ -130,9 +133,8 @@ def allows(requirement: str, version: str) -> bool:
 
 def url_of(requirement: str) -> str | None:
     """The URL that a requirement names its distribution by, if it does."""
-    from packaging.requirements import Requirement
-
-    return Requirement(split_hashes(requirement)[0]).url if name_of(requirement) else None
+    parsed = _parsed(split_hashes(requirement)[0])
+    return parsed.url if parsed else None
 
 
 def with_url(requirement: str, url: str) -> str:
@@ -165,7 +167,14 @@ def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[P
     if flag in _FILES:
         _add_file(result, Line(value, line.place), base, _FILES[flag] if kind == "requirements" else kind, files)
     elif flag in _INDEXES and value:
-        _add_index(result, Line(value, line.place), _INDEXES[flag])
+        if credentials.is_literal(value):
+            result.issues.append(Issue(line.place, LITERAL.format(credentials.strip(value))))
+        if flag == "--extra-index-url":
+            result.extra_index_urls.append(Line(value, line.place))
+        elif result.index_url is not None and result.index_url.text != value:
+            result.issues.append(Issue(line.place, f"expected one index URL, {result.index_url.text} is set already"))
+        else:
+            result.index_url = Line(value, line.place)
     elif flag == "--pre":
         result.allows_prereleases = True
     elif flag == "--require-hashes":
@@ -212,7 +221,15 @@ def _problem(text: str, kind: str) -> str | None:
         return f"{text!r} is not a valid requirement for pip, for example torch==1.12.1"
     url = url_of(text)
     if model.is_repository(url):
-        return _repository_problem(text, str(url), kind)
+        if kind == "constraints":
+            return "a repository cannot bound a version; name it in the pip section itself"
+        if split_hashes(text)[1]:
+            return "--hash has no meaning for a repository; write the commit after the @"
+        try:
+            model.parse_repository(str(url))
+        except ValueError as error:
+            return str(error)
+        return None
     if url and re.match(r"(hg|svn|bzr)\+", url):
         return f"{text!r}: of version control systems, only git is known"
     if url and url.startswith("file:"):
@@ -220,18 +237,6 @@ def _problem(text: str, kind: str) -> str | None:
     if url and credentials.is_literal(url):
         return f"credentials in {credentials.strip(url)}; write variables: NAME @ https://$USER:$TOKEN@host/"
     return hashes_problem(text)
-
-
-def _repository_problem(text: str, url: str, kind: str) -> str | None:
-    if kind == "constraints":
-        return "a repository cannot bound a version; name it in the pip section itself"
-    if split_hashes(text)[1]:
-        return "--hash has no meaning for a repository; write the commit after the @"
-    try:
-        model.parse_repository(url)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def _add_file(result: Requirements, line: Line, base: Path, kind: str, files: tuple[Path, ...]) -> None:
@@ -265,12 +270,3 @@ def _logical_lines(text: str) -> list[tuple[int, str]]:
         if pending is None:
             lines.append((start, whole))
     return [*lines, pending] if pending else lines
-
-
-def _add_index(result: Requirements, line: Line, kind: str) -> None:
-    if kind == "extra_index_urls":
-        result.extra_index_urls.append(line)
-    elif result.index_url is not None and result.index_url.text != line.text:
-        result.issues.append(Issue(line.place, f"expected one index URL, {result.index_url.text} is set already"))
-    else:
-        result.index_url = line

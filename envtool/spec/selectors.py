@@ -7,6 +7,7 @@ Source: CEP 24, "Comment-based selectors"; conda_lock/src_parser/selectors.py.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 
@@ -59,37 +60,17 @@ def problems(text: str) -> list[tuple[int, str]]:
 
 def holds(expression: str, names: frozenset[str]) -> bool | None:
     """Whether a selector is true where some names are, None where it cannot be read."""
-    tokens = _TOKEN.findall(expression)
 
-    def either() -> bool:
-        found = both()
-        while tokens and tokens[0] == "or":
-            tokens.pop(0)
-            found = both() or found
-        return found
-
-    def both() -> bool:
-        found = single()
-        while tokens and tokens[0] == "and":
-            tokens.pop(0)
-            found = single() and found
-        return found
-
-    def single() -> bool:
-        word = tokens.pop(0)
-        if word == "not":
-            return not single()
-        if word == "(":
-            found = either()
-            if tokens.pop(0) != ")":
-                raise IndexError
-            return found
-        if word in (")", "and", "or"):
-            raise IndexError
-        return word in names
+    def value(node: ast.expr) -> bool:
+        if isinstance(node, ast.BoolOp):
+            return (all if isinstance(node.op, ast.And) else any)(list(map(value, node.values)))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return not value(node.operand)
+        if isinstance(node, ast.Name):
+            return node.id in names
+        raise SyntaxError
 
     try:
-        found = either()
-    except (IndexError, RecursionError):
+        return value(ast.parse(expression.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    return None if tokens else found

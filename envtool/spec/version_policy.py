@@ -42,15 +42,8 @@ class VersionPolicy:
 
 
 def cutoff(text: str, now: datetime, place: str) -> datetime:
-    """The moment that a user means by a date or a cooldown.
-
-    Args:
-        text: a date (the end of that day), a moment in ISO 8601, a number of days before now, or a duration: `7 days`,
-            `1w`, `36h`, `P7D`.
-
-    Raises:
-        EnvtoolError: It is none of them.
-    """
+    """The moment that a user means by a date (the end of that day), a moment in ISO 8601, a number of days before now,
+    or a duration: `7 days`, `1w`, `36h`, `P7D`. Raises EnvtoolError if it is none of them."""
     seconds = _seconds(text.strip())
     try:
         if seconds is not None:

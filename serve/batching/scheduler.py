@@ -30,8 +30,8 @@ from serve.swap.generation import identify
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
-    from serve.model.predictor import Predictor
     from serve.model.slot import Generation
+    from serve.model.torch_predictor import TorchPredictor
 
 # A request that waits for a run of this length had better be answered by another worker.
 _LONG_S = 0.004
@@ -231,7 +231,7 @@ def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> li
     return [Apart(several) if isinstance(task, Bundle) else several[0] for task, several in zip(batch, found)]
 
 
-def _run_alone(predictor: Predictor, several: Sequence[Any]) -> Sequence[Any]:
+def _run_alone(predictor: TorchPredictor, several: Sequence[Any]) -> Sequence[Any]:
     return [predictor.run(prepared) for prepared in several]
 
 

@@ -36,11 +36,7 @@ _MOST_ISSUES_SHOWN = 5
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What a tensor is, without its values.
-
-    Args:
-        dtype: the name that safetensors uses, for example `F32` or `I64`.
-    """
+    """What a tensor is, without its values. `dtype`: the name that safetensors uses, for example `F32` or `I64`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -55,11 +51,7 @@ Interface = Mapping[str, TensorSpec]
 
 
 def detect_format(path: Path) -> str:
-    """Tell the format of a checkpoint from its first bytes; the suffix is never trusted.
-
-    Raises:
-        CheckpointError: the file is none of them.
-    """
+    """Tell a checkpoint's format from its first bytes, never from its suffix; raises `CheckpointError` for others."""
     with path.open("rb") as reader:
         start = reader.read(9)
     # Asked first: its first byte is the lowest of a length, and can be that of a pickle. The limit of that length
@@ -91,11 +83,7 @@ class Header:
 
 
 def read_safetensors_header(path: Path) -> Header:
-    """Read a safetensors header, and check that the file is as long as it states.
-
-    Raises:
-        CheckpointError: the header is damaged, or the file is shorter or longer than the header states.
-    """
+    """Read a header whose file is exactly as long as it states; raises `CheckpointError` for any other one."""
     entries, begin, body_bytes = _read_entries(path)
     tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
     try:
@@ -142,11 +130,7 @@ def _read_entries(path: Path) -> tuple[dict[str, Any], int, int]:
 
 
 def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:
-    """List how a checkpoint differs from the module that is to hold it.
-
-    Returns:
-        One line for each difference, sorted by tensor name; empty when they fit.
-    """
+    """List how a checkpoint differs from the module that is to hold it: a line for each tensor, sorted by name."""
     issues = []
     for name in sorted({**expected, **actual}):
         if name not in actual:
@@ -181,11 +165,7 @@ def _advise(expected: Interface, actual: Interface) -> str | None:
 
 
 def strip_prefix(names: Iterable[str], prefix: str) -> dict[str, str]:
-    """Return the names that begin with a prefix, by what remains of them.
-
-    Raises:
-        CheckpointError: there is none.
-    """
+    """Return the names that begin with a prefix, by what remains of them. Raises `CheckpointError`: there is none."""
     names = list(names)
     found = {name[len(prefix) :]: name for name in names if name.startswith(prefix)}
     if prefix and not found:

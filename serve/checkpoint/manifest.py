@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Callable
 
 from serve.checkpoint.formats import FORMATS
 from serve.checkpoint.provenance import WORD
@@ -22,21 +23,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What `sha256sum FILE` writes; a backslash before it says that the name has escapes.
 _SHA256SUM = re.compile(rb"\\?([0-9a-f]{64}) [ *][^\n]+\n?")
 _LARGEST_GENERATION = 2**63
-_KNOWN = frozenset(
-    (
-        "sha256",
-        "size",
-        "version",
-        "created",
-        "format",
-        "generation",
-        "interface",
-        "metrics",
-        "golden",
-        "signature",
-        "openssf",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -45,10 +31,8 @@ class Manifest:
 
     Args:
         sha256: of the checkpoint, in lower-case hexadecimal.
-        generation: the publisher's own rising number, or 0.
         interface: the form of the answers, as `serve.model.answers` writes it.
         metrics: numbers by name that the publisher wants to be shown.
-        rest: keys that this version of `serve` does not know.
         stated: the whole object as it was, which is what a signature covers.
     """
 
@@ -68,17 +52,7 @@ class Manifest:
 
 
 def read_object(text: bytes) -> dict[str, object]:
-    """Read a marker as the JSON object that it is, with no look at its keys.
-
-    Args:
-        text: the bytes of the `.done` file.
-
-    Returns:
-        The object; an empty one for a marker that holds only white space, and the sha256 of a line of sha256sum.
-
-    Raises:
-        CheckpointError: it is something else.
-    """
+    """Read a marker as a JSON object, one of white space as an empty one; raises `CheckpointError` for all else."""
     if not text.strip():
         return {}
     line = _SHA256SUM.fullmatch(text)
@@ -95,21 +69,25 @@ def read_object(text: bytes) -> dict[str, object]:
 
 
 def parse_marker(text: bytes) -> Manifest:
-    """Parse a marker's content.
-
-    Returns:
-        The manifest; an empty one for a marker that holds only white space.
-
-    Raises:
-        CheckpointError: the marker is not JSON of the expected form; all issues are named.
-    """
+    """Parse a marker; one of white space states nothing. Raises `CheckpointError` that names all issues."""
     if not text.strip():
         return Manifest()
     stated = read_object(text)
-    issues = [issue for issue in _marker_issues(stated) if issue] + golden_issues(stated.get("golden"))
+    issues = [
+        f"{key}: expected {expected}, found {repr(stated[key])[:80]}"
+        for key, (is_fit, expected) in _KEYS.items()
+        if stated.get(key) is not None and not is_fit(stated[key])
+    ]
+    # What a registry states of a version is a manifest, though nobody has hashed its checkpoint.
+    if stated.get("sha256") is None and "mlflow" not in stated:
+        issues.append("sha256: missing; only an empty marker may leave it out")
+    issues += golden_issues(stated.get("golden"))
     if issues:
         raise CheckpointError("marker", "the marker: " + "; ".join(issues))
-    return _build(stated)
+    known: dict[str, Any] = {key: stated[key] for key in _KEYS if stated.get(key) is not None}
+    rest = {key: value for key, value in stated.items() if key not in (*_KEYS, "golden")}
+    size_bytes, golden = known.pop("size", None), parse_golden(stated.get("golden"))
+    return Manifest(size_bytes=size_bytes, golden=golden, rest=rest, stated=stated, **known)
 
 
 def stated_sha256(text: bytes) -> object:
@@ -128,52 +106,35 @@ def stated_generation(text: bytes) -> int:
         stated = json.loads(text)
     except (ValueError, RecursionError):
         return 0
-    number = stated.get("generation") if isinstance(stated, dict) else None
-    return (
-        number if isinstance(number, int) and not isinstance(number, bool) and 0 < number < _LARGEST_GENERATION else 0
-    )
-
-
-def _build(stated: dict[str, object]) -> Manifest:
-    known = {key: value for key, value in stated.items() if key in _KNOWN and value is not None}
-    size, golden = known.pop("size", None), known.pop("golden", None)
-    rest = {key: value for key, value in stated.items() if key not in _KNOWN}
-    return Manifest(size_bytes=size, golden=parse_golden(golden), rest=rest, stated=stated, **known)  # type: ignore[arg-type]
-
-
-def _marker_issues(stated: Mapping[str, object]) -> list[str | None]:
-    sha256, metrics = stated.get("sha256"), stated.get("metrics")
-
-    def check(key: str, is_fit: bool, expected: str) -> str | None:
-        fits = stated.get(key) is None or is_fit
-        return None if fits else f"{key}: expected {expected}, found {repr(stated[key])[:80]}"
-
-    return [
-        check("sha256", _matches(_SHA256, sha256), "64 lower-case hexadecimal digits"),
-        check("size", _is_count(stated.get("size")), "a number of bytes"),
-        check("version", _matches(WORD, stated.get("version")), "letters, digits and ._+-"),
-        check("created", isinstance(stated.get("created"), str), "a text"),
-        check("format", stated.get("format") in FORMATS, " or ".join(FORMATS)),
-        check("generation", _is_count(stated.get("generation")), "a number below 2**63"),
-        check("metrics", isinstance(metrics, dict) and all(map(is_number, metrics.values())), "numbers by name"),
-        check("interface", _is_form(stated.get("interface")), "texts by name"),
-        check("signature", isinstance(stated.get("signature"), dict), "an object"),
-        check("openssf", isinstance(stated.get("openssf"), dict), "an object"),
-        # What a registry states of a version is a manifest, though nobody has hashed its checkpoint.
-        "sha256: missing; only an empty marker may leave it out" if sha256 is None and "mlflow" not in stated else None,
-    ]
+    number: Any = stated.get("generation") if isinstance(stated, dict) else None
+    return int(number) if _is_count(number) else 0
 
 
 def _matches(pattern: re.Pattern[str], value: object) -> bool:
     return isinstance(value, str) and bool(pattern.fullmatch(value))
 
 
-def _is_form(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(form, str) for form in value.values())
-
-
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_GENERATION
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+# What the value of each key has to be, and how that is said.
+_KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "sha256": (lambda value: _matches(_SHA256, value), "64 lower-case hexadecimal digits"),
+    "size": (_is_count, "a number of bytes"),
+    "version": (lambda value: _matches(WORD, value), "letters, digits and ._+-"),
+    "created": (lambda value: isinstance(value, str), "a text"),
+    "format": (lambda value: value in FORMATS, " or ".join(FORMATS)),
+    "generation": (_is_count, "a number below 2**63"),
+    "metrics": (lambda value: _is_object(value) and all(map(is_number, value.values())), "numbers by name"),
+    "interface": (lambda value: _is_object(value) and {*map(type, value.values())} <= {str}, "texts by name"),
+    "signature": (_is_object, "an object"),
+    "openssf": (_is_object, "an object"),
+}
 
 
 # What float32 loses when the order of a sum changes, as it does between batch sizes, threads and devices.
@@ -183,12 +144,7 @@ ABSOLUTE_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Golden:
-    """One request and its right answer.
-
-    Args:
-        rtol: how far a number may be off, as a share of the right one.
-        atol: how far it may be off beyond that.
-    """
+    """One request and its right answer; a number may be off by `atol`, and by `rtol` of the right one."""
 
     inputs: object
     outputs: object
@@ -206,16 +162,15 @@ def golden_issues(stated: object) -> list[str]:
         return []
     if not isinstance(stated, list):
         return [f"golden: expected a list of requests, found {type(stated).__name__}"]
-    return [f"golden[{place}]{issue}" for place, one in enumerate(stated) for issue in _issues_of(one)]
-
-
-def _issues_of(one: object) -> Iterator[str]:
-    if not isinstance(one, dict) or not {"inputs", "outputs"} <= set(one):
-        yield ': expected {"inputs": …, "outputs": …}'
-        return
-    for key in ("rtol", "atol"):
-        if key in one and not (is_number(one[key]) and math.isfinite(one[key]) and one[key] >= 0):
-            yield f".{key}: expected a number of at least 0, found {one[key]!r}"
+    issues = []
+    for place, one in enumerate(stated):
+        if not isinstance(one, dict) or not {"inputs", "outputs"} <= set(one):
+            issues.append(f'golden[{place}]: expected {{"inputs": …, "outputs": …}}')
+            continue
+        for key in ("rtol", "atol"):
+            if key in one and not (is_number(one[key]) and math.isfinite(one[key]) and one[key] >= 0):
+                issues.append(f"golden[{place}].{key}: expected a number of at least 0, found {one[key]!r}")
+    return issues
 
 
 def parse_golden(stated: object) -> tuple[Golden, ...]:
@@ -232,12 +187,7 @@ def is_number(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Stored:
-    """A proven checkpoint in the store.
-
-    Args:
-        copy_s: seconds that reading and writing took here; 0 where the bytes were there already.
-        hash_s: seconds that hashing took here; 0 where the bytes were proven already.
-    """
+    """A proven checkpoint in the store; seconds are 0 where nothing was copied or hashed for it here."""
 
     path: Path
     sha256: str

@@ -71,15 +71,7 @@ class Provenance:
 
 
 def read_env_digest(environ: Mapping[str, str], prefix: Path) -> str | None:
-    """Find the digest that `envtool` computed for the running environment.
-
-    Args:
-        environ: the environment variables; `ENVSERVE_ENV_DIGEST` wins.
-        prefix: the environment's prefix, whose `conda-meta/envserve` holds it otherwise.
-
-    Returns:
-        The digest, or `None` when neither place has one that fits in a header.
-    """
+    """Find the running environment's digest: in `ENVSERVE_ENV_DIGEST`, else in its prefix; `None` for neither."""
     digest: object = environ.get(ENV_DIGEST_VARIABLE)
     if digest is None:
         try:

@@ -59,21 +59,13 @@ def is_index(path: Path) -> bool:
 
 
 def read_index(path: Path) -> dict[str, Path]:
-    """Read which shard holds which tensor.
-
-    Raises:
-        CheckpointError: it is no index, or names a file that is not beside it.
-    """
+    """Read which shard holds which tensor; raises what `parse_index` does."""
     with path.open("rb") as reader:
         return parse_index(reader.read(INDEX_LIMIT_BYTES + 1), path)
 
 
 def parse_index(text: bytes, path: Path) -> dict[str, Path]:
-    """Parse which shard holds which tensor.
-
-    Raises:
-        CheckpointError: it is no index, or names a file that is not beside it.
-    """
+    """Parse which shard holds which tensor; raises `CheckpointError` for no index, and shards that lie elsewhere."""
     try:
         weight_map = json.loads(text)["weight_map"]
         pairs = dict(weight_map.items())
@@ -86,12 +78,7 @@ def parse_index(text: bytes, path: Path) -> dict[str, Path]:
 
 
 def look(path: Path) -> os.stat_result | None:
-    """Look at an index and its shards as if they were one file.
-
-    Returns:
-        The index's own state, with the size of all files together and the time of the newest; `None` when one of them
-        is not found.
-    """
+    """Look at an index and its shards as at one file, as new as the newest; `None` when one of them is not found."""
     try:
         own = path.stat()
         shards = [shard.stat() for shard in sorted(set(read_index(path).values()))]
@@ -112,14 +99,7 @@ def joined_name(name: str) -> str:
 
 
 def plan(path: Path, prefix: str = "") -> list[Piece]:
-    """Find every tensor, in the order of the joined file.
-
-    Args:
-        prefix: taken off the names, without those that begin otherwise.
-
-    Raises:
-        CheckpointError: the shards do not hold exactly what the index names, or nothing with this prefix.
-    """
+    """Find every tensor, in the joined file's order; raises `CheckpointError` where the shards are not the index's."""
     weight_map = read_index(path)
     pieces: dict[str, Piece] = {}
     for shard in sorted(set(weight_map.values())):
@@ -197,14 +177,7 @@ def _read(piece: Piece) -> Iterator[bytes]:
 
 
 def join_hashed(path: Path, target: Path, prefix: str = "") -> durable_files.Copied:
-    """Write the joined file, synced, and hash exactly the bytes that were written.
-
-    Args:
-        prefix: taken off the names, without those that begin otherwise.
-
-    Raises:
-        OSError: reading or writing failed; `target` may exist in part.
-    """
+    """Write the joined file as `durable_files.write_hashed` does; raises `OSError`, with `target` there in part."""
     return durable_files.write_hashed(chunks_of(path, prefix), target)
 
 

@@ -36,46 +36,20 @@ _BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 
 def signed_bytes(stated: Mapping[str, object]) -> bytes:
-    """Return what a signature of a manifest covers.
-
-    Args:
-        stated: the marker's JSON object.
-    """
+    """Return what a signature of a manifest covers."""
     covered = {key: value for key, value in stated.items() if key not in ("signature", OPENSSF)}
     return _DOMAIN + json.dumps(covered, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def sign(stated: Mapping[str, object], key_file: Path) -> dict[str, str]:
-    """Sign a manifest.
-
-    Args:
-        stated: the marker's JSON object.
-        key_file: a private key in PEM, as `write_keys` makes it.
-
-    Returns:
-        The value of the key `signature`.
-
-    Raises:
-        SignatureError: the key cannot be used.
-    """
+    """Return the value of the key `signature`, made with an Ed25519 key in PEM; raises `SignatureError` for another."""
     key = load_key(key_file, is_private=True)
     value = base64.b64encode(key.sign(signed_bytes(stated))).decode()
     return {"algorithm": ALGORITHM, "key": dsse.key_id(key.public_key()), "value": value}
 
 
 def sign_openssf(name: str, sha256: str, key_file: Path) -> dict[str, object]:
-    """Sign a checkpoint as `model_signing verify key` checks it.
-
-    Args:
-        name: the checkpoint's file name.
-        key_file: a private ECDSA key in PEM.
-
-    Returns:
-        A Sigstore bundle.
-
-    Raises:
-        SignatureError: the key cannot be used.
-    """
+    """Return a Sigstore bundle for `model_signing verify key`, by an ECDSA key in PEM; raises `SignatureError`."""
     key = load_key(key_file, is_private=True, takes_ecdsa=True)
     hint = dsse.pem_sha256(key.public_key())
     resources = [{"name": ".", "algorithm": "sha256", "digest": sha256}]
@@ -87,10 +61,7 @@ def sign_openssf(name: str, sha256: str, key_file: Path) -> dict[str, object]:
 
 
 def with_bundle(text: bytes, path: Path) -> bytes:
-    """Return a marker's text with the OpenSSF signature that lies beside its checkpoint, if there is one.
-
-    A marker that states no sha256 gets the signed one. What cannot be read is left out.
-    """
+    """Return a marker with the readable OpenSSF signature that lies beside its checkpoint, and the sha256 it states."""
     for name in (path.name + SIDECARS[0], SIDECARS[1]):
         try:
             with path.with_name(name).open("rb") as reader:
@@ -107,28 +78,14 @@ def with_bundle(text: bytes, path: Path) -> bytes:
 
 
 class Verifier:
-    """Verifies signatures with the public keys that the settings name.
-
-    Args:
-        key_files: public keys in PEM; several, so that one key can follow another.
-
-    Raises:
-        SignatureError: a key cannot be used.
-    """
+    """Verifies signatures with any of several public keys in PEM, so that one key can follow another."""
 
     def __init__(self, key_files: Sequence[Path]) -> None:
         keys = [load_key(path, is_private=False, takes_ecdsa=True) for path in key_files]
         self._keys = {dsse.key_id(key): key for key in keys}
 
     def require(self, stated: Mapping[str, object]) -> None:
-        """Refuse a manifest that none of the keys has signed.
-
-        Args:
-            stated: the marker's JSON object.
-
-        Raises:
-            CheckpointError: the signature is missing, of an unknown key, or of another manifest.
-        """
+        """Refuse a manifest that none of the keys has signed; raises `CheckpointError`."""
         signature, bundle = stated.get("signature"), stated.get(OPENSSF)
         if signature is None and isinstance(bundle, Mapping):
             return self._require_openssf(bundle, stated.get("sha256"))
@@ -158,17 +115,7 @@ class Verifier:
 
 
 def write_keys(key_file: Path) -> tuple[Path, str]:
-    """Make a new pair of keys.
-
-    Args:
-        key_file: gets the private key, for its owner only; the public one goes beside it with the suffix `.pub`.
-
-    Returns:
-        The file of the public key, and its short name.
-
-    Raises:
-        SignatureError: a file is there already, or cannot be written.
-    """
+    """Make new keys, the private one for its owner only; return the public one's file and short name."""
     with _errors_of_keys():
         public, private_pem, public_pem = dsse.generate()
     public_file = key_file.with_name(key_file.name + ".pub")

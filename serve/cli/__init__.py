@@ -22,6 +22,7 @@ COMMANDS = {
     "rollback": ("serve.cli.operator_commands", "Serve an older version, as a new generation."),
     "pin": ("serve.cli.operator_commands", "Stop automatic moves; rollback still works."),
     "unpin": ("serve.cli.operator_commands", "Allow automatic moves again."),
+    "fleet": ("serve.cli.fleet_commands", "Show who is in the fleet, and say what only a person can."),
     "retry": ("serve.cli.operator_commands", "Judge anew what was refused."),
     "store": ("serve.cli.operator_commands", "Show what occupies the store, and why."),
     "verify": ("serve.cli.operator_commands", "Check checkpoints, or the weights in memory."),

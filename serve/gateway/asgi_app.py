@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from serve.batching.scheduler import Done, Scheduler
 from serve.gateway.protocol_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_form import RequestForm, RequestForms, Understood
-from serve.gateway.request_lifecycle import Arrival, Origins, RequestContext, RequestLifecycle
+from serve.gateway.request_lifecycle import HELD_S, Arrival, Origins, RequestContext, RequestLifecycle
 from serve.http.messages import Request, Response, headers_of
 from serve.http.route import Table
 from serve.inference.prediction import Prediction
@@ -72,6 +72,9 @@ class AsgiApp:
             done(self._lifecycle.end(context, found))
 
         found = self._lifecycle.begin(context)
+        if self._lifecycle.is_held(context, found):
+            asyncio.get_running_loop().call_later(HELD_S, self._go_on, context, done)
+            return None
         if not isinstance(found, Prediction):
             finish(found)
             return None

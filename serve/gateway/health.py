@@ -48,6 +48,9 @@ def readyz(server: Server, request: Request) -> Response:
     if server.telemetry.drain.has_begun:
         return fail(503, "the server is shutting down")
     waiting = [model.stable for model in server.models.values() if model.stable.slot.live is None]
+    out = [model for model in server.models.values() if model.stable.is_cut_off]
+    if out:
+        return not_live("the fleet has not taken this host in, or is out of its reach")
     if not waiting:
         return succeed({"ready": True})
     return not_live(_verdicts(waiting))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.batching.scheduler import LateError
-from serve.errors import InputError
+from serve.errors import HeldError, InputError
 from serve.http.messages import RETRY_AFTER_S, Request, Response, fail
 from serve.inference.prediction import Prediction, complete
 from serve.metrics.request_counters import DEADLINE, QUEUE_FULL, TOO_LARGE, Served
@@ -28,6 +28,10 @@ from serve.observability.spans import HEADER, TraceParent, parse_trace_parent
 if TYPE_CHECKING:
     from serve.gateway.server import Server
     from serve.http.route import Route
+
+
+# Between two attempts of a request that may not start: a fence lasts for some of these.
+HELD_S = 0.001
 
 
 class RequestContext(NamedTuple):
@@ -54,6 +58,7 @@ class RequestLifecycle:
     def __init__(self, server: Server) -> None:
         self._server, self._telemetry = server, server.telemetry
         self._sole = next(iter(server.models)) if len(server.models) == 1 else ""
+        self._hold_s = next(server.instances).settings.fleet_hold_s
 
     def model_of(self, request: Request) -> str:
         """Return the name of the model that a request asks for; empty where there is no such model."""
@@ -109,8 +114,14 @@ class RequestLifecycle:
         except Exception as error:  # a bug of a handler
             return error
 
+    def is_held(self, context: RequestContext, found: object) -> bool:
+        """Whether a request is to begin again in `HELD_S`, as it may not start now and has time left."""
+        return isinstance(found, HeldError) and time.monotonic() - context.arrival.arrived_s < self._hold_s
+
     def end(self, context: RequestContext, found: Response | Exception) -> Response:
         """Let out an answer, or the one to an error."""
+        if isinstance(found, HeldError):
+            found = fail(503, found.message, {"Retry-After": str(RETRY_AFTER_S)})
         if isinstance(found, LateError):
             found = self.reject(context) or found
         return self.close(
@@ -120,6 +131,9 @@ class RequestLifecycle:
     def carry(self, context: RequestContext) -> Response:
         """Bring a request to its end in this thread."""
         found = self.begin(context)
+        while self.is_held(context, found):
+            time.sleep(HELD_S)
+            found = self.begin(context)
         if isinstance(found, Prediction):
             try:
                 found = complete(found, context.deadline_s)

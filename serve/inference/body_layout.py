@@ -18,7 +18,7 @@ from serve.errors import InputError, RequestError, excerpt
 
 if TYPE_CHECKING:
     from serve.codec.datatypes import Array
-    from serve.model.predictor import Predictor
+    from serve.model.torch_predictor import TorchPredictor
 
 Write = Callable[["Array", int], Sequence[bytes]]
 # Numbers and what separates them: text of nothing else, read together with others, can break none of them.
@@ -31,11 +31,8 @@ class BodyLayout(NamedTuple):
     """What all bodies of a form have in common.
 
     Args:
-        name: of the only input.
         datatype: of the numbers, as the Open Inference Protocol names it; empty for the rows of native JSON.
         shape: of the array of one request; its first length is the rows.
-        before: the bytes before the numbers.
-        after: the bytes behind them.
         write: returns what differs in the answer of each of so many requests, whose rows are in one array; raises
             `ValueError` where it cannot be written.
         size_bytes: of the numbers, where they are the bytes of the array; 0 where they are text of any length.
@@ -57,7 +54,7 @@ class BodyLayout(NamedTuple):
             return len(numbers) == self.size_bytes
         return numbers.count(b",") + 1 == math.prod(self.shape) and not numbers.translate(None, _NUMERIC)
 
-    def read(self, several: Sequence[bytes], predictor: Predictor) -> Any:
+    def read(self, several: Sequence[bytes], predictor: TorchPredictor) -> Any:
         """Turn numbers of several requests into what the module takes; raises `InputError` where some do not fit."""
         if self.size_bytes:
             joined = several[0] if len(several) == 1 else b"".join(several)
@@ -76,11 +73,7 @@ class BodyLayout(NamedTuple):
 
 
 class Hole(NamedTuple):
-    """Where a JSON text has its last list of numbers.
-
-    Args:
-        probe: the content of the text with `FLAT` for that list.
-    """
+    """Where a JSON text has its last list of numbers. `probe`: the content of the text with `FLAT` for that list."""
 
     before: bytes
     after: bytes

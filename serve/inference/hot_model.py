@@ -14,11 +14,7 @@ from serve.settings.settings import load_settings
 
 
 class Answer(NamedTuple):
-    """The outputs of one request, and what gave them.
-
-    Args:
-        provenance: model, version, generation, sha256 and environment digest, as `POST /predict` has them.
-    """
+    """The outputs of one request, and what gave them, as `POST /predict` has it."""
 
     outputs: object
     provenance: Mapping[str, object]

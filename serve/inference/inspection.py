@@ -26,12 +26,7 @@ _SHORT_S = 0.001
 
 
 class Remade(NamedTuple):
-    """An answer that another generation has given.
-
-    Args:
-        instance: of which the generation is leased, as the one that it replaces is.
-        signal: what was wrong with the first answer.
-    """
+    """An answer of another generation, leased as the first one is, with the signal that was wrong with that."""
 
     raw: Any
     instance: ModelInstance
@@ -42,16 +37,7 @@ class Remade(NamedTuple):
 def inspect(
     predictions: Sequence[Prediction], results: list[Any], rows: int, seconds: float, deadlines_s: Sequence[float]
 ) -> list[Any]:
-    """Count a run, and look at its answers where their generation is on trial.
-
-    Args:
-        predictions: all of one generation.
-        results: for each what the module gave, or an exception.
-        deadlines_s: until when each is wanted, on the monotonic clock.
-
-    Returns:
-        The results, those that were made again as `Remade`.
-    """
+    """Count a run of one generation, and look at its answers on trial; those made again come back as `Remade`."""
     first = predictions[0]
     guard, generation = first.instance.guard, first.generation
     is_on_trial = guard.note_run(generation.provenance.generation, len(results), rows, seconds)

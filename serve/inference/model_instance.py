@@ -23,17 +23,20 @@ from serve.checkpoint.provenance import START_VARIABLE, read_env_digest
 from serve.errors import ModelError
 from serve.events.event_log import EventLog, Journal, write_line
 from serve.events.webhook import Webhook
+from serve.fleet.fleet_committer import FleetCommitter
+from serve.fleet.gate import Gate
+from serve.fleet.state import REFUSE
 from serve.model.slot import Slot
 from serve.model.warm_up import GIVEN_UP
-from serve.swap.assembly import make_context, make_reloader
 from serve.swap.background_task import PREPARATION
+from serve.swap.context import make_context, make_reloader
 from serve.swap.shared_state import SharedState
 
 if TYPE_CHECKING:
     from serve.events.event_log import Subscriber
+    from serve.model.loader import ModelLoader
     from serve.settings.settings import Settings
     from serve.store.quarantine import Rejection
-    from serve.swap.context import Loader
 
 _STOP_WAIT_S = 2.0
 _MOST_SOURCES = 2000
@@ -43,15 +46,14 @@ _NOT_JUDGING = frozenset(
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
     | {"optimize", "torch_threads", "batch_check_share", "probation_s", "probation_requests", "probation_rule"}
     | {"retry_spoiled", "promote", "abort", "timeout_s", "compare", "then"}
+    | {"fleet", "fleet_secrets", "fleet_host", "fleet_cut_off", "fleet_lease_s", "fleet_hold_s", "fleet_evict_s"}
 )
+# What differs from host to host for good reasons.
+_OF_A_HOST = frozenset({"python_path", "verify_key"})
 
 
 class ModelInstance:
-    """One model, or one label of it, in one worker.
-
-    Args:
-        subscribers: called with its events, beside the log, the journal and the hook.
-    """
+    """One model, or one label of it, in one worker; `subscribers` get its events beside log, journal and hook."""
 
     def __init__(self, settings: Settings, *subscribers: Subscriber) -> None:
         self.settings = settings
@@ -61,18 +63,29 @@ class ModelInstance:
         facts = {**_facts_of(settings), "env_digest": self.env_digest}
         self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
         self.shared_state = SharedState(settings.store / "word")
-        self.slot = Slot(self.shared_state if settings.commit == "host" else None)
+        gate = Gate(settings.store, settings.fleet_cut_off == REFUSE) if settings.commit == "fleet" else None
+        self._gate = gate
+        register = None if settings.commit == "worker" else self.shared_state
+        self.slot = Slot(register) if gate is None else Slot(register, gate.is_open)
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         context = make_context(settings, self.slot, self.log, self.env_digest, lambda: self._judge, start)
         self.guard, self.ledger, self._context = context.guard, context.ledger, context
         self.operator_requests = context.operator_requests
-        self.reloader = make_reloader(settings, context, self._make_loader)
+        committer = None
+        if gate is not None:
+            committer = FleetCommitter(context, settings, gate, lambda: terms_of(settings, self.env_digest))
+        self.reloader = make_reloader(settings, context, self._make_loader, committer)
         self._thread: threading.Thread | None = None
 
     @property
     def is_reloading(self) -> bool:
         """Whether the reloader's thread is alive."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether requests may not start for longer than a fence lasts."""
+        return self._gate is not None and self._gate.is_out()
 
     @property
     def can_answer(self) -> bool:
@@ -111,7 +124,7 @@ class ModelInstance:
         """Whether a thread still works on a model, after `stop` too: a load cannot be ended from outside."""
         return any(thread.name.startswith(PREPARATION) for thread in threading.enumerate())
 
-    def _make_loader(self) -> Loader:
+    def _make_loader(self) -> ModelLoader:
         # Here and not above: this import brings torch, and only a worker may have it (forking after torch has used
         # threads hangs the child: pytorch#49555).
         try:
@@ -140,14 +153,7 @@ def _report_hook(settings: Settings) -> Callable[[str], None]:
 
 
 def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, object]) -> str:
-    """Name what decides whether a checkpoint is good: the model's class, its source, the settings, the environment.
-
-    Args:
-        modules: the imported ones, among them the model's.
-
-    Returns:
-        A digest that changes when one of them does.
-    """
+    """Digest what decides whether a checkpoint is good: the class and its source, the settings, the environment."""
     stated = {key: value for key, value in asdict(settings).items() if key not in _NOT_JUDGING}
     digest = hashlib.sha256(json.dumps([stated, env_digest], sort_keys=True, default=_as_json).encode())
     source = getattr(modules.get(settings.model.partition(":")[0]), "__file__", None)
@@ -158,6 +164,19 @@ def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, o
                 seen = path.stat()
                 digest.update(repr((str(path), seen.st_size, seen.st_mtime_ns)).encode())
     return digest.hexdigest()
+
+
+def terms_of(settings: Settings, env_digest: str | None) -> dict[str, str]:
+    """Return what must be the same on all hosts of a fleet; asked after the model's module was imported."""
+    stated = {key: value for key, value in asdict(settings).items() if key not in _NOT_JUDGING | _OF_A_HOST}
+    source = getattr(sys.modules.get(settings.model.partition(":")[0]), "__file__", None)
+    content = Path(source).read_bytes() if source and Path(source).is_file() else b""
+    settings_text = json.dumps(stated, sort_keys=True, default=_as_json)
+    return {
+        "environment": env_digest or "none",
+        "model source": hashlib.sha256(content).hexdigest(),
+        "settings": hashlib.sha256(settings_text.encode()).hexdigest(),
+    }
 
 
 def _find_sources(settings: Settings, source: Path) -> list[Path]:

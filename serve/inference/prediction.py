@@ -17,11 +17,10 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
 
-from serve.errors import InputError, NotLiveError, NotServedError, RequestError
+from serve.errors import HeldError, InputError, NotLiveError, NotServedError, RequestError, excerpt
 from serve.http.messages import Request, Response, fail, not_live
 from serve.inference.inspection import Remade, inspect, inspect_written
 from serve.inference.shadow import Asked, Shadow
-from serve.model.predictor import Predictor
 from serve.settings.settings import CANARY, SHADOW, STABLE
 
 if TYPE_CHECKING:
@@ -29,9 +28,12 @@ if TYPE_CHECKING:
     from serve.inference.body_layout import BodyLayout
     from serve.inference.model_instance import ModelInstance
     from serve.model.slot import Generation
+    from serve.model.torch_predictor import TorchPredictor
     from serve.settings.settings import ServerSettings
 
-Prepare = Callable[[Predictor], Any]
+Prepare = Callable[["TorchPredictor"], Any]
+# The oldest generation that a client takes an answer from; across fleets too, where one number means one thing.
+AT_LEAST = "x-model-at-least"
 # Which generation was asked first, and what was wrong with its answer.
 RETRIED = "X-Model-Retried"
 
@@ -39,27 +41,16 @@ RETRIED = "X-Model-Retried"
 class Dialect(Protocol):
     """How one protocol reads requests and writes responses, for one request."""
 
-    def read(self, request: Request, predictor: Predictor) -> Prepare:
-        """Understand a request.
+    def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
+        """Understand a request; return what turns its inputs into what a module takes. Raises `RequestError`."""
 
-        Returns:
-            What turns the inputs into what the module of a predictor takes; it may raise `InputError`.
+    def write(self, predictor: TorchPredictor, raw: Any, provenance: Provenance) -> Response:
+        """Write the response, to which provenance headers are added; raises `ValueError` where it cannot be."""
 
-        Raises:
-            RequestError: it cannot be understood.
-        """
-
-    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
-        """Write the response; provenance headers are added to it.
-
-        Raises:
-            ValueError: the outputs cannot be written.
-        """
-
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
+    def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
         """Write what is wrong with a request."""
 
-    def layout(self, predictor: Predictor) -> BodyLayout | None:
+    def layout(self, predictor: TorchPredictor) -> BodyLayout | None:
         """Describe how requests differ that are read as this one, which was read; `None` where they may in anything."""
 
 
@@ -119,13 +110,10 @@ class Prediction(NamedTuple):
 
 
 def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Prediction:
-    """Understand a request, and take a lease on the generation that is to answer it.
+    """Take a lease on the generation that is to answer a request, or answer one that cannot be.
 
-    Args:
-        request: its path and headers name the model, its body has the inputs.
-
-    Returns:
-        What is left to do; or the answer to a request that cannot be understood, or that asks for what is not served.
+    Raises:
+        HeldError: it may not start now; the caller asks again.
     """
     spec = spec_of(request)
     try:
@@ -134,9 +122,13 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     except NotServedError as error:
         return fail(404, error.message)
     try:
-        generation = instance.slot.acquire()
+        generation = _acquire(instance, request)
+    except HeldError:
+        raise
     except NotLiveError:
         return not_live(instance.reloader.status.verdict)
+    except ValueError as error:
+        return fail(400, str(error))
     try:
         prepare = dialect.read(request, generation.predictor)
         prepared = prepare(generation.predictor)
@@ -151,12 +143,21 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     return Prediction(instance, generation, prepared, dialect, prepare, model.compare_with(instance), server)
 
 
-def complete(found: Response | Prediction, deadline_s: float | None = None) -> Response:
-    """Bring a request to its end in this thread.
+def _acquire(instance: ModelInstance, request: Request) -> Generation:
+    generation, stated = instance.slot.acquire(), request.headers.get(AT_LEAST)
+    if stated is None:
+        return generation
+    is_number, number = stated.isascii() and stated.isdigit(), generation.provenance.generation
+    if is_number and int(stated) <= number:
+        return generation
+    instance.slot.release(generation)
+    if not is_number:
+        raise ValueError(f"X-Model-At-Least: expected the number of a generation, found {excerpt(stated)}")
+    raise HeldError(f"expected generation {stated} or newer, found {number}")
 
-    Args:
-        deadline_s: until when the answer is wanted, on the monotonic clock; `None` for ever.
-    """
+
+def complete(found: Response | Prediction, deadline_s: float | None = None) -> Response:
+    """Bring a request to its end in this thread; the answer is wanted until `deadline_s` on the monotonic clock."""
     if isinstance(found, Response):
         return found
     raw: Any
@@ -195,14 +196,7 @@ class Registry:
         return (instance for model in self.models.values() for instance in model.labels.values())
 
     def find(self, name: str | None) -> Model:
-        """Find a model.
-
-        Args:
-            name: as a request has it; `None` for the only one.
-
-        Raises:
-            NotServedError: there is no such model, or none was named and there are several.
-        """
+        """Find a model. Raises `NotServedError`: there is no such model, or none was named and there are several."""
         if name is None and len(self.models) == 1:
             return next(iter(self.models.values()))
         if name is None or name not in self.models:
@@ -232,22 +226,13 @@ class ModelSpec(NamedTuple):
 
 
 def spec_of(request: Request) -> ModelSpec:
-    """Read from path and headers which model is meant.
-
-    Args:
-        request: its path names the model, and may name a version or a label.
-    """
+    """Read from path and headers which model is meant."""
     label = request.place.get("label", request.headers.get("x-model-label"))
     return ModelSpec(request.place.get("name"), request.place.get("version"), label, request.headers.get(_KEY))
 
 
 class Model:
-    """One model with its labels.
-
-    Args:
-        labels: the runtimes; `stable` is always there.
-        draw: gives a number from 0 up to 1 that decides who answers.
-    """
+    """One model with its labels. `draw`: gives a number from 0 up to 1 that decides who answers."""
 
     def __init__(
         self, name: str, labels: Mapping[str, ModelInstance], draw: Callable[[], float] = random.random
@@ -280,11 +265,7 @@ class Model:
         return {live.provenance.version: instance for instance in instances if (live := instance.slot.live) is not None}
 
     def choose(self, spec: ModelSpec) -> ModelInstance:
-        """Choose who answers a request.
-
-        Raises:
-            NotServedError: no such version or label is served.
-        """
+        """Choose who answers a request. Raises `NotServedError`: no such version or label is served."""
         if spec.label is not None:
             if spec.label not in self.labels or spec.label == SHADOW:
                 known = ", ".join(label for label in self.labels if label != SHADOW)
@@ -319,22 +300,14 @@ class Found(NamedTuple):
 
 
 def select(server: Registry, request: Request) -> Found:
-    """Find what a request names; where it names neither version nor label, what answers by default.
-
-    Raises:
-        NotServedError: there is no such model, version or label.
-    """
+    """Find what a request names; where it names neither version nor label, what answers by default."""
     spec = spec_of(request)
     model = server.find(spec.name)
     return Found(model, model.stable if spec.version is None and spec.label is None else model.choose(spec))
 
 
 def describe_selected(server: Registry, request: Request, write: Callable[[Found, Generation], Response]) -> Response:
-    """Answer a request for what a model is.
-
-    Returns:
-        What `write` returned, with provenance headers; 404 for what is not served, 503 while nothing is live.
-    """
+    """Answer what a model is: as `write` does, with provenance headers; 404 for another, 503 while nothing is live."""
     try:
         found = select(server, request)
     except NotServedError as error:

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 
 class Rollout:
-    """The rollouts of one label, seen by one worker; a trial of `serve.rollout.watch`.
-
-    Args:
-        stable: what it would replace.
-    """
+    """The rollouts of one label beside the stable one, seen by one worker; a trial of `serve.rollout.watch`."""
 
     def __init__(self, instance: ModelInstance, stable: ModelInstance) -> None:
         self._instance, self._stable = instance, stable

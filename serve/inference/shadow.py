@@ -19,7 +19,7 @@ from serve.swap.background_task import give_way
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
-    from serve.model.predictor import Predictor
+    from serve.model.torch_predictor import TorchPredictor
 
 _WAITING = 64
 _NICENESS = 10
@@ -33,14 +33,12 @@ class Asked:
     """A request that was answered.
 
     Args:
-        prepare: turns the request's inputs into what the module of a predictor takes.
-        outputs: what was answered, as JSON has it.
         by: what has answered; a canary is judged by the comparison, otherwise the shadow is.
         generation: of `by`, where that is judged; 0 where the shadow is.
     """
 
     instance: ModelInstance
-    prepare: Callable[[Predictor], Any]
+    prepare: Callable[[TorchPredictor], Any]
     outputs: object
     by: ModelInstance | None = None
     generation: int = 0
@@ -56,7 +54,7 @@ class Counts:
     skipped: int = 0
 
 
-def find_disagreement(predictor: Predictor, how: str, expected: object, actual: object) -> list[str]:
+def find_disagreement(predictor: TorchPredictor, how: str, expected: object, actual: object) -> list[str]:
     """Compare two answers as the settings want it, or as the model class's `agree(a, b)` does."""
     agree = getattr(getattr(predictor, "declared", None), "agree", None)
     if agree is not None:

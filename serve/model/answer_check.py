@@ -44,11 +44,7 @@ def is_finite(array: Any) -> bool:
 
 
 def find_fault(answer: object, declared: Declared) -> Fault | None:
-    """Find what is wrong with an answer: the signal, and the reason in words.
-
-    Args:
-        answer: arrays, or what JSON can hold.
-    """
+    """Find what is wrong with an answer in arrays or plain values: the signal, and the reason in words."""
     for leaf in _leaves(answer):
         if isinstance(leaf, numpy.ndarray):
             fault = _check_array(leaf, declared)

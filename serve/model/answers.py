@@ -30,16 +30,9 @@ def require_golden(place: int, golden: Golden, actual: object) -> None:
 
 
 def differences(expected: object, actual: object, rtol: float, atol: float) -> Iterator[str]:
-    """Compare two answers.
-
-    Args:
-        rtol: how far a number may be off, as a share of the right one.
-        atol: how far it may be off beyond that.
-
-    Yields:
-        One line for each difference, beginning with where it is.
-    """
-    if isinstance(expected, _NUMBER) and isinstance(actual, _NUMBER) and not _are_truths(expected, actual):
+    """Compare two answers. Yields one line for each difference, beginning with where it is."""
+    are_truths = isinstance(expected, bool) or isinstance(actual, bool)
+    if isinstance(expected, _NUMBER) and isinstance(actual, _NUMBER) and not are_truths:
         if not abs(actual - expected) <= atol + rtol * abs(expected):
             yield f": expected {expected} ± {atol + rtol * abs(expected):g}, found {actual}"
     elif _is_list(expected) and _is_list(actual) and len(expected) == len(actual):  # type: ignore[arg-type]
@@ -69,10 +62,6 @@ def as_json(outputs: object) -> object:
     return json.loads(json.dumps(outputs))
 
 
-def _are_truths(*values: object) -> bool:
-    return any(isinstance(value, bool) for value in values)
-
-
 def _is_list(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
@@ -89,15 +78,16 @@ MIXED = "mixed"
 
 
 def describe(value: object) -> str:
-    """Write the form of a value.
-
-    Returns:
-        Its form. Lists whose parts differ in form are `mixed`, whatever is in them.
-    """
+    """Write the form of a value; lists whose parts differ in form are `mixed`, whatever is in them."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {describe(value[key])}" for key in sorted(value, key=str)) + "}"
     if isinstance(value, (list, tuple)):
-        return _describe_list(value)
+        forms = {describe(part) for part in value}
+        form = forms.pop() if len(forms) == 1 else "{"
+        if form.startswith("{"):
+            return f"{MIXED}[{len(value)}]"
+        inner, bracket, lengths = form.partition("[")
+        return f"{inner}[{len(value)}{', ' + lengths if bracket else ']'}"
     if isinstance(value, bool):
         return "boolean"
     if isinstance(value, (int, float)):
@@ -105,20 +95,8 @@ def describe(value: object) -> str:
     return "text" if isinstance(value, str) else "null"
 
 
-def _describe_list(value: list[object] | tuple[object, ...]) -> str:
-    forms = {describe(part) for part in value}
-    if len(forms) != 1:
-        return f"{MIXED}[{len(value)}]"
-    inner, bracket, lengths = forms.pop().partition("[")
-    return f"{inner}[{len(value)}{', ' + lengths if bracket else ']'}" if inner[:1] != "{" else f"{MIXED}[{len(value)}]"
-
-
 def require_same_form(expected: Mapping[str, str], actual: Mapping[str, str], of: str) -> None:
-    """Refuse a model whose requests or answers have another form.
-
-    Args:
-        actual: those of the new model; a name that only one of both has is passed over.
-    """
+    """Refuse a model whose requests or answers have another form; a name that only one of both has is passed over."""
     issues = [
         f"{name}: expected {expected[name]}, found {actual[name]}"
         for name in sorted(set(expected) & set(actual))

@@ -16,14 +16,16 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy
 import torch
 
 from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.model.answers import as_json, differences
-from serve.model.predictor import Predictor
+
+if TYPE_CHECKING:
+    from serve.model.torch_predictor import TorchPredictor
 
 _SIZES = (3, 5)
 _MOST_COMPANIONS = 12
@@ -37,12 +39,8 @@ class DependentError(Exception):
     """An answer depends on who else asks."""
 
 
-def why_alone(predictor: Predictor, prepared: Any, others: Iterable[Any], most_rows: int) -> str:
-    """Find out why requests may not share one run.
-
-    Returns:
-        The reason; nothing where they may.
-    """
+def why_alone(predictor: TorchPredictor, prepared: Any, others: Iterable[Any], most_rows: int) -> str:
+    """Find out why requests may not share one run. Returns the reason; nothing where they may."""
     try:
         _Trial(predictor, prepared, others, most_rows).run()
     except DependentError as error:
@@ -52,13 +50,13 @@ def why_alone(predictor: Predictor, prepared: Any, others: Iterable[Any], most_r
     return ""
 
 
-def tolerance(predictor: Predictor, raw: Any) -> float:
+def tolerance(predictor: TorchPredictor, raw: Any) -> float:
     """Return how far an answer in company may be from the one alone, as a share of its largest number."""
     return max(RELATIVE_TOLERANCE, _LOOSE_EPSILONS * predictor.epsilon_of(raw))
 
 
-def compare_alone(predictor: Predictor, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
-    """Answer a request alone, and compare; what it takes and returns is documented in `serve.model.predictor`."""
+def compare_alone(predictor: TorchPredictor, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+    """Answer a request alone, and compare; return the `gap` to its answer in company, 0 where only rounding differs."""
     raw = predictor.run(predictor.stack([prepared]))
     alone = predictor.split(raw, [rows[place]])[0]
     found = gap(alone, shared)
@@ -74,7 +72,7 @@ def compare_alone(predictor: Predictor, prepared: Any, shared: Any, rows: Sequen
 class _Trial:
     """One model, its example and what is asked beside it."""
 
-    def __init__(self, predictor: Predictor, prepared: Any, others: Iterable[Any], most_rows: int) -> None:
+    def __init__(self, predictor: TorchPredictor, prepared: Any, others: Iterable[Any], most_rows: int) -> None:
         self._predictor, self._prepared = predictor, prepared
         rows = predictor.count_rows(prepared)
         if not rows:
@@ -207,11 +205,7 @@ _Draw = Callable[[Any], Any]
 
 
 def vary_inputs(example: object) -> Iterator[object]:
-    """Make other requests of one: parts in another order, other texts and numbers.
-
-    Yields:
-        Inputs of the same form; a model may refuse any of them.
-    """
+    """Make other requests of one: parts in another order, other texts and numbers. A model may refuse any of them."""
     drawn = random.Random(_SEED)  # noqa: S311 - nothing secret about it
     yield _change(example, lambda value: value, lambda text: text[::-1])
     yield _change(example, lambda value: drawn.uniform(-1, 1) + 2 * value, _shuffled(drawn))
@@ -236,12 +230,7 @@ def _change(value: Any, number: Callable[[float], float], text: Callable[[str], 
 
 
 def vary_arrays(prepared: Any) -> Iterator[Any]:
-    """Make other requests of what one gave, with as many rows.
-
-    Yields:
-        What a module may take: with rows and their elements in another order, drawn from the range of each array,
-        small and large. A model may refuse any of them.
-    """
+    """Make requests of as many rows: reordered, or drawn around each array's range. A model may refuse any of them."""
     generator = torch.Generator().manual_seed(_SEED)
     yield _map(prepared, lambda array: _drawn(array, generator, 1.0, 0))
     yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, 0))

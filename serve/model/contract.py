@@ -44,19 +44,15 @@ from typing import Any, Callable
 from serve.errors import ModelError
 from serve.model import tensors
 from serve.model.answer_check import NOTHING, Declared
+from serve.model.array_form import INPUTS
 from serve.model.example import expand
-from serve.model.inputs import CustomInputs, InputTensor, NamedInputs, SoleInput
-from serve.model.predictor import INPUTS
-from serve.model.torch_predictor import Inputs, TorchPredictor, run_module
+from serve.model.inputs import CustomInputs, Inputs, InputTensor, NamedInputs
+from serve.model.torch_predictor import TorchPredictor, run_module
 from serve.settings.settings import Settings
 
 
 def import_class(settings: Settings) -> Callable[..., object]:
-    """Import the model class.
-
-    Raises:
-        ModelError: it cannot be imported.
-    """
+    """Import the model class. Raises `ModelError`: it cannot be imported."""
     for directory in reversed(settings.python_path):
         if str(directory) not in sys.path:
             sys.path.insert(0, str(directory))
@@ -74,16 +70,11 @@ def import_class(settings: Settings) -> Callable[..., object]:
         ) from error
     if not callable(found):
         raise ModelError(f"{settings.model}: expected a class, found {type(found).__name__}")
-    constructor: Callable[..., object] = found
-    return constructor
+    return found  # type: ignore[no-any-return]
 
 
 def construct(settings: Settings, constructor: Callable[..., object]) -> Any:
-    """Make an object of the model class, with the example that the settings state.
-
-    Raises:
-        ModelError: it cannot be made.
-    """
+    """Make an object of the model class, with the example that the settings state; raises `ModelError`."""
     try:
         servable: Any = constructor(**settings.model_args)
         if settings.example_inputs != "":
@@ -94,11 +85,7 @@ def construct(settings: Settings, constructor: Callable[..., object]) -> Any:
 
 
 def build(settings: Settings, constructor: Callable[..., object]) -> Any:
-    """Make an object of the model class.
-
-    Raises:
-        ModelError: it cannot be made, or lacks what every model class has.
-    """
+    """Make an object of the model class; raises `ModelError`, also where it lacks what every one has."""
     servable = construct(settings, constructor)
     if not hasattr(servable, "example_inputs") and tensors.is_module(servable):
         raise ModelError(
@@ -109,11 +96,7 @@ def build(settings: Settings, constructor: Callable[..., object]) -> Any:
 
 
 def build_module(settings: Settings, servable: Any) -> Any:
-    """Make the module that is to hold the weights.
-
-    Raises:
-        ModelError: it cannot be made, or is not a module.
-    """
+    """Make the module that is to hold the weights. Raises `ModelError`: it cannot be made, or is not a module."""
     try:
         module = servable.build_module() if hasattr(servable, "build_module") else servable
     except Exception as error:  # the user's code may raise anything
@@ -145,11 +128,7 @@ def _complete(settings: Settings, servable: Any, module: Any) -> None:
 
 
 def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
-    """Make the predictor of a module that holds its weights.
-
-    Raises:
-        ModelError: the example does not fit.
-    """
+    """Make the predictor of a module that holds its weights. Raises `ModelError`: the example does not fit."""
     if hasattr(servable, "inputs_to_tensors"):
         axes = read_axes(settings, servable)
         converter: Inputs = CustomInputs(servable.inputs_to_tensors, servable.example_inputs, axes)
@@ -183,14 +162,7 @@ def _read_declared(settings: Settings, servable: Any) -> Declared:
 
 
 def read_axes(settings: Settings, servable: Any) -> dict[str, dict[int, str]]:
-    """Read which dimensions of which inputs may have any length.
-
-    Args:
-        servable: an object of the model class; its `dynamic_axes` is in the form of `torch.onnx.export`.
-
-    Raises:
-        ModelError: it is something else.
-    """
+    """Read which dimensions of which inputs may have any length. Raises `ModelError`: it is something else."""
     stated, example = getattr(servable, "dynamic_axes", {}), servable.example_inputs
     names = set(map(str, example)) if isinstance(example, Mapping) else {INPUTS}
     try:
@@ -227,7 +199,7 @@ def _read_example(settings: Settings, servable: Any, module: Any) -> Inputs:
             return NamedInputs(
                 {name: InputTensor(rows, module, device, name, axes.get(name, {})) for name, rows in stated.items()}
             )
-        return SoleInput(InputTensor(example, module, device, axes=axes.get(INPUTS, {})))
+        return InputTensor(example, module, device, axes=axes.get(INPUTS, {}))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise ModelError(
             f"{settings.model}: example_inputs: expected rows of numbers, found {error}",

@@ -21,15 +21,7 @@ _SIDES, _LENGTHS, _FRAMES, _TOKENS = (32, 28, 64, 96, 224, 299), (16, 128, 1024,
 
 
 def expand(stated: object) -> object:
-    """Make inputs of a stated example.
-
-    Args:
-        stated: rows as a request has them; or a text such as `float32[1, 16]`, drawn with a fixed seed; or either by
-            the input's name.
-
-    Raises:
-        ValueError: torch has no such type.
-    """
+    """Make inputs of rows, of a text such as `float32[1, 16]`, drawn with a fixed seed, or of either by name."""
     if isinstance(stated, Mapping):
         return {name: expand(part) for name, part in stated.items()}
     form = _FORM.fullmatch(stated) if isinstance(stated, str) else None
@@ -48,11 +40,7 @@ def draw(dtype: str, shape: tuple[int, ...]) -> Any:
 
 
 def guess(module: Any) -> str | dict[str, str] | None:
-    """Guess what a module takes, by trying what its first layers take.
-
-    Returns:
-        The example in the form that `expand` takes; `None` where nothing fits.
-    """
+    """Guess an example for `expand`, by trying what a module's first layers take; `None` where nothing fits."""
     names = required_parameters(module)
     module = module.eval()
     for dtype, shape in _candidates(module):

@@ -12,34 +12,27 @@ import warnings
 from array import array
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, NoReturn, Union
 
 import numpy
 import torch
 
 from serve.errors import InputError
-from serve.model.predictor import INPUTS, TEXT, ArrayForm
+from serve.model.array_form import INPUTS, TEXT, ArrayForm
 
-# The arrays are views of a request's body, which nothing else reads; a module that works in place may write into it.
+# The arrays are views of a request's body: what writes into its input is found, and gets copies (`request_memory`).
 warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writ", category=UserWarning)
 
 Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
 
 
 class InputTensor:
-    """Turns rows of numbers into a tensor of the kind that the example has.
-
-    Args:
-        module: its first floating-point parameter tells the precision.
-        axes: the dimensions that may have any length, with the names of those lengths.
-    """
+    """Turns rows of numbers into a tensor of the example's kind, in the precision of the module's parameters."""
 
     def __init__(
         self, example: object, module: Any, device: str, name: str = INPUTS, axes: Axes = MappingProxyType({})
     ) -> None:
-        self._device = device
-        self.axes = axes
-        self._name = name
+        self._device, self.axes, self._name = device, axes, name
         tensor = torch.tensor(example)
         self._dtype = tensor.dtype
         if tensor.is_floating_point():
@@ -49,22 +42,17 @@ class InputTensor:
             self._dtype = next(floating, tensor.dtype)
         self.shape = open_shape(tensor.shape, axes)
         self._row_shape = self.shape[1:]
-        self.form = ArrayForm(name, _numpy_name(self._dtype), self.shape)
-        self._array_dtype = numpy.dtype(self.form.dtype)
+        torch_name = str(self._dtype).rpartition(".")[2]
+        self._dtype_name = "float32" if torch_name == "bfloat16" else torch_name
+        self.forms: tuple[ArrayForm, ...] = (ArrayForm(name, self._dtype_name, self.shape),)
+        self._array_dtype = numpy.dtype(self._dtype_name)
         self._is_floating = self._dtype.is_floating_point
         # NumPy has no bfloat16: those become tensors at once.
-        self.is_kept = str(self._dtype) == f"torch.{self.form.dtype}"
+        self.is_plain = torch_name == self._dtype_name
 
     def prepare(self, inputs: object) -> Any:
-        """Convert the inputs of one request.
-
-        Raises:
-            InputError: they are no numbers, not rectangular, not finite, or of another shape.
-
-        Shapes:
-            As the example's, with any number of rows.
-        """
-        array = read_rows(inputs, self.form.dtype, self._row_shape) if self.is_kept else None
+        """Convert inputs of the example's shape, with any number of rows; raises `InputError` for others."""
+        array = read_rows(inputs, self._dtype_name, self._row_shape) if self.is_plain else None
         if array is None:
             return self._prepare_slowly(inputs)
         if self._is_floating:
@@ -85,17 +73,17 @@ class InputTensor:
         is_right = torch.isfinite(found) if self._is_floating else found.to(tensor.dtype) == tensor
         if not bool(is_right.all()):
             self._refuse_values()
-        return found.numpy() if self.is_kept else found
+        return found.numpy() if self.is_plain else found
+
+    def prepare_arrays(self, arrays: Arrays) -> Any:
+        """Convert the only array of several by name; raises `InputError` where they do not fit."""
+        return self.prepare_array(_pick(arrays, self.forms)[0])
 
     def prepare_array(self, array: numpy.ndarray[Any, Any]) -> Any:
-        """Convert an array, without a copy where its type is the module's.
-
-        Raises:
-            InputError: it is of another kind or shape, or not finite.
-        """
+        """Convert an array, without a copy where its type is the module's; raises `InputError` for others."""
         if array.dtype is not self._array_dtype and array.dtype != self._array_dtype:
             if not numpy.can_cast(array.dtype, self._array_dtype, "same_kind"):
-                raise InputError(f"the {self._name}: expected {self.form.dtype}, found {array.dtype}", self.shape)
+                raise InputError(f"the {self._name}: expected {self._dtype_name}, found {array.dtype}", self.shape)
             # torch has no unsigned types beyond 8 bits, and no other byte order.
             found, array = array, array.astype(self._array_dtype)
             if not self._is_floating and not numpy.array_equal(found, array):
@@ -103,11 +91,11 @@ class InputTensor:
         self._require_shape(array.shape)
         if self._is_floating:
             self._require_finite(array)
-        return array if self.is_kept else torch.from_numpy(numpy.ascontiguousarray(array)).to(self._dtype)
+        return array if self.is_plain else torch.from_numpy(numpy.ascontiguousarray(array)).to(self._dtype)
 
     def place(self, prepared: Any) -> Any:
         """Bring what a request was prepared as, or several joined, to where the module computes."""
-        tensor = torch.from_numpy(numpy.ascontiguousarray(prepared)) if self.is_kept else prepared
+        tensor = torch.from_numpy(numpy.ascontiguousarray(prepared)) if self.is_plain else prepared
         return tensor if self._device == "cpu" else tensor.to(self._device)
 
     def _require_shape(self, shape: tuple[int, ...]) -> None:
@@ -129,28 +117,6 @@ class InputTensor:
         )
 
 
-class SoleInput:
-    """The inputs of a module that takes one tensor of rows."""
-
-    def __init__(self, tensor: InputTensor) -> None:
-        self._tensor = tensor
-        self.shape = tensor.shape
-        self.forms: tuple[ArrayForm, ...] = (tensor.form,)
-        self.is_plain = tensor.is_kept
-
-    def prepare(self, inputs: object) -> Any:
-        """Convert inputs as JSON has them; raises `InputError` where they do not fit."""
-        return self._tensor.prepare(inputs)
-
-    def prepare_arrays(self, arrays: Arrays) -> Any:
-        """Convert arrays by name; raises `InputError` where they do not fit."""
-        return self._tensor.prepare_array(_pick(arrays, self.forms)[0])
-
-    def place(self, prepared: Any) -> Any:
-        """Make a tensor of what was prepared."""
-        return self._tensor.place(prepared)
-
-
 class NamedInputs:
     """The inputs of a module that takes several tensors by name."""
 
@@ -159,7 +125,7 @@ class NamedInputs:
     def __init__(self, tensors: Mapping[str, InputTensor]) -> None:
         self._tensors = tensors
         self.shape: tuple[int | None, ...] = ()
-        self.forms = tuple(tensor.form for tensor in tensors.values())
+        self.forms = tuple(form for tensor in tensors.values() for form in tensor.forms)
         self._lengths: dict[str, list[tuple[str, int]]] = {}
         for name, tensor in tensors.items():
             for axis, length in tensor.axes.items():
@@ -194,12 +160,7 @@ class NamedInputs:
 
 
 class CustomInputs:
-    """The inputs of a model class that converts them itself.
-
-    Args:
-        example: inputs as a request has them; they tell the form of the arrays that can stand for them.
-        axes: by the name of an input, the dimensions that may have any length.
-    """
+    """The inputs of a model class that converts them itself; arrays that stand for them have the example's form."""
 
     is_plain = False
 
@@ -229,6 +190,10 @@ class CustomInputs:
         return prepared
 
 
+# How the inputs of a request become what the module takes.
+Inputs = Union[InputTensor, NamedInputs, CustomInputs]
+
+
 def one_for_none(prepared: Any) -> Any | None:
     """Return one row of zeros in the place of no rows; `None` for what has rows, or is no array."""
     if isinstance(prepared, Mapping):
@@ -245,11 +210,6 @@ def _pick(arrays: Arrays, forms: Sequence[ArrayForm]) -> list[numpy.ndarray[Any,
         found = ", ".join(sorted(arrays)) or "none"
         raise InputError(f"the inputs: expected {', '.join(form.name for form in forms)}, found {found}")
     return [arrays[form.name] for form in forms]
-
-
-def _numpy_name(dtype: Any) -> str:
-    name = str(dtype).rpartition(".")[2]
-    return "float32" if name == "bfloat16" else name
 
 
 # The standard library's array refuses texts and what overflows a whole number, where NumPy would read or wrap them.
@@ -294,11 +254,7 @@ Axes = Mapping[int, str]
 
 
 def form_of(name: str, value: object, axes: Axes = MappingProxyType({})) -> ArrayForm | None:
-    """Tell what array can stand for a value as JSON has it.
-
-    Returns:
-        Its form, with any number of rows; `None` where no array can.
-    """
+    """Tell the form of the array, with any number of rows, that can stand for a value of JSON; `None` for no array."""
     try:
         array = numpy.array(value)
     except ValueError:  # lists of different lengths

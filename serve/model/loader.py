@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 from serve.checkpoint.formats import SAFETENSORS
 from serve.checkpoint.sharded import read_interface
@@ -29,18 +29,13 @@ from serve.model.weights import PROGRAMS, read_state, torch_version, weaknesses
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Manifest, Stored
-    from serve.model.slot import Generation, Slot
+    from serve.model.slot import Slot
     from serve.settings.settings import Settings
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is ready to be swapped in.
-
-    Args:
-        load_s: seconds for building the module and attaching the weights.
-        warm_up_s: seconds for answering the example and all that follows.
-    """
+    """A model that is ready to be swapped in. `warm_up_s`: seconds for answering the example and all that follows."""
 
     predictor: TorchPredictor
     format: str
@@ -49,27 +44,20 @@ class Loaded:
 
 
 class ModelLoader:
-    """Makes models from checkpoints, in one worker.
-
-    Raises:
-        ModelError: the class cannot be imported, or a key cannot be used.
-    """
+    """Makes models from checkpoints in one worker; raises `ModelError` for a class or key that cannot be used."""
 
     def __init__(self, settings: Settings, slot: Slot | None = None, say: Say | None = None) -> None:
-        self._settings = settings
+        self._settings, self._slot = settings, slot
         limit_threads(settings.torch_threads, settings.workers)
-        self._class = import_class(settings)
-        self._gates = PreloadGates(settings)
-        self._slot = slot
-        say = say or _ignore
-        self._reader, self._trial = ModuleReader(settings, say), Trial(settings, say)
+        self._class, self._gates = import_class(settings), PreloadGates(settings)
+        self._say = say or (lambda event, **facts: None)  # the trainer's side has no log
+        self._architecture: Architecture | None = None  # of the class with its arguments, which do not change
+        version = torch_version()
+        warn_of_pickles(settings.pickle, weaknesses(version), version, self._say)
+        self._trial = Trial(settings, self._say)
 
     def load(self, stored: Stored, manifest: Manifest) -> Loaded:
-        """Load, check and warm up one model.
-
-        Raises:
-            MemoryShortError: it would not fit into memory.
-        """
+        """Load, check and warm up one model. Raises `MemoryShortError`: it would not fit into memory."""
         self._trial.require_ended(stored.sha256)
         limit_this_thread()
         plan, slot = self._examine(stored, manifest), self._slot
@@ -81,44 +69,50 @@ class ModelLoader:
         try:
             return self._prepare(plan, form, is_alone=False)
         except BaseException as error:
-            self._bring_back(slot, live)
+            origin = getattr(live.predictor, "origin", None)
+            if slot.live is None and origin is not None:  # what was unloaded to make room
+                again = self._prepare(self._examine(*origin), {}, is_alone=True)
+                slot.put_back(replace(live, predictor=again.predictor))
             if isinstance(error, ServeError):
                 error.is_disruptive = True
             raise
 
     def preview(self, path: Path, manifest: Manifest) -> None:
-        """Refuse what the first bytes of a checkpoint prove, before it is copied.
-
-        Args:
-            path: the checkpoint at the watched place; the index of a sharded one.
-        """
+        """Refuse what the first bytes of a checkpoint, or of an index, prove, before it is copied."""
         format, _ = self._gates.check(path, manifest, manifest.sha256 or "")
-        self._reader.require_fit(path, format)
+        self._require_fit(path, format)
 
-    def compare(self, predictor: Any) -> tuple[int, list[str]]:
-        """Compare the weights of a model in memory with its checkpoint, tensor by tensor.
-
-        Returns:
-            How many tensors were compared, and the names of those that differ.
-
-        Raises:
-            CheckpointError: the checkpoint cannot be read any more.
-        """
+    def compare(self, predictor: TorchPredictor) -> tuple[int, list[str]]:
+        """Compare weights with their checkpoint, if it can be read; return how many tensors, and which differ."""
         limit_this_thread()
-        return self._reader.compare(self._examine(*predictor.origin), predictor.module)
+        assert predictor.origin is not None, "what was never loaded cannot be compared"
+        plan, module = self._examine(*predictor.origin), plain_module(predictor.module)
+        held = module.state_dict()
+        if plan.format in PROGRAMS:
+            state = PROGRAMS[plan.format](plan.stored.path, "cpu").state_dict()
+        else:
+            memory = TiedWeights(module)
+            state, _ = _read_state(plan, Architecture(interface_of(held), memory.sources()), memory)
+        common = [name for name in held if name in state]
+        return len(common), [name for name in common if not is_same(held[name], state[name])]
 
     def _examine(self, stored: Stored, manifest: Manifest) -> ReadPlan:
         """Pass the gates that need neither the weights nor memory."""
         format, may_unpickle = self._gates.check(stored.path, manifest, stored.sha256)
-        self._reader.require_fit(stored.path, format)
+        self._require_fit(stored.path, format)
         return ReadPlan(stored, manifest, format, may_unpickle)
+
+    def _require_fit(self, path: Path, format: str) -> None:
+        """Refuse safetensors of another architecture by their header, once a module was built."""
+        if format == SAFETENSORS and self._architecture is not None:
+            fit(self._architecture, read_interface(path))
 
     def _prepare(self, plan: ReadPlan, form: Mapping[str, str], is_alone: bool) -> Loaded:
         """Pass the gates that need the model itself."""
         started_s = time.monotonic()
         require_memory(self._settings, plan, is_alone)
         built = build(self._settings, self._class)
-        predictor = connect(self._settings, built, self._reader.read(plan, built))
+        predictor = connect(self._settings, built, self._read(plan, built))
         loaded_s = time.monotonic()
         try:
             predictor = self._trial.run(plan, built, predictor, form, lengthen(self._settings, built))
@@ -127,33 +121,7 @@ class ModelLoader:
             raise
         return Loaded(predictor, plan.format, loaded_s - started_s, time.monotonic() - loaded_s)
 
-    def _bring_back(self, slot: Slot, live: Generation) -> None:
-        """Make a generation live again that was unloaded to make room."""
-        origin = getattr(live.predictor, "origin", None)
-        if slot.live is None and origin is not None:
-            again = self._prepare(self._examine(*origin), {}, is_alone=True)
-            slot.put_back(replace(live, predictor=again.predictor))
-
-
-def _ignore(event: str, **facts: object) -> None:
-    """Say nothing: the trainer's side has no log."""
-
-
-class ModuleReader:
-    """Reads checkpoints for the modules of one model class."""
-
-    def __init__(self, settings: Settings, say: Callable[..., None]) -> None:
-        self._settings, self._say = settings, say
-        self._architecture: Architecture | None = None  # of the class with its arguments, which do not change
-        version = torch_version()
-        warn_of_pickles(settings.pickle, weaknesses(version), version, say)
-
-    def require_fit(self, path: Path, format: str) -> None:
-        """Refuse safetensors of another architecture by their header, once a module was built."""
-        if format == SAFETENSORS and self._architecture is not None:
-            fit(self._architecture, read_interface(path))
-
-    def read(self, plan: ReadPlan, built: Any) -> Any:
+    def _read(self, plan: ReadPlan, built: Any) -> Any:
         """Make a module that holds the weights of a checkpoint, on the device."""
         if plan.format in PROGRAMS:
             module = PROGRAMS[plan.format](plan.stored.path, self._settings.device)
@@ -166,25 +134,13 @@ class ModuleReader:
         if architecture != self._architecture:
             self._architecture = architecture
             # The header is enough to refuse another architecture before gigabytes of weights are read.
-            self.require_fit(plan.stored.path, plan.format)
+            self._require_fit(plan.stored.path, plan.format)
         state, took_off = _read_state(plan, architecture, memory)
         if took_off:
             self._say("unwrapped", sha256=plan.stored.sha256, took_off=list(took_off))
         require_finite(state, module)
         attach(module, state, self._settings.device, memory)
         return module
-
-    def compare(self, plan: ReadPlan, module: Any) -> tuple[int, list[str]]:
-        """Compare a module with its checkpoint; return how many tensors were compared, and which differ."""
-        module = plain_module(module)
-        held = module.state_dict()
-        if plan.format in PROGRAMS:
-            state = PROGRAMS[plan.format](plan.stored.path, "cpu").state_dict()
-        else:
-            memory = TiedWeights(module)
-            state, _ = _read_state(plan, Architecture(interface_of(held), memory.sources()), memory)
-        common = [name for name in held if name in state]
-        return len(common), [name for name in common if not is_same(held[name], state[name])]
 
 
 def _read_state(

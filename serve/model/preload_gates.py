@@ -39,11 +39,7 @@ class ReadPlan:
 
 
 class PreloadGates:
-    """The gates in their order, under the settings of one model.
-
-    Raises:
-        ModelError: a key cannot be used; a server that cannot verify what it must verify serves nothing.
-    """
+    """The gates in their order, under one model's settings; raises `ModelError` for a key that cannot be used."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -53,15 +49,7 @@ class PreloadGates:
             raise ModelError(f"verify_key: {error.message}", hint=error.hint) from error
 
     def check(self, path: Path, manifest: Manifest, sha256: str) -> tuple[str, bool]:
-        """Pass them.
-
-        Args:
-            path: the checkpoint; the index of a sharded one.
-            sha256: of its bytes, as proven or, before that, as stated.
-
-        Returns:
-            The format, and whether it may be unpickled in full, which runs its code.
-        """
+        """Pass them; return the format, and whether it may be unpickled in full, which runs its code."""
         format = require_format(path, manifest, self._settings.format)
         if self._verifier is not None:
             self._verifier.require(manifest.stated)
@@ -71,11 +59,7 @@ class PreloadGates:
 
 
 def require_format(path: Path, manifest: Manifest, configured: str) -> str:
-    """Find a checkpoint's format, and refuse it when it is not the one that was stated or configured.
-
-    Args:
-        configured: by the settings; `"auto"` for any format that holds weights only.
-    """
+    """Find the format, and refuse one neither stated nor `configured`; `"auto"` is all that hold weights only."""
     found = SAFETENSORS if is_index(path) else detect_format(path)
     if manifest.format not in (None, found):
         raise CheckpointError("format", f"the format: expected {manifest.format}, found {found}")
@@ -90,11 +74,7 @@ def require_format(path: Path, manifest: Manifest, configured: str) -> str:
 
 
 def decide_pickle(settings: Settings, format: str, sha256: str, is_signed: bool) -> bool:
-    """Decide how a pickle may be read.
-
-    Returns:
-        Whether it may be unpickled in full, which runs its code.
-    """
+    """Decide how a pickle may be read. Returns whether it may be unpickled in full, which runs its code."""
     if format not in (TORCH, EXPORT):
         return False
     may_unpickle = sha256 in settings.allowed_pickles or (settings.pickle == "trusted" and is_signed)
@@ -124,11 +104,7 @@ _LOOK_S = 0.01
 
 
 def require_memory(settings: Settings, plan: ReadPlan, is_alone: bool) -> None:
-    """Refuse beforehand what would not fit beside the model that is live.
-
-    Args:
-        is_alone: whether this worker loads it while the others serve, as at its start.
-    """
+    """Refuse what would not fit beside what is live; a worker that starts loads alone, while the others serve."""
     if settings.memory == "unchecked":
         return
     workers, size_bytes = 1 if is_alone else settings.workers, plan.stored.size_bytes
@@ -141,12 +117,7 @@ def require_memory(settings: Settings, plan: ReadPlan, is_alone: bool) -> None:
 
 
 def needed_bytes(size_bytes: int, workers: int, is_shared: bool, is_assigned: bool) -> int:
-    """Estimate what loading takes at its peak on the host, in all workers that load at the same time.
-
-    Args:
-        is_shared: whether all of them map one copy of the file.
-        is_assigned: whether the module keeps the tensors that were read, instead of copying them into its own.
-    """
+    """Estimate what loading takes at its peak on the host; `is_shared`: all workers map one copy of the file."""
     # Each worker's module first allocates its own weights, which mapped ones then replace.
     module_bytes = size_bytes * workers
     state_bytes = size_bytes if is_shared else size_bytes * workers
@@ -154,14 +125,7 @@ def needed_bytes(size_bytes: int, workers: int, is_shared: bool, is_assigned: bo
 
 
 def make_room(slot: Slot, live: Generation, timeout_s: float) -> None:
-    """Unload what is live, and free its weights.
-
-    Args:
-        live: what it holds; back in its place when its requests do not end.
-
-    Raises:
-        MemoryShortError: they did not end; nothing has changed.
-    """
+    """Unload what is live; where its requests do not end it is put back, and this raises `MemoryShortError`."""
     slot.vacate()
     until_s = time.monotonic() + timeout_s
     while True:

@@ -23,7 +23,7 @@ from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.model.answers import as_json, differences
 
 if TYPE_CHECKING:
-    from serve.model.predictor import Predictor
+    from serve.model.torch_predictor import TorchPredictor
 
 _DEPTH, _PARTS, _MOST_PARTS, _ELEMENTS = 4, 64, 2000, 1024
 _OPAQUE = (ModuleType, FunctionType, BuiltinFunctionType, MethodType, type, torch.nn.Module)
@@ -33,11 +33,7 @@ Mark = tuple[object, object]
 
 
 def snapshot(servable: object, module: Any) -> dict[str, Mark]:
-    """Note all that hangs on an object of a model class, its module, its class and the file of its class.
-
-    Returns:
-        By the names that its author knows. The values are held, so that no other takes the place of one.
-    """
+    """Note all that hangs on a model object, its module, class and file, by name; values are held, so that ids stay."""
     return {name: (value, _Marker().mark(value, _DEPTH)) for name, value in _named(servable, module)}
 
 
@@ -102,12 +98,8 @@ class _Marker:
         return tuple(self.mark(value, depth - 1) for value in itertools.islice(values, _PARTS))
 
 
-def find_mixing(predictor: Predictor, one: object, other: object) -> str:
-    """Tell how an answer changes by the company of another request, in every way in which a worker lets two overlap.
-
-    Args:
-        other: inputs that are answered otherwise, if possible.
-    """
+def find_mixing(predictor: TorchPredictor, one: object, other: object) -> str:
+    """Tell how an answer changes by another request's company, in every way in which a worker lets two overlap."""
     alone = {}
     for name, inputs in (("other", other), ("one", one)):
         _, alone[name], again = (_answer(predictor, inputs) for _ in range(3))
@@ -123,11 +115,11 @@ def find_mixing(predictor: Predictor, one: object, other: object) -> str:
     return _compare(alone["one"], _answer(predictor, one))
 
 
-def _answer(predictor: Predictor, inputs: object) -> object:
+def _answer(predictor: TorchPredictor, inputs: object) -> object:
     return as_json(predictor.postprocess(_run(predictor, predictor.prepare(inputs))))
 
 
-def _run(predictor: Predictor, prepared: Any) -> Any:
+def _run(predictor: TorchPredictor, prepared: Any) -> Any:
     # What draws numbers by chance answers equal requests alike from equal seeds.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

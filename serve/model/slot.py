@@ -13,22 +13,20 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Callable, Protocol
 
 from serve.checkpoint.provenance import Provenance
-from serve.errors import NotLiveError
-from serve.model.predictor import Predictor
+from serve.errors import HeldError, NotLiveError
+
+if TYPE_CHECKING:
+    from serve.model.torch_predictor import TorchPredictor
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A model that is, was or will be live.
+    """A model that is, was or will be live. `facts`: what the log and `GET /model` say about it beyond that."""
 
-    Args:
-        facts: what the log and `GET /model` say about it beyond that.
-    """
-
-    predictor: Predictor
+    predictor: TorchPredictor
     provenance: Provenance
     facts: dict[str, object]
 
@@ -54,10 +52,11 @@ class Slot:
 
     Args:
         register: states which generation is live; without it only `swap` does. Not read before there is one to choose.
+        is_open: whether a request may start now.
     """
 
-    def __init__(self, register: Register | None = None) -> None:
-        self._register = register
+    def __init__(self, register: Register | None = None, is_open: Callable[[], bool] = lambda: True) -> None:
+        self._register, self._is_open = register, is_open
         self._live: Generation | None = None
         self._standby: Generation | None = None
         self._kept: Generation | None = None
@@ -71,17 +70,18 @@ class Slot:
         with self._lock:
             return self._choose()
 
+    @property
+    def number(self) -> int:
+        """The number of the live generation, or 0."""
+        live = self.live
+        return live.provenance.generation if live is not None else 0
+
     def acquire(self) -> Generation:
-        """Take a lease: hold the live generation for one request, until `release`.
-
-        Returns:
-            The generation that is live now; a swap does not change it.
-
-        Raises:
-            NotLiveError: no model is live yet.
-        """
+        """Lease what is live, for one request, until `release`; raises `NotLiveError`, or `HeldError` while shut."""
         # Choosing the generation and counting the lease are one step, or a swap in between could retire it.
         with self._lock:
+            if not self._is_open():  # asked first: what is chosen after it is no older than what all had agreed on
+                raise HeldError("the host may not answer now: the fleet is moving, or out of its reach")
             generation = self._choose()
             if generation is None:
                 raise NotLiveError("no model is live in this worker yet")
@@ -90,8 +90,8 @@ class Slot:
 
     def is_live(self, generation: Generation) -> bool:
         """Whether a request that starts now is to run on this generation, on which the caller has a lease."""
-        committed = self._register.word[0] if self._register is not None else 0
-        return self._live is generation and committed in (0, generation.provenance.generation)
+        is_open, committed = self._is_open(), self._register.word[0] if self._register is not None else 0
+        return is_open and self._live is generation and committed in (0, generation.provenance.generation)
 
     def acquire_other(self, generation: Generation) -> Generation | None:
         """Take a lease on what all workers go back to, or have gone back to, from a generation; `None` for nothing."""
@@ -137,29 +137,17 @@ class Slot:
             self.release(generation)
 
     def stand_by(self, generation: Generation | None) -> None:
-        """Hold a prepared generation ready, to become live when the commit register names it.
-
-        Args:
-            generation: the prepared one; `None` when its proposal was closed.
-        """
+        """Hold a generation ready until the register names it; `None` when its proposal was closed."""
         with self._lock:
             self._standby = generation
 
     def swap(self, generation: Generation) -> Generation | None:
-        """Make a generation live at once.
-
-        Returns:
-            The generation that it replaced; it drains from now on.
-        """
+        """Make a generation live at once. Returns the generation that it replaced; it drains from now on."""
         with self._lock:
             return self._swap(generation)
 
     def take_drained(self) -> list[Generation]:
-        """Hand over the replaced generations that no request uses any more.
-
-        Returns:
-            The generations, the longest replaced first; the slot holds them no longer.
-        """
+        """Hand over the replaced generations that no request uses any more, the longest replaced first."""
         with self._lock:
             drained = [generation for generation in self._draining if id(generation.predictor) not in self._leases]
             self._draining = [generation for generation in self._draining if id(generation.predictor) in self._leases]

@@ -17,7 +17,7 @@ from typing import Any
 
 from serve.checkpoint.formats import Interface, compare_interfaces, require_interface
 from serve.errors import CheckpointError
-from serve.model.tensors import State, interface_of, is_extra, is_module, is_tensor
+from serve.model.tensors import State, VersionedState, interface_of, is_extra, is_module, is_tensor, versions_in
 
 # Keys under which trainers keep tensors by name that are no weights.
 _OTHERS = re.compile(r"optim|sched|scaler|rng|random|callback|loop|hparam|hyper|grad|metric|loss|histor", re.IGNORECASE)
@@ -29,17 +29,7 @@ States = dict[str, State]
 
 
 def states_in(loaded: object, passed_over: re.Pattern[str] | None = _OTHERS) -> States:
-    """Find the state dicts.
-
-    Args:
-        passed_over: keys of tensors by name that are no weights.
-
-    Returns:
-        Each by its keys, joined with dots; under the empty key where all of it is one.
-
-    Raises:
-        CheckpointError: there is none.
-    """
+    """Find the state dicts by their keys, joined with dots, but under none `passed_over`; raises `CheckpointError`."""
     found = dict(_walk(loaded, (), passed_over))
     if not found:
         raise CheckpointError("content", _describe(loaded), hint="save module.state_dict(), alone or under a key")
@@ -47,14 +37,7 @@ def states_in(loaded: object, passed_over: re.Pattern[str] | None = _OTHERS) -> 
 
 
 def choose(states: States, key: str | None) -> tuple[str, State]:
-    """Choose the one to be published.
-
-    Args:
-        key: which one, or `None` where there is only one.
-
-    Raises:
-        CheckpointError: it was not found, or there are several.
-    """
+    """Choose the one to be published, by its key where there are several; raises `CheckpointError`."""
     shown = " and ".join(f'"{name}"' for name in states)
     if key is None and len(states) > 1:
         hint = f"say which one with --key {next(iter(states))}"
@@ -66,14 +49,7 @@ def choose(states: States, key: str | None) -> tuple[str, State]:
 
 
 def take_fitting(states: States, wanted: Architecture) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Take the one that fits a module, under the module's names.
-
-    Returns:
-        The tensors, and what was taken off: a key, and what came before the names.
-
-    Raises:
-        CheckpointError: none fits, or several do.
-    """
+    """Take the one that fits a module, under its names; return also what was taken off. Raises `CheckpointError`."""
     fits: dict[str, Fit] = {}
     refusals = []
     for key, state in states.items():
@@ -88,23 +64,13 @@ def take_fitting(states: States, wanted: Architecture) -> tuple[dict[str, Any], 
         hint = f"publish it with --key {next(iter(fits))}"
         raise CheckpointError("content", f"expected one state dict that fits, found them under {shown}", hint=hint)
     ((key, found),) = fits.items()
-    taken = _Taken({ours: states[key][theirs] for ours, theirs in found.names.items()})
-    taken._metadata = _rename(getattr(states[key], "_metadata", {}), found.names)
+    tensors = {ours: states[key][theirs] for ours, theirs in found.names.items()}
+    taken = VersionedState(tensors, _rename(versions_in(states[key]), found.names))
     return taken, ((key,) if key else ()) + found.took_off
 
 
-class _Taken(dict[str, Any]):
-    """A state dict as torch has it: a mapping that carries by which version of each layer its weights were written."""
-
-    _metadata: Mapping[str, Any] = {}
-
-
 def _rename(versions: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Give the versions of the layers under the module's names.
-
-    Args:
-        names: the checkpoint's tensors by the module's.
-    """
+    """Give the versions of the layers under the module's names. `names`: the checkpoint's tensors by the module's."""
     found: dict[str, Any] = {}
     for name, original in names.items():
         ours, theirs = name.split(".")[:-1], original.split(".")[:-1]
@@ -124,9 +90,7 @@ def _walk(thing: object, keys: tuple[str, ...], passed_over: re.Pattern[str] | N
     if _is_state(thing):
         kept = {name: value for name, value in thing.items() if is_tensor(value) or is_extra(name)}
         if len(kept) != len(thing):
-            versions, kept = getattr(thing, "_metadata", {}), _Taken(kept)
-            kept._metadata = versions
-            thing = kept
+            thing = VersionedState(kept, versions_in(thing))
         return [(".".join(keys), thing)] if kept or not keys else []
     found = []
     for key, value in thing.items():
@@ -161,11 +125,7 @@ _COUNTERS = frozenset({"n_averaged"})
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a module holds.
-
-    Args:
-        ties: for each name that shares its memory, the names from which its values can be read.
-    """
+    """What a module holds; `ties`: for each name that shares its memory, those from which its values can be read."""
 
     tensors: Interface
     ties: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -173,22 +133,14 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Fit:
-    """Which tensor of a checkpoint is which of the module.
-
-    Args:
-        names: the checkpoint's names by the module's; tied names that the checkpoint leaves out are absent.
-    """
+    """Which tensor of a checkpoint is which of the module: its names by the module's, without tied ones left out."""
 
     names: Mapping[str, str]
     took_off: tuple[str, ...] = ()
 
 
 def fit(wanted: Architecture, found: Interface) -> Fit:
-    """Find how a checkpoint fits a module.
-
-    Raises:
-        CheckpointError: it does not fit, or fits in several ways.
-    """
+    """Find how a checkpoint fits a module. Raises `CheckpointError`: it does not fit, or fits in several ways."""
     plain = {name: name for name in found}
     if not _differences(wanted, plain, found):
         return Fit(plain)
@@ -198,9 +150,19 @@ def fit(wanted: Architecture, found: Interface) -> Fit:
     if len(fits) == 1 and certain:
         return Fit(certain[0], _taken_off(certain[0]))
     if fits:
-        raise _uncertain([prefix for prefix, _ in fits])
+        shown = " and ".join(f'"{prefix}"' for prefix, _ in fits)
+        raise CheckpointError(
+            "architecture",
+            f"the checkpoint holds more than the module: expected its weights alone, found them under {shown}",
+            hint=f'publish it with --strip-prefix "{fits[0][0]}" to leave out what has another prefix',
+        )
     closest = min([plain, *(names for _, names in attempts)], key=lambda names: len(_differences(wanted, names, found)))
-    _refuse(wanted, closest, found)
+    try:
+        require_interface(wanted.tensors, _complete(wanted, closest, found))
+    except CheckpointError as error:
+        taken = " and ".join(f'"{piece}"' for piece in _taken_off(closest))
+        after = f" (after taking off {taken})" if taken else ""
+        raise CheckpointError(error.code, error.message + after, hint=error.hint) from error
     raise AssertionError("a checkpoint that differs was not refused")
 
 
@@ -240,16 +202,15 @@ def _bare(name: str) -> str:
 
 
 def _differences(wanted: Architecture, names: Mapping[str, str], found: Interface) -> list[str]:
-    return compare_interfaces(
-        wanted.tensors, _complete(wanted, {name: found[theirs] for name, theirs in names.items()})
-    )
+    return compare_interfaces(wanted.tensors, _complete(wanted, names, found))
 
 
-def _complete(wanted: Architecture, found: Interface) -> Interface:
-    """Add the names that are tied to one that is there and is what the module has."""
-    right = {name for name, spec in found.items() if wanted.tensors.get(name) == spec}
-    left_out = {name for name, sources in wanted.ties.items() if name not in found and right.intersection(sources)}
-    return {**found, **{name: wanted.tensors[name] for name in left_out if name in wanted.tensors}}
+def _complete(wanted: Architecture, names: Mapping[str, str], found: Interface) -> Interface:
+    """Rename what was found, and add the names that are tied to one that is there and is what the module has."""
+    renamed = {name: found[theirs] for name, theirs in names.items()}
+    right = {name for name, spec in renamed.items() if wanted.tensors.get(name) == spec}
+    left_out = {name for name, sources in wanted.ties.items() if name not in renamed and right.intersection(sources)}
+    return {**renamed, **{name: wanted.tensors[name] for name in left_out if name in wanted.tensors}}
 
 
 def _taken_off(names: Mapping[str, str]) -> tuple[str, ...]:
@@ -261,22 +222,3 @@ def _taken_off(names: Mapping[str, str]) -> tuple[str, ...]:
         elif theirs != ours:
             pieces.update(f"{part}." for part in theirs.split(".") if part in WRAPPERS)
     return tuple(sorted(pieces))
-
-
-def _uncertain(prefixes: Sequence[str]) -> CheckpointError:
-    shown = " and ".join(f'"{prefix}"' for prefix in prefixes)
-    return CheckpointError(
-        "architecture",
-        f"the checkpoint holds more than the module: expected its weights alone, found them under {shown}",
-        hint=f'publish it with --strip-prefix "{prefixes[0]}" to leave out what has another prefix',
-    )
-
-
-def _refuse(wanted: Architecture, names: Mapping[str, str], found: Interface) -> None:
-    shown = _complete(wanted, {name: found[theirs] for name, theirs in names.items()})
-    try:
-        require_interface(wanted.tensors, shown)
-    except CheckpointError as error:
-        taken = " and ".join(f'"{piece}"' for piece in _taken_off(names))
-        after = f" (after taking off {taken})" if taken else ""
-        raise CheckpointError(error.code, error.message + after, hint=error.hint) from error

@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -72,11 +73,7 @@ def is_tensor(thing: object) -> bool:
 
 
 def is_extra(name: str) -> bool:
-    """Whether a name of a state dict may stand for something else than a tensor.
-
-    Args:
-        name: that of `get_extra_state()`, or of the packed weights of a quantised module.
-    """
+    """Whether a name may stand for extra state or a quantised module's packed weights, which are no tensors."""
     return name.rpartition(".")[2] == "_extra_state" or "_packed_params" in name
 
 
@@ -92,21 +89,16 @@ def unrecorded() -> AbstractContextManager[None]:
 
 
 def interface_of(state: State) -> dict[str, TensorSpec]:
-    """Return names, dtypes and shapes of a state dict.
-
-    Args:
-        state: tensors by name; what is not a tensor has the dtype `EXTRA`.
-    """
-    return {name: _spec_of(tensor) for name, tensor in state.items()}
-
-
-def _spec_of(tensor: Any) -> TensorSpec:
-    if not is_tensor(tensor):
-        return TensorSpec(EXTRA, ())
-    dtype, shape = _SAFETENSORS_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
-    if dtype == _PACKED and shape:
-        shape = (*shape[:-1], 2 * shape[-1])
-    return TensorSpec(dtype, shape)
+    """Return names, dtypes and shapes of a state dict; what is not a tensor has the dtype `EXTRA`."""
+    found = {}
+    for name, tensor in state.items():
+        dtype, shape = EXTRA, ()
+        if is_tensor(tensor):
+            dtype, shape = _SAFETENSORS_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
+        if dtype == _PACKED and shape:
+            shape = (*shape[:-1], 2 * shape[-1])
+        found[name] = TensorSpec(dtype, shape)
+    return found
 
 
 def require_finite(state: State, module: Any) -> None:
@@ -147,34 +139,30 @@ def epsilon_of(module: Any) -> float:
 
 
 def attach(module: Any, state: State, device: str, memory: TiedWeights) -> None:
-    """Give a module its weights, without a copy where torch can.
-
-    Args:
-        memory: how the module's tensors lay in memory, which they do again afterwards.
-    """
-    versioned = _Versioned(state)
-    # What torch.save wrote states the versions that it was written with; safetensors state none.
-    own, stated = _versions_of(module), getattr(state, "_metadata", {})
-    versioned._metadata = {name: {**own.get(name, {}), **stated.get(name, {})} for name in {*own, *stated}}
-    module.load_state_dict(versioned, **({"assign": True} if can_assign() else {}))
+    """Give a module its weights, without a copy where torch can; its tensors lie in memory as before afterwards."""
+    # Safetensors state no versions, and some modules ask for them; torch's own then take the weights of all theirs.
+    parts = {name: part for name, part in module.named_modules() if not type(part).__module__.startswith("torch.")}
+    own = {name: {"version": part._version} for name, part in parts.items() if hasattr(part, "_version")}
+    stated = versions_in(state)
+    versions = {name: {**own.get(name, {}), **stated.get(name, {})} for name in {*own, *stated}}
+    module.load_state_dict(VersionedState(state, versions), **({"assign": True} if can_assign() else {}))
     memory.restore()
     freeze(module.to(device))
     memory.restore()  # buffers that were moved are others
 
 
-class _Versioned(OrderedDict[str, Any]):
-    """A state dict that states versions of modules."""
+class VersionedState(OrderedDict[str, Any]):
+    """A state dict as torch has it: one that carries by which version of each module its weights were written."""
 
-    _metadata: dict[str, dict[str, Any]]
+    def __init__(self, tensors: State = MappingProxyType({}), versions: State = MappingProxyType({})) -> None:
+        super().__init__(tensors)
+        self._metadata = versions
 
 
-def _versions_of(module: Any) -> dict[str, dict[str, Any]]:
-    """Return the versions that a module itself would state, which safetensors leaves out and some modules ask for.
-
-    Not those of torch's own, which then take the weights of all their versions.
-    """
-    found = {name: part for name, part in module.named_modules() if not type(part).__module__.startswith("torch.")}
-    return {name: {"version": part._version} for name, part in found.items() if hasattr(part, "_version")}
+def versions_in(state: State) -> State:
+    """Return by which versions of which modules a state dict was written, where that is stated."""
+    versions: State = getattr(state, "_metadata", {})
+    return versions
 
 
 def plain_module(module: Any) -> Any:
@@ -244,11 +232,7 @@ def release(module: Any) -> None:
 
 
 def read_device_memory(device: str) -> Available | None:
-    """Read how much memory a device has left for this process.
-
-    Returns:
-        What is free there, and what this process holds there without using it; `None` for the host's own memory.
-    """
+    """Read what a device has free, or unused by this process; `None` for the host's own memory."""
     place = torch.device(device)
     if place.type != "cuda" or not hasattr(torch.cuda, "mem_get_info"):
         return None
@@ -328,11 +312,7 @@ class TiedWeights:
         }
 
     def complete(self, state: dict[str, Any], names: Collection[str]) -> None:
-        """Add the names that a file leaves out, from those that it holds of the same memory.
-
-        Raises:
-            CheckpointError: two names of one tensor have different values.
-        """
+        """Add names that a file leaves out, from those of the same memory; raises `CheckpointError` if two differ."""
         for group in self._groups:
             held = [place for place in group if place.name in state]
             for place in group:
@@ -340,7 +320,14 @@ class TiedWeights:
                     source = next((other for other in held if other.holds(place)), None)
                     if source is not None:
                         state[place.name] = _view(state[source.name], source, place)
-            _require_one(held, state)
+            for place in held[1:]:
+                if place.is_tied_to(held[0]) and not _are_equal(state[held[0].name], state[place.name]):
+                    raise CheckpointError(
+                        "architecture",
+                        f"{place.name}: expected the values of {held[0].name}, its other name in the module, "
+                        "found others",
+                        hint="save what the module's own state_dict() gives, or untie them in the model class",
+                    )
 
     def restore(self) -> None:
         """Make the module's own tensors hold what it was given in their stead, and share memory as they did."""
@@ -392,17 +379,6 @@ def _share(group: list[_Place], given: Any) -> None:
         return
     for place in group:
         place.put(given)
-
-
-def _require_one(held: list[_Place], state: Mapping[str, Any]) -> None:
-    for place in held[1:]:
-        first = held[0]
-        if place.is_tied_to(first) and not _are_equal(state[first.name], state[place.name]):
-            raise CheckpointError(
-                "architecture",
-                f"{place.name}: expected the values of {first.name}, its other name in the module, found others",
-                hint="save what the module's own state_dict() gives, or untie them in the model class",
-            )
 
 
 def _are_equal(one: Any, other: Any) -> bool:

@@ -8,218 +8,47 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 import os
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy
 import torch
 
 from serve.errors import InputError
 from serve.model import answer_check, batch_independence, tensors, weights
-from serve.model.inputs import one_for_none
-from serve.model.predictor import OUTPUTS, ArrayForm
+from serve.model.array_form import OUTPUTS, ArrayForm
+from serve.model.inputs import Arrays, Inputs, one_for_none
+from serve.model.request_memory import RequestMemory, own
 from serve.system.resources import count_cores, threads_of_an_operation
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Manifest, Stored
     from serve.model.request_state import Versions
 
-Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
-
-
 # What Python and torch raise for values that are not what a conversion expects.
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
+_ARRAYS = (numpy.ndarray, torch.Tensor)
+_to_list = operator.methodcaller("tolist")
 _FREE: AbstractContextManager[Any] = contextlib.nullcontext()
-
-
-class Inputs(Protocol):
-    """How the inputs of a request become what the module takes."""
-
-    shape: tuple[int | None, ...]
-    forms: tuple[ArrayForm, ...]
-    is_plain: bool
-
-    def prepare(self, inputs: object) -> Any:
-        """Convert inputs as JSON has them."""
-
-    def prepare_arrays(self, arrays: Arrays) -> Any:
-        """Convert arrays by name."""
-
-    def place(self, prepared: Any) -> Any:
-        """Turn what a request was prepared as, or several joined, into what the module takes."""
-
-
-@dataclass(frozen=True)
-class TorchPredictor:
-    """A model that answers requests; what its methods do is documented in `serve.model.predictor`.
-
-    Args:
-        can_batch: whether rows of several requests may share one run, once that was tried.
-        interface: the form of the example and of its answer, once it was tried.
-        example: inputs as a request has them.
-        turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
-        origin: the proven checkpoint and its manifest, from which it can be made again.
-        declared: what the model class declares of its answers.
-    """
-
-    module: Any
-    converter: Inputs
-    run_module: Callable[[Any, Any], Any]
-    tensors_to_outputs: Callable[[Any], object] | None
-    image_to_inputs: Callable[[numpy.ndarray[Any, Any]], object] | None = None
-    outputs: tuple[ArrayForm, ...] = ()
-    can_batch: bool = False
-    interface: Mapping[str, str] = field(default_factory=dict)
-    example: object = None
-    versions: Versions | None = None
-    turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
-    origin: tuple[Stored, Manifest] | None = None
-    declared: answer_check.Declared = answer_check.NOTHING
-
-    @property
-    def expected_shape(self) -> tuple[int | None, ...]:
-        """The shape of the only input, `None` standing for any length."""
-        return self.converter.shape
-
-    @property
-    def inputs(self) -> tuple[ArrayForm, ...]:
-        """The inputs as arrays."""
-        return self.converter.forms
-
-    def prepare(self, inputs: object) -> Any:
-        """Turn inputs into what the module takes; raises `InputError`."""
-        return self._prepare(self.converter.prepare, inputs)
-
-    def prepare_arrays(self, arrays: Arrays) -> Any:
-        """Turn arrays into what the module takes; raises `InputError`."""
-        return self._prepare(self.converter.prepare_arrays, arrays)
-
-    @property
-    def joins_arrays(self) -> bool:
-        """Whether the module takes one tensor as it came, and nothing of the model class makes outputs of its own."""
-        return self.can_batch and self.converter.is_plain and self.tensors_to_outputs is None
-
-    @property
-    def takes_images(self) -> bool:
-        """Whether the model class shows how an image becomes inputs."""
-        return self.image_to_inputs is not None
-
-    def prepare_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
-        """Turn an image into what the module takes; raises `InputError`."""
-        to_inputs = self.image_to_inputs
-        if to_inputs is None:
-            raise InputError("the inputs: expected no image, as the model class has no image_to_inputs()")
-        return self._prepare(lambda found: self.converter.prepare(to_inputs(found)), pixels)
-
-    def run(self, prepared: Any) -> Any:
-        """Run the module; raises `InputError` for values that it has nothing for."""
-        one = one_for_none(prepared)
-        if one is not None:
-            return self._run_empty(one)
-        with self.turns[0], without_gradients():
-            try:
-                return self.run_module(self.module, self.converter.place(prepared))
-            except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
-                raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
-            except (AssertionError, RuntimeError) as error:
-                if not weights.is_guard(error):
-                    raise
-                raise InputError(f"the inputs: expected what the program was exported for, found {error}") from error
-
-    def _run_empty(self, one: Any) -> Any:
-        """Run one row and give none of it, as many modules cannot run without rows."""
-        try:
-            return split(self.run(one), [0, 1])[0]
-        except Exception as error:  # the module's code may raise anything
-            raise InputError("the inputs: expected at least one row, as this model's outputs are not rows") from error
-
-    def postprocess(self, raw: Any) -> object:
-        """Turn what the module gave into outputs that JSON can hold."""
-        if self.tensors_to_outputs is None:
-            return to_lists(raw)
-        with self.turns[1], without_gradients():
-            return self.tensors_to_outputs(raw)
-
-    def postprocess_arrays(self, raw: Any) -> Arrays:
-        """Turn what the module gave into arrays by name; raises `ValueError`."""
-        if self.tensors_to_outputs is None:
-            return to_arrays(raw)
-        return plain_to_arrays(self.postprocess(raw))
-
-    @property
-    def is_declared(self) -> bool:
-        """Whether a look at the tensors is not enough to judge an answer."""
-        return self.tensors_to_outputs is not None or self.declared is not answer_check.NOTHING
-
-    def find_fault(self, prepared: Any, raw: Any) -> tuple[str, str] | None:
-        """Find what is wrong with an answer: the signal, and the reason in words."""
-        if not self.is_declared and type(raw) is torch.Tensor and raw.device.type == "cpu" and not raw.requires_grad:
-            with contextlib.suppress(TypeError):  # bfloat16, for which NumPy has nothing
-                return None if answer_check.is_finite(raw.numpy()) else answer_check.NOT_FINITE
-        answer = to_host(raw) if self.tensors_to_outputs is None else self.postprocess(raw)
-        fault = answer_check.find_fault(answer, self.declared)
-        if fault is not None or self.declared.healthy is None:
-            return fault
-        return answer_check.ask_healthy(self.declared, prepared, to_lists(answer))
-
-    def count_rows(self, prepared: Any) -> int:
-        """Count the rows that a request has."""
-        return count_rows(prepared)
-
-    def batch_key(self, prepared: Any) -> Hashable:
-        """Return what two requests must have in common to be joined."""
-        return batch_key(prepared)
-
-    def stack(self, several: Sequence[Any]) -> Any:
-        """Join what several requests gave."""
-        return stack(several)
-
-    def compare_alone(self, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
-        """Answer a request alone, and compare; 0 where only rounding differs."""
-        return batch_independence.compare_alone(self, prepared, shared, rows, place)
-
-    def epsilon_of(self, raw: Any) -> float:
-        """Return the relative spacing of the coarsest numbers in which the module computes and answers."""
-        return max(tensors.epsilon_of(self.module), epsilon_of(raw))
-
-    def split(self, raw: Any, counts: Sequence[int]) -> Sequence[Any]:
-        """Take apart what the module gave for joined requests."""
-        # What the model class turns into outputs itself stays what its module gave.
-        return split(to_host(raw) if self.tensors_to_outputs is None else raw, counts)
-
-    def predict(self, inputs: object) -> object:
-        """Answer one request; raises `InputError`."""
-        return self.postprocess(self.run(self.prepare(inputs)))
-
-    def release(self) -> None:
-        """Free the weights; no request uses them any more."""
-        tensors.release(self.module)
-
-    def _prepare(self, convert: Callable[[Any], Any], found: Any) -> Any:
-        limit_this_thread()
-        try:
-            with self.turns[1]:
-                return convert(found)
-        except _UNFIT as error:
-            raise InputError(f"the inputs: {error}", self.expected_shape) from error
 
 
 def to_lists(raw: Any) -> object:
     """Turn what a module gave into what JSON can hold."""
-    if isinstance(raw, (numpy.ndarray, torch.Tensor)):
-        lists: object = raw.tolist()
-        return lists
+    return _map(raw, _to_list)
+
+
+def _map(raw: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(raw, _ARRAYS):
+        return change(raw)
     if isinstance(raw, (tuple, list)):
-        return [to_lists(part) for part in raw]
-    if isinstance(raw, Mapping):
-        return {str(key): to_lists(part) for key, part in raw.items()}
-    plain: object = raw
-    return plain
+        return [_map(part, change) for part in raw]
+    return {str(key): _map(part, change) for key, part in raw.items()} if isinstance(raw, Mapping) else raw
 
 
 def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
@@ -236,14 +65,7 @@ def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
 
 
 def plain_to_arrays(outputs: object) -> dict[str, numpy.ndarray[Any, Any]]:
-    """Turn outputs that JSON can hold into arrays by name.
-
-    Returns:
-        The arrays, texts as objects of type `str`; `outputs` is the name where there is only one.
-
-    Raises:
-        ValueError: no array can hold them.
-    """
+    """Turn outputs that JSON can hold into arrays by name, texts as `str` objects; raises `ValueError` for others."""
     named = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
     arrays = {str(name): numpy.array(value) for name, value in named.items()}
     for name, array in arrays.items():
@@ -253,33 +75,19 @@ def plain_to_arrays(outputs: object) -> dict[str, numpy.ndarray[Any, Any]]:
 
 
 def to_host(raw: Any) -> Any:
-    """Make arrays of the tensors of a whole batch at once, which takes a tenth of doing it for each request.
+    """Make arrays of a whole batch at once, in a tenth of the time; what NumPy has nothing for stays a tensor."""
+    return _map(raw, _try_array)
 
-    Returns:
-        The same with arrays, except for tensors that NumPy has nothing for.
-    """
-    if isinstance(raw, torch.Tensor):
-        try:
-            return _to_array("", raw)
-        except (TypeError, RuntimeError):
-            return raw
-    if isinstance(raw, (tuple, list)):
-        return [to_host(part) for part in raw]
-    if isinstance(raw, Mapping):
-        return {name: to_host(part) for name, part in raw.items()}
-    return raw
+
+def _try_array(part: Any) -> Any:
+    try:
+        return _to_array("", part)
+    except (TypeError, RuntimeError):
+        return part
 
 
 def split(raw: Any, rows: Sequence[int]) -> list[Any]:
-    """Take apart what a module gave for joined requests.
-
-    Args:
-        raw: a tensor or array, or a tuple, list or mapping of them, each with the rows of all requests; `None` is
-            `None` for each.
-
-    Raises:
-        ValueError: it has another number of rows, or is something else.
-    """
+    """Take apart what a module gave for joined requests, by their numbers of rows; raises `ValueError` for others."""
     if isinstance(raw, (numpy.ndarray, torch.Tensor)):
         if not raw.ndim or raw.shape[0] != sum(rows):
             raise ValueError(f"the outputs: expected {sum(rows)} rows, found the shape {list(raw.shape)}")
@@ -320,14 +128,8 @@ def _to_array(name: str, part: Any) -> numpy.ndarray[Any, Any]:
     return array
 
 
-_ARRAYS = (numpy.ndarray, torch.Tensor)
-
-
 def count_rows(prepared: Any) -> int:
-    """Count the rows of what a request gave: the first length that all of its arrays share.
-
-    0 where they share none, or where it is no array: its first dimension is then no row, and nothing can be joined.
-    """
+    """Count a request's rows, the first length that all its arrays share; 0 where they share none: nothing joins it."""
     if type(prepared) is numpy.ndarray:
         return int(prepared.shape[0]) if prepared.ndim else 0
     arrays = _arrays(prepared)
@@ -344,11 +146,7 @@ def batch_key(prepared: Any) -> Hashable:
 
 
 def stack(several: Sequence[Any]) -> Any:
-    """Join the rows of several requests.
-
-    Args:
-        several: what requests gave, all with the same `batch_key`.
-    """
+    """Join the rows of several requests."""
     first = several[0]
     if isinstance(first, numpy.ndarray):
         return numpy.concatenate(several)
@@ -408,3 +206,161 @@ def run_module(module: Any, prepared: Any) -> Any:
         return module(**prepared)
     # A named tuple, such as a PackedSequence, is one argument.
     return module(*prepared) if type(prepared) is tuple else module(prepared)
+
+
+@dataclass(frozen=True)
+class TorchPredictor:
+    """A model that answers requests, each in three steps, so that several can share the one in the middle.
+
+    Its inputs become what the module takes (`prepare…`), the module runs (`run`), and what it gives becomes the
+    outputs (`postprocess…`). Inputs come as JSON has them, or as arrays by name; outputs go the same two ways. Only the
+    middle step needs the weights. `prepared` and `raw` are what the module takes and gives; only this looks into them.
+
+    Args:
+        interface: the form of the example and of its answer, once it was tried.
+        turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
+        origin: the proven checkpoint and its manifest, from which it can be made again.
+        memory: what it writes into, and gets copies of.
+    """
+
+    module: Any
+    converter: Inputs
+    run_module: Callable[[Any, Any], Any]
+    tensors_to_outputs: Callable[[Any], object] | None
+    image_to_inputs: Callable[[numpy.ndarray[Any, Any]], object] | None = None
+    outputs: tuple[ArrayForm, ...] = ()
+    can_batch: bool = False
+    interface: Mapping[str, str] = field(default_factory=dict)
+    example: object = None
+    versions: Versions | None = None
+    turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
+    origin: tuple[Stored, Manifest] | None = None
+    declared: answer_check.Declared = answer_check.NOTHING
+    memory: RequestMemory = field(default_factory=RequestMemory)
+
+    @property
+    def expected_shape(self) -> tuple[int | None, ...]:
+        """The shape of the only input, `None` standing for any length; empty where a shape means nothing."""
+        return self.converter.shape
+
+    @property
+    def inputs(self) -> tuple[ArrayForm, ...]:
+        """The inputs as arrays; none where the model only takes JSON."""
+        return self.converter.forms
+
+    def prepare(self, inputs: object) -> Any:
+        """Turn inputs into what the module takes; raises `InputError`."""
+        return self._prepare(self.converter.prepare, own(inputs) if self.memory.requests else inputs)
+
+    def prepare_arrays(self, arrays: Arrays) -> Any:
+        """Turn arrays by the names in `inputs`, texts as `str` objects, into what it takes; raises `InputError`."""
+        return self._prepare(self.converter.prepare_arrays, arrays)
+
+    @property
+    def joins_arrays(self) -> bool:
+        """Whether the module takes one tensor as it came, and nothing of the model class makes outputs of its own."""
+        return self.can_batch and self.converter.is_plain and self.tensors_to_outputs is None
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the model class shows how an image becomes inputs."""
+        return self.image_to_inputs is not None
+
+    def prepare_image(self, pixels: numpy.ndarray[Any, Any]) -> Any:
+        """Turn an image, uint8 [height, width, 3] in RGB, into what the module takes; raises `InputError`."""
+        to_inputs = self.image_to_inputs
+        if to_inputs is None:
+            raise InputError("the inputs: expected no image, as the model class has no image_to_inputs()")
+        return self._prepare(lambda found: self.converter.prepare(to_inputs(found)), pixels.copy())
+
+    def run(self, prepared: Any) -> Any:
+        """Run the module; raises `InputError` for values that it has nothing for."""
+        one = one_for_none(prepared)
+        if one is not None:
+            return self._run_empty(one)
+        memory = self.memory
+        with self.turns[0]:
+            # Outside of the context below: tensors of inference mode have no versions.
+            placed = self.converter.place(own(prepared) if memory.inputs else prepared)
+            try:
+                with without_gradients():
+                    raw = self.run_module(self.module, placed)
+                    return own(raw) if memory.raw else raw
+            except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
+                raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
+            except (AssertionError, RuntimeError) as error:
+                if not weights.is_guard(error):
+                    raise
+                raise InputError(f"the inputs: expected what the program was exported for, found {error}") from error
+            finally:
+                if placed is not prepared and not memory.inputs:
+                    memory.note_version(placed)
+
+    def _run_empty(self, one: Any) -> Any:
+        """Run one row and give none of it, as many modules cannot run without rows."""
+        try:
+            return split(self.run(one), [0, 1])[0]
+        except Exception as error:  # the module's code may raise anything
+            raise InputError("the inputs: expected at least one row, as this model's outputs are not rows") from error
+
+    def postprocess(self, raw: Any) -> object:
+        """Turn what the module gave into outputs that JSON can hold."""
+        if self.tensors_to_outputs is None:
+            return to_lists(raw)
+        with self.turns[1], without_gradients():
+            return self.tensors_to_outputs(own(raw) if self.memory.outputs else raw)
+
+    def postprocess_arrays(self, raw: Any) -> Arrays:
+        """Turn what the module gave into arrays by name; raises `ValueError`."""
+        if self.tensors_to_outputs is None:
+            return to_arrays(raw)
+        return plain_to_arrays(self.postprocess(raw))
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether a look at the tensors is not enough to judge an answer."""
+        return self.tensors_to_outputs is not None or self.declared is not answer_check.NOTHING
+
+    def find_fault(self, prepared: Any, raw: Any) -> tuple[str, str] | None:
+        """Find what is wrong with an answer: the signal, and the reason in words."""
+        if not self.is_declared and type(raw) is torch.Tensor and raw.device.type == "cpu" and not raw.requires_grad:
+            with contextlib.suppress(TypeError):  # bfloat16, for which NumPy has nothing
+                return None if answer_check.is_finite(raw.numpy()) else answer_check.NOT_FINITE
+        answer = to_host(raw) if self.tensors_to_outputs is None else self.postprocess(raw)
+        fault = answer_check.find_fault(answer, self.declared)
+        if fault is not None or self.declared.healthy is None:
+            return fault
+        return answer_check.ask_healthy(self.declared, prepared, to_lists(answer))
+
+    count_rows = staticmethod(count_rows)
+    batch_key = staticmethod(batch_key)
+    stack = staticmethod(stack)
+
+    def compare_alone(self, prepared: Any, shared: Any, rows: Sequence[int], place: int) -> float:
+        """Answer a request alone, and compare with what `split` gave for it in company: see `batch_independence`."""
+        return batch_independence.compare_alone(self, prepared, shared, rows, place)
+
+    def epsilon_of(self, raw: Any) -> float:
+        """Return the relative spacing of the coarsest numbers in which the module computes and answers."""
+        return max(tensors.epsilon_of(self.module), epsilon_of(raw))
+
+    def split(self, raw: Any, counts: Sequence[int]) -> Sequence[Any]:
+        """Take apart what the module gave for joined requests."""
+        # What the model class turns into outputs itself stays what its module gave.
+        return split(to_host(raw) if self.tensors_to_outputs is None else raw, counts)
+
+    def predict(self, inputs: object) -> object:
+        """Answer one request; raises `InputError`."""
+        return self.postprocess(self.run(self.prepare(inputs)))
+
+    def release(self) -> None:
+        """Free the weights; no request uses them any more."""
+        tensors.release(self.module)
+
+    def _prepare(self, convert: Callable[[Any], Any], found: Any) -> Any:
+        limit_this_thread()
+        try:
+            with self.turns[1]:
+                return convert(found)
+        except _UNFIT as error:
+            raise InputError(f"the inputs: {error}", self.expected_shape) from error

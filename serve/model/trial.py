@@ -10,6 +10,7 @@ them. Written for torch 1.12.1 to 2.13, of which those before 2.0 cannot compile
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,11 +45,7 @@ class Trial:
         self._hanging: dict[str, threading.Thread] = {}
 
     def require_ended(self, sha256: str) -> None:
-        """Try nothing again whose last trial still runs: each would hold one more model for ever.
-
-        Raises:
-            TrialError: it still runs.
-        """
+        """Refuse what an earlier trial still runs with: each would hold one more model for ever."""
         thread = self._hanging.pop(sha256, None)
         if thread is not None and thread.is_alive():
             self._hanging[sha256] = thread
@@ -58,14 +55,11 @@ class Trial:
     def run(
         self, plan: ReadPlan, built: Any, predictor: TorchPredictor, live: Mapping[str, str], longer: object
     ) -> TorchPredictor:
-        """Try a model, and return it as it is to be served.
+        """Try a model, and return it as it is to be served; raises `CheckpointError` for one that may not be.
 
         Args:
             live: the form of the requests and answers of what is live; empty where nothing is.
             longer: the example with other lengths where they are open; `None` where none is.
-
-        Raises:
-            CheckpointError: it may not be served.
         """
         manifest = plan.manifest
         try:
@@ -77,8 +71,16 @@ class Trial:
         if self._settings.changed_interface == "refuse":
             require_same_form(live, tried.form, "the model that is live")
         predictor = replace(predictor, outputs=tried.outputs, interface=tried.form, origin=(plan.stored, manifest))
-        if tried.examined is not None:
-            predictor = self._conclude(predictor, tried.examined)
+        if (examined := tried.examined) is not None:
+            if examined.alone_because:
+                self._say("not_batched", reason=examined.alone_because)
+            if examined.kept:
+                self._say("state_kept", attributes=examined.kept)
+                predictor.memory.inputs = predictor.memory.raw = True
+            # Not one for both: a conversion takes place in the event loop, which must not wait for a run.
+            turns = (threading.RLock(), threading.RLock()) if predictor.memory.raw else predictor.turns
+            can_batch = not examined.alone_because
+            predictor = replace(predictor, can_batch=can_batch, turns=turns, versions=examined.versions)
         return self._optimize(predictor, built.example_inputs, plan.format)
 
     def _try(self, plan: ReadPlan, built: Any, predictor: TorchPredictor, longer: object) -> Tried[Examined]:
@@ -88,7 +90,7 @@ class Trial:
         versions = Versions(predictor.module)
         examiner = Examiner(built, predictor, example, known, versions, settings.max_batch_size, patience_s)
         validate = getattr(built, "validate", None)
-        candidate = Candidate(predictor, example, golden, validate, longer, examiner.examine)
+        candidate = Candidate(predictor, example, golden, validate, longer, examiner.examine, examiner.find_writes)
         tried = warm_up(candidate, settings.warm_up_sizes, settings.warm_up_timeout_s)
         if tried.examined is not None and tried.examined.written and settings.stateful == "refuse":
             raise CheckpointError(
@@ -98,16 +100,6 @@ class Trial:
                 hint='set stateful = "allow" where that is meant',
             )
         return tried
-
-    def _conclude(self, predictor: TorchPredictor, examined: Examined) -> TorchPredictor:
-        """Take over what was found out, and say what its author may not know."""
-        if examined.alone_because:
-            self._say("not_batched", reason=examined.alone_because)
-        if examined.kept:
-            self._say("state_kept", attributes=examined.kept)
-        # Not one for both: a conversion takes place in the event loop, which must not wait for a run.
-        turns = (threading.RLock(), threading.RLock()) if examined.kept else predictor.turns
-        return replace(predictor, can_batch=not examined.alone_because, turns=turns, versions=examined.versions)
 
     def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
         """Take a quicker form of the module, if that is wanted and there is one."""
@@ -123,13 +115,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found.
-
-    Args:
-        alone_because: why requests may not share one run; nothing where they may.
-        kept: names of what requests leave on the model's objects, though no answer showed it.
-        written: names of the parameters and buffers that answering has changed.
-    """
+    """What was found: why requests share no run, what they leave on objects, which tensors answering has changed."""
 
     alone_because: str
     kept: tuple[str, ...]
@@ -149,33 +135,38 @@ class Examiner:
     most_rows: int
     patience_s: float
 
-    def examine(self) -> Examined:
-        """Examine it.
+    def find_writes(self) -> None:
+        """Find what it writes into, before anything else is asked of it."""
+        self.predictor.memory.find(self.predictor, (self.example, *self.known, *vary_inputs(self.example)))
 
-        Raises:
-            CheckpointError: a request is answered with what another one has left behind.
-        """
+    def examine(self) -> Examined:
+        """Examine it. Raises `CheckpointError`: a request is answered with what another one has left behind."""
         recent = Versions(self.predictor.module)
         self.predictor.predict(self.example)
         written = tuple(sorted({*self.versions.written(), *recent.touched()}))
         # Where its weights change, answers do, whoever else asks.
         kept = () if written else self._require_apart()
-        if not getattr(self.servable, "batchable", True):
-            return Examined("batchable is False", kept, written, self.versions)
-        return Examined(self._why_alone(), kept, written, self.versions)
-
-    def _why_alone(self) -> str:
-        others = (prepared for _, prepared in self._others())
-        example = self.predictor.prepare(self.example)
-        # How long a run takes may depend on its numbers; that is no reason to refuse the model.
-        try:
-            return limit(lambda: why_alone(self.predictor, example, others, self.most_rows), self.patience_s)
-        except CheckpointError as error:
-            return f"the trial of joined requests: {error.message}"
+        alone_because = "batchable is False"
+        if getattr(self.servable, "batchable", True):
+            others = (prepared for _, prepared in self._others())
+            example = self.predictor.prepare(self.example)
+            # How long a run takes may depend on its numbers; that is no reason to refuse the model.
+            try:
+                run = functools.partial(why_alone, self.predictor, example, others, self.most_rows)
+                alone_because = limit(run, self.patience_s)
+            except CheckpointError as error:
+                alone_because = f"the trial of joined requests: {error.message}"
+        return Examined(alone_because, kept, written, self.versions)
 
     def _require_apart(self) -> tuple[str, ...]:
         """Refuse a model that mixes requests, and name what they leave behind in one that does not."""
-        other = self._find_other()
+        answer, other = self.predictor.predict(self.example), self.example
+        for inputs, prepared in self._others():  # one that is answered otherwise than the example, where there is any
+            with contextlib.suppress(Exception):  # inputs that the model has nothing for
+                raw = self.predictor.postprocess(self.predictor.run(prepared))
+                other = inputs
+                if raw != answer:
+                    break
         self.predictor.predict(self.example)
         module, names = self.predictor.module, set()
         before = snapshot(self.servable, module)
@@ -197,18 +188,6 @@ class Examiner:
             )
         return tuple(sorted(names))
 
-    def _find_other(self) -> object:
-        """Find inputs that are answered otherwise than the example; the example itself where there are none."""
-        answer = self.predictor.predict(self.example)
-        found = self.example
-        for inputs, prepared in self._others():
-            with contextlib.suppress(Exception):  # inputs that the model has nothing for
-                raw = self.predictor.postprocess(self.predictor.run(prepared))
-                found = inputs
-                if raw != answer:
-                    break
-        return found
-
     def _others(self) -> Iterator[tuple[object, Any]]:
         for inputs in (*self.known, *vary_inputs(self.example)):
             prepared = None
@@ -225,12 +204,7 @@ _LEAST_GAIN = 1.03
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of trying a quicker form.
-
-    Args:
-        gain: how many times as fast the quicker form is; 1 where the module itself is served.
-        reason: why it is; nothing where the quicker form is.
-    """
+    """What came of a quicker form: how many times as fast it is, or the reason why the module itself is served."""
 
     predictor: TorchPredictor
     gain: float = 1.0
@@ -238,14 +212,7 @@ class Verdict:
 
 
 def optimize(predictor: TorchPredictor, example: object, how: str, rows: Sequence[int], timeout_s: float) -> Verdict:
-    """Try a quicker form of a predictor's module.
-
-    Args:
-        rows: how many times the example's rows are joined to the batches that decide; 1 is among them.
-
-    Returns:
-        What is to be served.
-    """
+    """Try a quicker form of a predictor's module; batches of so many times the example's rows decide."""
     try:
         return limit(lambda: _try(predictor, example, how, rows), timeout_s)
     except Exception as error:  # scripting and compiling run the model's code, a compiler, and more
@@ -258,13 +225,8 @@ def _try(predictor: TorchPredictor, example: object, how: str, rows: Sequence[in
     prepared = predictor.prepare(example)
     batches = [predictor.stack([prepared] * count) if count > 1 else prepared for count in rows]
     for batch in batches:
-        found = differences(
-            as_json(predictor.postprocess(predictor.run(batch))),
-            as_json(quicker.postprocess(quicker.run(batch))),
-            RELATIVE_TOLERANCE,
-            ABSOLUTE_TOLERANCE,
-        )
-        difference = next(found, None)
+        expected, found = (as_json(one.postprocess(one.run(batch))) for one in (predictor, quicker))
+        difference = next(differences(expected, found, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE), None)
         if difference is not None:
             return Verdict(predictor, reason=f"it answers differently: outputs{difference}")
     gain = min(_measure_gain(predictor, quicker, batch) for batch in batches)

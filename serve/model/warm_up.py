@@ -9,16 +9,18 @@ from __future__ import annotations
 import ctypes
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar
 
 from serve.errors import TrialError
-from serve.model.answers import describe, require_golden
-from serve.model.predictor import TEXT, ArrayForm, Predictor
+from serve.model.answers import as_json, describe, require_golden
+from serve.model.array_form import TEXT, ArrayForm
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Golden
+    from serve.model.torch_predictor import TorchPredictor
 
 # The name of a thread that was given up, as it did not end in time, and runs on.
 GIVEN_UP = "given-up"
@@ -43,14 +45,16 @@ class Candidate(Generic[Found]):
         validate: the model class's own check, where it has one; it raises, or returns `False`, for a bad model.
         longer: inputs whose open lengths are others than the example's, where it has such lengths.
         examine: finds out what answers do not show; it raises `CheckpointError` for a bad model.
+        prelude: comes before all else.
     """
 
-    predictor: Predictor
+    predictor: TorchPredictor
     example: object
     golden: Sequence[Golden] = ()
     validate: Callable[[Any], object] | None = None
     longer: object = None
     examine: Callable[[], Found] | None = None
+    prelude: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,75 +67,53 @@ class Tried(Generic[Found]):
 
 
 def warm_up(candidate: Candidate[Found], sizes: Sequence[int], timeout_s: float) -> Tried[Found]:
-    """Try a model.
-
-    Args:
-        sizes: the numbers of rows that will be served; none means those of the example.
-
-    Raises:
-        TrialError: it fails, or is not done in time.
-        CheckpointError: it answers golden requests wrongly.
-    """
+    """Try a model with the example, and with `sizes` rows of it; raises `CheckpointError`, `TrialError` when late."""
     return limit(lambda: _try(candidate, sizes), timeout_s)
 
 
 def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
     predictor = candidate.predictor
+    if candidate.prelude is not None:
+        candidate.prelude()
     form = {"inputs": describe(candidate.example), "outputs": _answer(predictor, candidate.example)}
     if candidate.longer is not None:
         _answer(predictor, candidate.longer, "example_inputs at another length of dynamic_axes")
     for size in sizes:
-        _answer(predictor, _resize(candidate.example, size))
+        if not isinstance(example := candidate.example, (list, tuple)) or not example:
+            raise TrialError("warm-up", f"warm_up_sizes: expected example_inputs of rows, found {describe(example)}")
+        _answer(predictor, [example[row % len(example)] for row in range(size)])
     for place, golden in enumerate(candidate.golden):
-        require_golden(place, golden, _ask_golden(predictor, place, golden))
-    _validate(candidate)
+        with _blamed("golden", f"golden[{place}]: expected an answer, found "):
+            answer = as_json(predictor.predict(golden.inputs))
+        require_golden(place, golden, answer)
+    if candidate.validate is not None:
+        with _blamed("validate", "validate(model): "):
+            verdict = candidate.validate(predictor)
+        if verdict is False:
+            raise TrialError("validate", "validate(model): expected True or None, found False")
     examined = candidate.examine() if candidate.examine is not None else None
     inputs = [candidate.example, *([] if candidate.longer is None else [candidate.longer])]
     raw = [predictor.run(predictor.prepare(asked)) for asked in inputs]
     return Tried(form, describe_outputs(predictor, raw), examined)
 
 
-def _answer(predictor: Predictor, inputs: object, what: str = "example_inputs") -> str:
-    try:
+def _answer(predictor: TorchPredictor, inputs: object, what: str = "example_inputs") -> str:
+    with _blamed("warm-up", f"the warm-up with {what} failed: "):
         for _ in range(_RUNS):
             outputs = json.loads(json.dumps(predictor.predict(inputs), allow_nan=False))
-    except Exception as error:  # the user's code may raise anything
-        raise TrialError("warm-up", f"the warm-up with {what} failed: {type(error).__name__}: {error}") from error
     return describe(outputs)
 
 
-def _resize(example: object, size: int) -> object:
-    if not isinstance(example, (list, tuple)) or not example:
-        raise TrialError("warm-up", f"warm_up_sizes: expected example_inputs of rows, found {describe(example)}")
-    return [example[row % len(example)] for row in range(size)]
-
-
-def _ask_golden(predictor: Predictor, place: int, golden: Golden) -> object:
+@contextmanager
+def _blamed(code: str, what: str) -> Iterator[None]:
     try:
-        return json.loads(json.dumps(predictor.predict(golden.inputs)))
+        yield
     except Exception as error:  # the user's code may raise anything
-        raise TrialError(
-            "golden", f"golden[{place}]: expected an answer, found {type(error).__name__}: {error}"
-        ) from error
-
-
-def _validate(candidate: Candidate[Any]) -> None:
-    if candidate.validate is None:
-        return
-    try:
-        verdict = candidate.validate(candidate.predictor)
-    except Exception as error:  # the user's code may raise anything
-        raise TrialError("validate", f"validate(model): {type(error).__name__}: {error}") from error
-    if verdict is False:
-        raise TrialError("validate", "validate(model): expected True or None, found False")
+        raise TrialError(code, f"{what}{type(error).__name__}: {error}") from error
 
 
 def limit(work: Callable[[], Found], timeout_s: float) -> Found:
-    """Run some work in a thread, and give it up at a deadline.
-
-    Raises:
-        TrialError: it was not done in time, or ended the interpreter.
-    """
+    """Run some work in a thread, and give it up at a deadline; raises `TrialError` then, and for a `sys.exit`."""
     results: list[Found] = []
     errors: list[BaseException] = []
 
@@ -146,7 +128,8 @@ def limit(work: Callable[[], Found], timeout_s: float) -> Found:
     thread.join(timeout_s)
     if thread.is_alive():
         thread.name = GIVEN_UP
-        _interrupt(thread)
+        # Ends what hangs in Python code as soon as it runs again; what hangs in C stays, and is not awaited.
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(SystemExit))
         raise HangingError(thread, f"the warm-up: expected its end within {timeout_s:g} s, found it still running")
     for error in errors:
         if isinstance(error, Exception):
@@ -155,18 +138,8 @@ def limit(work: Callable[[], Found], timeout_s: float) -> Found:
     return results[0]
 
 
-def _interrupt(thread: threading.Thread) -> None:
-    # Ends what hangs in Python code as soon as it runs again; what hangs in C stays, in a thread that is not awaited.
-    if thread.ident is not None:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
-
-
-def describe_outputs(predictor: Predictor, raw: Sequence[Any]) -> tuple[ArrayForm, ...]:
-    """Return the forms of the outputs, with any number of rows; none where they are not arrays.
-
-    Args:
-        raw: what the module gave for the example, and for one of other lengths, which shows the lengths that vary.
-    """
+def describe_outputs(predictor: TorchPredictor, raw: Sequence[Any]) -> tuple[ArrayForm, ...]:
+    """Return the outputs' forms, from those for the example and for longer inputs; none where they are not arrays."""
     try:
         arrays, *others = [predictor.postprocess_arrays(one) for one in raw]
     except ValueError:

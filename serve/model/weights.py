@@ -47,24 +47,12 @@ def can_map_pickles() -> bool:
 
 
 def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
-    """Read what a file holds that is no longer written to; `serve.model.state_dicts` finds the state dict in it.
-
-    Args:
-        path: the read-only copy in the store; safetensors and, where torch can, torch.save files stay mapped from it.
-        may_unpickle: whether a full unpickling may run the file's code.
-
-    Raises:
-        CheckpointError: the file is damaged, or would need an unpickling that is not allowed.
-    """
+    """Read a file of the store, mapped where torch can; `serve.model.state_dicts` finds the state dict in it."""
     if format == SAFETENSORS:
         try:
             return safetensors.torch.load_file(str(path))
         except (ValueError, RuntimeError, safetensors.SafetensorError) as error:
             raise CheckpointError("damaged", f"safetensors cannot read it: {error}") from error
-    return _unpickle(path, may_unpickle)
-
-
-def _unpickle(path: Path, may_unpickle: bool) -> object:
     options: dict[str, object] = {"map_location": "cpu"}
     accepted = inspect.signature(torch.load).parameters
     if "weights_only" in accepted:
@@ -78,7 +66,7 @@ def _unpickle(path: Path, may_unpickle: bool) -> object:
     if can_map_pickles() and zipfile.is_zipfile(path):
         options["mmap"] = True
     try:
-        loaded: object = torch.load(str(path), **options)
+        return torch.load(str(path), **options)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # whatever a damaged or hostile pickle provokes
@@ -95,7 +83,6 @@ def _unpickle(path: Path, may_unpickle: bool) -> object:
             hint="`python -m serve publish --convert FILE` makes safetensors of it and runs its code to do so; or list "
             "its sha256 in allowed_pickles",
         ) from error
-    return loaded
 
 
 def _damaged(reader: str, error: Exception) -> CheckpointError:
@@ -103,26 +90,17 @@ def _damaged(reader: str, error: Exception) -> CheckpointError:
 
 
 def read_script(path: Path, device: str) -> Any:
-    """Read a TorchScript module, which brings its own code.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
+    """Read a TorchScript module, which brings its own code. Raises `CheckpointError`: the file is damaged."""
     try:
-        module = torch.jit.load(str(path), map_location=device)
+        return torch.jit.load(str(path), map_location=device)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # torch raises RuntimeError, and other types, according to its version
         raise _damaged("torch.jit.load", error) from error
-    return module
 
 
 def read_program(path: Path, device: str) -> Any:
-    """Read a program of `torch.export`, which brings its own code.
-
-    Raises:
-        CheckpointError: the file is damaged, or this torch cannot read or move it.
-    """
+    """Read a program of `torch.export`, which brings its own code; raises `CheckpointError`."""
     if not hasattr(torch, "export") or not hasattr(torch.export, "load"):
         raise CheckpointError(
             "format", f"torch {torch.__version__} cannot read torch.export programs; 2.1 and later can"

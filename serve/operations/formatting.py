@@ -12,7 +12,7 @@ from serve.errors import CheckpointError
 if TYPE_CHECKING:
     from serve.operations.operations import Occupant, OnProbation, Past, Status
     from serve.operations.verification import Verdict
-    from serve.swap.live_check import Checked
+    from serve.swap.changed_weights import Checked
 
 _SHORT_SHA256 = 12
 

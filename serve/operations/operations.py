@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from serve.errors import OperationError
 from serve.events.event_log import Journal
 from serve.rollout.evidence_board import EvidenceBoard
-from serve.store.checkpoint_store import Store, StoredFiles
+from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests, Pin, Rollback
 from serve.store.quarantine import Quarantine, Record
-from serve.swap.changed_weights import changed_tensors
+from serve.swap.changed_weights import Checked, ask_workers, changed_tensors
 from serve.swap.host_coordinator import Coordinator, Proposal
-from serve.swap.live_check import Checked, ask_workers
 from serve.swap.seen_checkpoints import Note, Unserved
 
 if TYPE_CHECKING:
@@ -233,12 +232,12 @@ class Operations:
     def occupants(self) -> list[Occupant]:
         """Return what occupies the store, and why, the largest first."""
         return _list_occupants(
-            self._store.shelf, self._ledger.read(), self._quarantine.records(), self._coordinator.open_proposal()
+            self._store, self._ledger.read(), self._quarantine.records(), self._coordinator.open_proposal()
         )
 
     def free_bytes(self) -> int:
         """Return how much room the store's disk has."""
-        return self._store.shelf.free_bytes()
+        return self._store.free_bytes()
 
     def verify_live(self, timeout_s: float) -> list[Checked]:
         """Have each worker compare the weights that it has in memory with their checkpoint, while it serves.
@@ -290,7 +289,7 @@ def _outcome_of(event: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def _list_occupants(
-    shelf: StoredFiles, entries: Sequence[Entry], refused: Sequence[Record], proposal: Proposal | None
+    store: Store, entries: Sequence[Entry], refused: Sequence[Record], proposal: Proposal | None
 ) -> list[Occupant]:
     """List the files of a store that take room, the largest first."""
     reasons: dict[str, str] = {}
@@ -304,6 +303,6 @@ def _list_occupants(
         reasons[proposal.entry.sha256] = f"{proposal.entry.name} is being prepared"
     found = [
         Occupant(name, size_bytes, reasons.get(name, "being copied" if name.endswith(".part") else "a candidate"))
-        for name, size_bytes in shelf.entries().items()
+        for name, size_bytes in store.entries().items()
     ]
     return sorted(found, key=lambda occupant: -occupant.size_bytes)

@@ -20,7 +20,7 @@ from serve.checkpoint import dsse
 from serve.checkpoint.manifest import Manifest, parse_marker
 from serve.checkpoint.signature import Verifier, load_key
 from serve.errors import CheckpointError, LedgerError, OperationError
-from serve.store.checkpoint_store import Store, StoredFiles
+from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 
 VERIFIED, FAILED, UNKNOWN = "verified", "failed", "unknown"
@@ -152,7 +152,7 @@ def _generation(answer: Mapping[str, str], store: Path | None) -> tuple[Entry | 
 def _checkpoint(answer: Mapping[str, str], evidence: Evidence) -> Link:
     places = [evidence.checkpoint] if evidence.checkpoint else []
     if not places and evidence.store is not None and _SHA256.fullmatch(answer["sha256"]):
-        stored = StoredFiles(evidence.store).proven / answer["sha256"]
+        stored = Store(evidence.store).proven / answer["sha256"]
         places = [stored] if stored.is_file() else []
     if not places:
         return Link("checkpoint", UNKNOWN, "its bytes are not at hand")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from serve.codec.datatypes import Array
     from serve.http.messages import Body
     from serve.inference.prediction import Prepare, Registry
-    from serve.model.predictor import Predictor
+    from serve.model.torch_predictor import TorchPredictor
 
 NPY, SAFETENSORS, IMAGE = "npy", "safetensors", "image"
 _BY_TYPE = {
@@ -50,7 +50,7 @@ def detect(content_type: str | None, body: Body) -> str | None:
     return None
 
 
-def read_inputs(kind: str, body: Body, predictor: Predictor) -> Prepare:
+def read_inputs(kind: str, body: Body, predictor: TorchPredictor) -> Prepare:
     """Read inputs that are not JSON, and return the function that turns them into what a predictor's module takes."""
     if kind == IMAGE:
         if not predictor.takes_images:
@@ -97,7 +97,7 @@ class PlainDialect(abc.ABC):
     def __init__(self, request: Request, limit_bytes: int) -> None:
         self._request, self._limit_bytes = request, limit_bytes
 
-    def read(self, request: Request, predictor: Predictor) -> Prepare:
+    def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
         """Understand a request; `serve.inference.prediction` describes the methods of a dialect."""
         body = read_content(request, self._limit_bytes)
         kind = detect(request.headers.get("content-type"), body)
@@ -106,7 +106,7 @@ class PlainDialect(abc.ABC):
         inputs = self._pick(strict_json.parse(bytes(body)))
         return lambda predictor: predictor.prepare(inputs)
 
-    def layout(self, predictor: Predictor) -> BodyLayout | None:
+    def layout(self, predictor: TorchPredictor) -> BodyLayout | None:
         """Describe requests of one row of numbers in JSON; their answers are the rows as lists."""
         body, headers = bytes(self._request.body), self._request.headers
         if "content-encoding" in headers or detect(headers.get("content-type"), body) is not None:
@@ -133,7 +133,7 @@ def predict(server: Registry, request: Request) -> Response | Prediction:
 
 
 class _Native(PlainDialect):
-    def layout(self, predictor: Predictor) -> BodyLayout | None:
+    def layout(self, predictor: TorchPredictor) -> BodyLayout | None:
         return None if choose(self._request.headers.get("accept")) else super().layout(predictor)
 
     def _pick(self, content: object) -> object:
@@ -141,7 +141,7 @@ class _Native(PlainDialect):
             raise RequestError(422, f'the body: expected {{"inputs": [[…], …]}}, found {excerpt(content)}')
         return content["inputs"]
 
-    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
+    def write(self, predictor: TorchPredictor, raw: Any, provenance: Provenance) -> Response:
         kind = choose(self._request.headers.get("accept"))
         if kind is None:
             content_type = "application/json"
@@ -151,7 +151,7 @@ class _Native(PlainDialect):
             content_type, body = write_outputs(kind, predictor.postprocess_arrays(raw))
         return pack(Response(200, {"Content-Type": content_type}, body), self._request)
 
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
+    def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
         if status != 422:
             return fail(status, message)
         return fail(status, message, expected_shape=list(predictor.expected_shape))

@@ -14,13 +14,13 @@ from serve.errors import NotServedError, RequestError
 from serve.http.messages import Body, Request, Response, fail, pack, read_content, succeed
 from serve.inference.body_layout import FLAT, MATRIX, BodyLayout, find_numbers, write_bytes, write_flat
 from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
-from serve.model.predictor import TEXT, ArrayForm
+from serve.model.array_form import TEXT, ArrayForm
 from serve.model.slot import Generation
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
     from serve.codec.datatypes import Array
-    from serve.model.predictor import Predictor
+    from serve.model.torch_predictor import TorchPredictor
 
 
 def infer(server: Registry, request: Request) -> Response | Prediction:
@@ -36,13 +36,13 @@ class _OipInfer:
         self._request, self._limit_bytes = request, limit_bytes
         self._asked = _NOTHING
 
-    def read(self, request: Request, predictor: Predictor) -> Prepare:
+    def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
         body = read_content(request, self._limit_bytes)
         asked = self._asked = _parse(body, request.headers.get(HEADER.lower()), predictor)
         arrays = {tensor.name: _with_texts(tensor.array, tensor.name) for tensor in asked.inputs}
         return lambda predictor: predictor.prepare_arrays(arrays)
 
-    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
+    def write(self, predictor: TorchPredictor, raw: Any, provenance: Provenance) -> Response:
         outputs = predictor.postprocess_arrays(raw)
         found = InferAnswer(provenance.name, provenance.version, outputs, provenance.parameters)
         try:
@@ -51,10 +51,10 @@ class _OipInfer:
             return fail(error.status, error.message)
         return pack(Response(200, headers, parts), self._request)
 
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
+    def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
         return fail(status, message)
 
-    def layout(self, predictor: Predictor) -> BodyLayout | None:
+    def layout(self, predictor: TorchPredictor) -> BodyLayout | None:
         asked, headers = self._asked, self._request.headers
         if asked.id is not None or asked.outputs or len(asked.inputs) != 1 or "content-encoding" in headers:
             return None
@@ -73,7 +73,7 @@ class _OipInfer:
         return BodyLayout(name, datatype, array.shape, hole.before, hole.after, write)
 
 
-def _parse(body: Body, header_length: str | None, predictor: Predictor) -> InferRequest:
+def _parse(body: Body, header_length: str | None, predictor: TorchPredictor) -> InferRequest:
     if not is_raw(header_length):
         return parse_infer(body, header_length)
     specs = specs_of(predictor.inputs)

@@ -12,7 +12,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
@@ -20,9 +20,12 @@ from serve.codec.oip import TensorSpec
 from serve.errors import NotServedError, RequestError, excerpt
 from serve.http.messages import Request, Response, fail, pack, read_content, succeed
 from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
-from serve.model.predictor import INPUTS, OUTPUTS, Predictor
+from serve.model.array_form import INPUTS, OUTPUTS
 from serve.model.slot import Generation
 from serve.protocols.oip import specs_of
+
+if TYPE_CHECKING:
+    from serve.model.torch_predictor import TorchPredictor
 
 _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": "DT_STRING"}
 
@@ -37,7 +40,7 @@ class _TensorFlowServing:
         self._request, self._limit_bytes = request, limit_bytes
         self._asked = PredictRequest({}, is_by_row=True)
 
-    def read(self, request: Request, predictor: Predictor) -> Prepare:
+    def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
         asked = self._asked = parse_predict(bytes(read_content(request, self._limit_bytes)))
         inputs, names = asked.columns.get("", asked.columns), {form.name for form in predictor.inputs}
         if set(asked.columns) == {INPUTS} == names:
@@ -46,16 +49,16 @@ class _TensorFlowServing:
             inputs = dict.fromkeys(names, inputs)
         return lambda predictor: predictor.prepare(inputs)
 
-    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
+    def write(self, predictor: TorchPredictor, raw: Any, provenance: Provenance) -> Response:
         outputs = predictor.postprocess(raw)
         named: Mapping[str, object] = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
         headers = {"Content-Type": "application/json"}
         return pack(Response(200, headers, encode_predict(named, self._asked)), self._request)
 
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
+    def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
         return fail(status, message)
 
-    def layout(self, predictor: Predictor) -> None:
+    def layout(self, predictor: TorchPredictor) -> None:
         return None
 
 

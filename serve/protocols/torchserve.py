@@ -5,7 +5,7 @@ An answer is the outputs and nothing else; its headers state where it comes from
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 from serve.checkpoint.provenance import Provenance
@@ -13,9 +13,11 @@ from serve.codec import strict_json
 from serve.errors import NotServedError
 from serve.http.messages import Request, Response, fail, pack, succeed
 from serve.inference.prediction import Found, Prediction, Registry, ask, describe_selected, select
-from serve.model.predictor import Predictor
 from serve.model.slot import Generation
 from serve.protocols.native import PlainDialect
+
+if TYPE_CHECKING:
+    from serve.model.torch_predictor import TorchPredictor
 
 # Clients wrap the inputs of their handler under one of these.
 _WRAPPERS = ("data", "body", "instances", "inputs")
@@ -38,11 +40,11 @@ class _TorchServe(PlainDialect):
             return next(iter(content.values()))
         return content
 
-    def write(self, predictor: Predictor, raw: Any, provenance: Provenance) -> Response:
+    def write(self, predictor: TorchPredictor, raw: Any, provenance: Provenance) -> Response:
         body = strict_json.dump(predictor.postprocess(raw))
         return pack(Response(200, {"Content-Type": "application/json"}, body), self._request)
 
-    def refuse(self, status: int, message: str, predictor: Predictor) -> Response:
+    def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
         return fail(status, message)
 
 

@@ -34,16 +34,7 @@ _MOST_SHOWN = 5
 def convert(
     source: Path, format: str, target: Path, may_unpickle: bool, key: str | None, prefix: str | None
 ) -> list[str]:
-    """Write the state dict of a file as safetensors.
-
-    Args:
-        may_unpickle: whether the source's code may run, as the trainer's own file's may.
-        key: under which the state dict lies; `None` where there is only one.
-        prefix: taken off the names, without those that begin otherwise; `None` for that of a known wrapper.
-
-    Raises:
-        CheckpointError: the source holds no state dict, or one that safetensors cannot hold.
-    """
+    """Write a file's state dict as safetensors; `Conversion` describes key and prefix. Raises `CheckpointError`."""
     metadata = None
     if format == SAFETENSORS:
         with safetensors.safe_open(str(source), "pt") as opened:
@@ -125,15 +116,7 @@ class LeftOut:
 
 
 def read_tensors_only(path: Path) -> tuple[Any, list[str]]:
-    """Read what torch.save wrote.
-
-    Returns:
-        What was saved, with a `LeftOut` for each object that is neither plain nor a tensor, and the names of what was
-        left out.
-
-    Raises:
-        Exception: of torch, pickle and others: it cannot be read_tensors_only so.
-    """
+    """Read what torch.save wrote, with a `LeftOut` for each object but tensors; return the names of those."""
     left_out: set[str] = set()
 
     class Unpickler(pickle.Unpickler):  # its C implementation, which stores through the methods of what it built

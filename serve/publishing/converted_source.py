@@ -42,12 +42,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Ready:
-    """A file that is ready to be published.
-
-    Args:
-        name: that of the source, with the suffix of what it has become.
-        notes: what was done to it, or why nothing was.
-    """
+    """A file that is ready to be published. `name`: that of the source, with the suffix of what it has become."""
 
     path: Path
     name: str
@@ -56,12 +51,7 @@ class Ready:
 
 @contextlib.contextmanager
 def prepare(source: Path, how: Conversion) -> Iterator[Ready]:
-    """Give the file to publish, which is gone afterwards if it was made.
-
-    Raises:
-        CheckpointError: it holds no weights, or not only those of one model.
-        PublishError: it cannot be converted, and has to be.
-    """
+    """Give the file to publish, gone afterwards if it was made; raises `CheckpointError` or `PublishError`."""
     if sharded.is_index(source):
         with _scratch() as directory:
             yield _join(source, directory, how)

@@ -18,20 +18,12 @@ from serve.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from serve.model.loader import Loaded
-    from serve.model.predictor import Predictor
+    from serve.model.torch_predictor import TorchPredictor
     from serve.model.trial import Say
 
 
 def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:
-    """Read golden requests, and compute the answers that the file leaves out.
-
-    Args:
-        path: a JSON list of `{"inputs": …}`, each with `outputs`, `rtol` and `atol` where they are given.
-
-    Raises:
-        PublishError: the file is of another form.
-        ServeError: the model cannot be loaded or does not answer.
-    """
+    """Read golden requests, a JSON list of `{"inputs": …}`, and compute missing answers; raises `ServeError`."""
     try:
         stated = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -55,11 +47,7 @@ def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[
 
 
 def check(checkpoint: Path, model: str | None = None) -> None:
-    """Load a checkpoint as a server of the settings does.
-
-    Raises:
-        ServeError: it would be refused, or the model class cannot be built.
-    """
+    """Load a checkpoint as a server of the settings does; raises `ServeError` where that would refuse it."""
     try:
         _load(checkpoint, model)
     except ServeError:
@@ -70,24 +58,17 @@ def check(checkpoint: Path, model: str | None = None) -> None:
         ) from error
 
 
-def _load(checkpoint: Path, model: str | None) -> Predictor:
+def _load(checkpoint: Path, model: str | None) -> TorchPredictor:
     return load_own(load_settings(os.environ, Path.cwd()).find(model), checkpoint).predictor
 
 
-def _ask(golden: list[Golden], predictor: Predictor) -> list[object]:
+def _ask(golden: list[Golden], predictor: TorchPredictor) -> list[object]:
     answers: list[object] = json.loads(json.dumps([predictor.predict(one.inputs) for one in golden]))
     return answers
 
 
 def load_own(settings: Settings, checkpoint: Path, say: Say | None = None) -> Loaded:
-    """Load a checkpoint of one's own as a server would, with all gates but those that are that server's to decide.
-
-    Args:
-        say: takes the events of the trial.
-
-    Raises:
-        ServeError: it cannot be loaded, or a gate refuses it.
-    """
+    """Load a checkpoint as a server would, with all gates but those that it decides itself; raises `ServeError`."""
     from serve.model.loader import ModelLoader  # brings torch
 
     sha256 = durable_files.hash_file(checkpoint)

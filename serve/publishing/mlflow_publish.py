@@ -23,11 +23,7 @@ _SHORT_SHA256 = 12
 
 
 class MlflowTarget:
-    """An alias of a registered model.
-
-    Raises:
-        PublishError: MLflow's package is missing, or cannot open its registry.
-    """
+    """An alias of a registered model; raises `PublishError` where MLflow cannot open its registry."""
 
     def __init__(self, name: str, alias: str) -> None:
         self._name, self._alias = name, alias
@@ -40,25 +36,9 @@ class MlflowTarget:
         return f"models:/{self._name}"
 
     def put(
-        self,
-        source: Path,
-        name: str,
-        sha256: str,
-        generation: int,
-        write_marker: WriteMarker,
+        self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker
     ) -> Mapping[str, Any]:
-        """Register a checkpoint, and have the alias name it.
-
-        Args:
-            generation: that the publisher states; 0 for none.
-            write_marker: writes the text of the marker; first asked before anything is changed.
-
-        Returns:
-            What is to be said about it otherwise.
-
-        Raises:
-            PublishError: the registry cannot be reached or refuses it; the alias names what it named before.
-        """
+        """Register a checkpoint, as `RemotePlace.put`; after a `PublishError` the alias names what it did before."""
         rank = Rank(generation)
         write_marker(rank, {})
         with self._explained(), tempfile.TemporaryDirectory(prefix="envserve-") as directory:

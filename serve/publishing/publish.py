@@ -62,9 +62,6 @@ class Extras:
     Args:
         model: which model of the settings computes answers that the file leaves out, where there are several.
         convert: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
-        generation: the publisher's own rising number, or 0.
-        weights_key: under which the weights lie in what torch.save wrote; `None` where it is clear.
-        strip_prefix: taken off the names of the tensors; `None` for that of a known wrapper.
         check: whether the model class of the settings must take it before anything is written.
     """
 

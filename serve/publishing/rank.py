@@ -19,13 +19,7 @@ WriteMarker = Callable[["Rank", Mapping[str, Any]], bytes]
 
 @dataclass(frozen=True)
 class Rank:
-    """The rank of a marker that is to be written.
-
-    Args:
-        generation: that it states; 0 for none.
-        above: the marker that only a later time outranks; `None` where any time will do.
-        outranked_by: the checkpoint that stays above it, because it states a higher generation; or `None`.
-    """
+    """The rank of a marker to write: later than the one `above`, if any, or `outranked_by` a higher generation."""
 
     generation: int
     above: Listed | None = None
@@ -47,11 +41,7 @@ class Rank:
 
 
 def find_rank(place: LocalSource, generation: int) -> Rank:
-    """Find the rank that outranks the markers of a place.
-
-    Args:
-        generation: that the publisher states; 0 for none, which takes over the highest one beside it.
-    """
+    """Find the rank that outranks the markers of a place; without a generation of its own it takes over the highest."""
     highest = max(place.list(), key=lambda listed: listed.order, default=None)
     if highest is None or generation > highest.generation:
         return Rank(generation)

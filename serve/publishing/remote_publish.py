@@ -33,25 +33,14 @@ _Result = TypeVar("_Result")
 
 
 def split_place(text: str, name: str | None) -> tuple[str, str | None]:
-    """Tell a place that is one checkpoint, which is overwritten, from a directory of them.
-
-    Returns:
-        The directory, and the name in it where the place or the caller states one.
-    """
+    """Split a place that is one checkpoint, which is overwritten, into directory and name."""
     directory, _, last = text.rstrip("/").rpartition("/")
     is_file = name is None and last.endswith(_SUFFIXES) and not directory.endswith(":/") and not Path(text).is_dir()
     return (directory or ("/" if text.startswith("/") else "."), last) if is_file else (text, name)
 
 
 def find_place(text: str | Path) -> Path | RemotePlace | MlflowTarget:
-    """Find out where to publish.
-
-    Args:
-        text: a directory of this machine, or the URL of one elsewhere, as the setting `checkpoints` has it.
-
-    Raises:
-        PublishError: it is a URL to which nothing can be published.
-    """
+    """Find out where to publish, as the setting `checkpoints` has it; raises `PublishError` where nothing can be."""
     try:
         alias = mlflow_alias(str(text))
     except ValueError as error:
@@ -74,11 +63,7 @@ def find_place(text: str | Path) -> Path | RemotePlace | MlflowTarget:
 
 
 class RemotePlace:
-    """A directory on another machine; `shown` is its URL without a password.
-
-    Raises:
-        PublishError: fsspec, or its package for the protocol, is missing.
-    """
+    """A directory elsewhere; `shown` is its URL without a password. Raises `PublishError` if fsspec cannot open it."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -86,25 +71,9 @@ class RemotePlace:
         self._system, self._path = self._ask(lambda: remote.open_url(url))
 
     def put(
-        self,
-        source: Path,
-        name: str,
-        sha256: str,
-        generation: int,
-        write_marker: WriteMarker,
+        self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker
     ) -> Mapping[str, Any]:
-        """Publish a checkpoint.
-
-        Args:
-            generation: that the publisher states; 0 for none.
-            write_marker: writes the text of the marker for a rank; first asked before anything is changed.
-
-        Returns:
-            What is to be said about it otherwise.
-
-        Raises:
-            PublishError: the place cannot be written to, or the file changed; there is no marker then.
-        """
+        """Publish a checkpoint; the marker is written once beforehand. After a `PublishError` there is none."""
         target = f"{self._path}/{name}"
         place = remote.RemotePlace(Path(self.url), self.url, (self._system, self._path))
         rank = self._ask(lambda: find_rank(place, generation))

@@ -38,13 +38,15 @@ def why_no_probation(settings: Settings) -> str:
         return 'memory = "resource" keeps no second model'
     if settings.commit == "worker":
         return 'commit = "worker" moves each worker for itself'
+    if settings.commit == "fleet":
+        return 'commit = "fleet" moves all hosts, and what one of them saw is not yet counted together'
     return "a shadow's answers reach no client" if settings.label == "shadow" else ""
 
 
 def rollout_of(settings: Settings) -> Rule | None:
     """Return the rule by which a canary or a shadow is judged; `None` where `promote` states none."""
     promote, abort = settings.promote, settings.abort
-    if not promote or settings.commit == "worker":
+    if not promote or settings.commit != "host":
         return None
     wanted = {key: limit for key, limit in promote.items() if key != "requests"}
     if settings.label == "shadow":

@@ -20,6 +20,7 @@ _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z
 # Whoever guesses it can roll back.
 _SHORTEST_TOKEN = 16
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+")
+_FLEET = re.compile(r"etcd:https?://[\w.:\[\]-]+(,https?://[\w.:\[\]-]+)*/[\w./-]*\w")
 _MLFLOW = re.compile(r"mlflow:models:/{1,3}([^/:@]+)@([^/:@]+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -73,6 +74,18 @@ def token_file(value: object, base: Path) -> Path | None:
     if length < _SHORTEST_TOKEN:
         raise ValueError(f"expected a token of at least {_SHORTEST_TOKEN} characters, found {length}")
     return found
+
+
+def fleet(value: object, base: Path) -> str:
+    """Read the address of a fleet, or an empty text for none."""
+    if value != "" and (not isinstance(value, str) or not _FLEET.fullmatch(value)):
+        raise ValueError(f"expected etcd:URL,URL/PREFIX, found {value!r}")
+    return str(value)
+
+
+def optional_path(value: object, base: Path) -> Path | None:
+    """Read a path, or an empty text for none."""
+    return None if value == "" else path(value, base)
 
 
 def place(value: object, base: Path) -> Path:

@@ -115,6 +115,13 @@ class Settings:
     retry_spoiled: str
     event_hook: str
     unload: str
+    fleet: str
+    fleet_secrets: Path | None
+    fleet_host: str
+    fleet_cut_off: str
+    fleet_lease_s: float
+    fleet_hold_s: float
+    fleet_evict_s: float
     workers: int
     label: str = STABLE
     share: float = 1.0
@@ -210,6 +217,9 @@ def load_settings(
         found = [_parse_sole(variables, top, issues)]
     else:
         found = list(_parse_models(models, variables, top, issues))
+    is_fleet = any(label.get("commit") == "fleet" for _, labels in found for label in labels.values())
+    if is_fleet and not served.get("fleet", True):
+        issues.append(Issue("fleet", 'missing, and commit is "fleet"', "for example etcd:https://HOST:2379/PREFIX"))
     if issues:
         raise SettingsError(list(dict.fromkeys(issues)))  # labels repeat what is wrong with their model
     own = {field.name: served[field.name] for field in fields(ServerSettings) if field.name in served}

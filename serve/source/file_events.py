@@ -70,14 +70,7 @@ class FileEvents(FileSystemEventHandler):
         self._woken.set()
 
     def wait(self, timeout_s: float, is_wanted: Callable[[], bool] = lambda: False) -> bool:
-        """Wait for an event, for the timer, or for something else that is asked for now and then.
-
-        Args:
-            is_wanted: asked 25 times a second whether to stop waiting.
-
-        Returns:
-            Whether there was something; `False` when the time was up.
-        """
+        """Wait for an event or until `is_wanted`, asked 25 times a second; `False` when the time was up."""
         until_s = time.monotonic() + timeout_s
         while not is_wanted():
             left_s = until_s - time.monotonic()
@@ -152,14 +145,7 @@ _REMOTE = frozenset(
 
 
 def find_type(mounts: str, path: str) -> str | None:
-    """Find the type of the file system that holds a path.
-
-    Args:
-        mounts: the text of `/proc/self/mountinfo`; see proc_pid_mountinfo(5).
-
-    Returns:
-        The type, for example `ext4`, or `None` when no mount fits.
-    """
+    """Find the type of a path's file system, such as `ext4`, in the text of `/proc/self/mountinfo`; or `None`."""
     best, found = -1, None
     for line in mounts.splitlines():
         before, separator, after = line.partition(" - ")

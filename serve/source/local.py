@@ -19,6 +19,7 @@ from serve.checkpoint.signature import with_bundle
 from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
 MARKER_LIMIT_BYTES = 1024 * 1024
+MARKER_TOO_LONG = f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes"
 # Looking at the markers of thousands of checkpoints takes at most this part of a core.
 _MOST_SHARE = 0.01
 # Times of directories are as coarse as this on some file systems: what changed since then may not have changed them.
@@ -26,11 +27,7 @@ _COARSEST_S = 2.0
 
 
 class Listed(NamedTuple):
-    """A marker that is there, before anything of it is read.
-
-    Args:
-        generation: the publisher's number that it states, or 0.
-    """
+    """A marker that is there, before anything of it is read."""
 
     path: Path
     marker: Identity
@@ -102,26 +99,40 @@ class LocalSource:
 
     def look_at(self, listed: Listed) -> Observation:
         """Look at one checkpoint and its marker."""
-        return _observe(listed)
+        path = listed.path
+        marker = path.with_name(path.name + MARKER_SUFFIX)
+        seen = _look_at_marker(str(marker))
+        identity = _identify(seen)
+        if not stat.S_ISREG(seen.st_mode):
+            return Observation(path, None, identity, b"", "the marker: expected a regular file")
+        try:
+            with marker.open("rb") as reader:
+                text = reader.read(MARKER_LIMIT_BYTES + 1)
+                identity = _identify(os.fstat(reader.fileno()))
+            found = _look_at_checkpoint(path)
+        except OSError as error:
+            return Observation(path, None, identity, b"", f"it cannot be read: {error}")
+        checkpoint = None if found is None else _identify(found)
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            return Observation(path, checkpoint, identity, text, "the checkpoint: expected a regular file")
+        if len(text) > MARKER_LIMIT_BYTES:
+            return Observation(path, checkpoint, identity, b"", MARKER_TOO_LONG)
+        generation = listed.generation if identity == listed.marker else stated_generation(text)
+        return Observation(path, checkpoint, identity, with_bundle(text, path), generation=generation)
 
-    def observe(self) -> Iterator[Observation]:
-        """Look at the checkpoints that have a marker, the highest stated generation first, then the newest marker.
-
-        Yields:
-            One observation at a time: a caller that stops early leaves the older markers unread.
-        """
-        for listed in self.list():
+    def observe(self, listed: Sequence[Listed] | None = None) -> Iterator[Observation]:
+        """Look at marked checkpoints, the highest rank first, one at a time: who stops early leaves markers unread."""
+        for one in self.list() if listed is None else listed:
             with contextlib.suppress(FileNotFoundError):  # gone between the listing and the look
-                yield self.look_at(listed)
+                yield self.look_at(one)
 
     def _find(self) -> Sequence[Listed]:
         found = []
         for marker, seen in self._markers():
             path = Path(marker[: -len(MARKER_SUFFIX)])
             found.append(Listed(path, _identify(seen), self._generation(marker, seen)))
-        names = {marker for marker, _ in self._generations.items()}
-        for gone in names.difference(str(one.path) + MARKER_SUFFIX for one in found):
-            del self._generations[gone]
+        there = {str(one.path) + MARKER_SUFFIX for one in found}
+        self._generations = {name: known for name, known in self._generations.items() if name in there}
         return sorted(found, key=lambda one: one.order, reverse=True)
 
     def _generation(self, marker: str, seen: os.stat_result) -> int:
@@ -141,8 +152,9 @@ class LocalSource:
         if not self.is_directory:
             paths = [str(self.path) + MARKER_SUFFIX]
         else:
-            with os.scandir(self.path) as entries:
-                paths = [entry.path for entry in entries if _is_marker_name(entry.name)]
+            with os.scandir(self.path) as entries:  # names that start with a dot are the temporary files of publishers
+                names = (entry for entry in entries if entry.name.endswith(MARKER_SUFFIX))
+                paths = [entry.path for entry in names if not entry.name.startswith(".")]
         for path in paths:
             with contextlib.suppress(FileNotFoundError):  # gone since the listing, or not there yet
                 yield path, _look_at_marker(path)
@@ -157,37 +169,9 @@ def _look_at_marker(path: str) -> os.stat_result:
         return os.lstat(path)
 
 
-def _is_marker_name(name: str) -> bool:
-    # Names that start with a dot are the temporary files of publishers.
-    return name.endswith(MARKER_SUFFIX) and not name.startswith(".")
-
-
-def _observe(listed: Listed) -> Observation:
-    path = listed.path
-    marker = path.with_name(path.name + MARKER_SUFFIX)
-    seen = _look_at_marker(str(marker))
-    identity = _identify(seen)
-    if not stat.S_ISREG(seen.st_mode):
-        return Observation(path, None, identity, b"", "the marker: expected a regular file")
-    try:
-        with marker.open("rb") as reader:
-            text = reader.read(MARKER_LIMIT_BYTES + 1)
-            identity = _identify(os.fstat(reader.fileno()))
-        found = _look_at_checkpoint(path)
-    except OSError as error:
-        return Observation(path, None, identity, b"", f"it cannot be read: {error}")
-    checkpoint = None if found is None else _identify(found)
-    if found is not None and not stat.S_ISREG(found.st_mode):
-        return Observation(path, checkpoint, identity, text, "the checkpoint: expected a regular file")
-    if len(text) > MARKER_LIMIT_BYTES:
-        return Observation(path, checkpoint, identity, b"", f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes")
-    generation = listed.generation if identity == listed.marker else stated_generation(text)
-    return Observation(path, checkpoint, identity, with_bundle(text, path), generation=generation)
-
-
 def _look_at_checkpoint(path: Path) -> os.stat_result | None:
     try:
-        return sharded.look(path) if path.name.endswith(sharded.INDEX_SUFFIX) else path.stat()
+        return sharded.look(path) if sharded.is_index(path) else path.stat()
     except FileNotFoundError:
         return None
 
@@ -203,10 +187,6 @@ def look_at_checkpoint(path: Path) -> Identity | None:
 
 
 def identify(descriptor: int, path: Path) -> Identity | None:
-    """Return the identity of an open checkpoint.
-
-    Raises:
-        OSError: the file cannot be looked at, for example because its server is gone.
-    """
+    """Return the identity of an open checkpoint; raises `OSError` where its server is gone."""
     seen = _look_at_checkpoint(path) if sharded.is_index(path) else os.fstat(descriptor)
     return None if seen is None else _identify(seen)

@@ -22,7 +22,7 @@ from typing import Any
 
 from serve import durable_files
 from serve.errors import ModelError
-from serve.source.local import MARKER_LIMIT_BYTES, Listed, LocalSource
+from serve.source.local import MARKER_LIMIT_BYTES, MARKER_TOO_LONG, Listed, LocalSource
 from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
 # What a missing model and a missing alias are called.
@@ -40,11 +40,7 @@ _DEFAULTS = {
 
 
 def open_client() -> Any:
-    """Return MLflow's client of the registry that the environment names.
-
-    Raises:
-        ModelError: it is missing, or cannot open this registry.
-    """
+    """Return MLflow's client of the registry that the environment names; raises `ModelError`."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     try:
@@ -87,11 +83,7 @@ class _Version:
 
 
 class MlflowPlace(LocalSource):
-    """What an alias names.
-
-    Args:
-        path: names the place in messages.
-    """
+    """What an alias names."""
 
     has_events = False
 
@@ -118,9 +110,11 @@ class MlflowPlace(LocalSource):
             if getattr(error, "error_code", None) not in MISSING:
                 raise
             return ()
-        listed = (Listed(self.path, _identify(self._current)),)
-        if listed != self._listed:
-            self._listed = listed
+        version = self._current
+        number = hashlib.sha256(f"{version.name}/{version.version}/{version.run_id}".encode()).digest()
+        created_ns = int(version.creation_timestamp) * 1_000_000
+        listed = (Listed(self.path, Identity(0, int.from_bytes(number[:8], "big"), 0, created_ns)),)
+        self._listed = self._listed if listed == self._listed else listed
         return self._listed
 
     def look_at(self, listed: Listed) -> Observation:
@@ -150,37 +144,26 @@ class MlflowPlace(LocalSource):
             return _Version(None, 0, b"", f"{self._uri}: expected one checkpoint among its artifacts, found {shown}")
         (checkpoint,) = found
         if not marked:
-            return _Version(checkpoint, sizes[checkpoint], self._write_manifest(version))
+            created = datetime.fromtimestamp(version.creation_timestamp / 1000, timezone.utc)
+            metrics = metrics_of(self._client.get_run(version.run_id)) if version.run_id else {}
+            stated = {"version": str(version.version), "created": created.isoformat(), "metrics": metrics}
+            text = json.dumps({**stated, **describe(self._name, version.version, version.run_id)}).encode()
+            return _Version(checkpoint, sizes[checkpoint], text)
         if sizes[checkpoint + MARKER_SUFFIX] > MARKER_LIMIT_BYTES:
-            problem = f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes"
-            return _Version(checkpoint, sizes[checkpoint], b"", problem)
+            return _Version(checkpoint, sizes[checkpoint], b"", MARKER_TOO_LONG)
         with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
             text = _download(f"{self._uri}/{checkpoint}{MARKER_SUFFIX}", Path(directory)).read_bytes()
         return _Version(checkpoint, sizes[checkpoint], text)
 
-    def _write_manifest(self, version: Any) -> bytes:
-        created = datetime.fromtimestamp(version.creation_timestamp / 1000, timezone.utc)
-        metrics = metrics_of(self._client.get_run(version.run_id)) if version.run_id else {}
-        stated = {"version": str(version.version), "created": created.isoformat(), "metrics": metrics}
-        return json.dumps({**stated, **describe(self._name, version.version, version.run_id)}).encode()
-
 
 @dataclass(frozen=True)
 class MlflowSource:
-    """Where the store gets the bytes of a version's checkpoint.
-
-    Args:
-        uri: of the artifact, which nobody changes once it is registered.
-    """
+    """A version's checkpoint, by the URI of its artifact, which nobody changes once it is registered."""
 
     uri: str
 
     def copy_hashed(self, target: Path) -> durable_files.Copied:
-        """Copy the checkpoint into a new, synced file, and hash exactly the bytes that were written.
-
-        Raises:
-            Exception: of MLflow and others; `target` may exist in part, and a directory beside it.
-        """
+        """As `RemoteSource.copy_hashed`; raises what MLflow does, with `target` there in part."""
         with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
             downloaded = _download(self.uri, Path(directory))
             with downloaded.open("rb") as reader:
@@ -206,8 +189,3 @@ def _download(uri: str, directory: Path) -> Path:
     import mlflow.artifacts
 
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(directory)))
-
-
-def _identify(version: Any) -> Identity:
-    number = hashlib.sha256(f"{version.name}/{version.version}/{version.run_id}".encode()).digest()
-    return Identity(0, int.from_bytes(number[:8], "big"), 0, int(version.creation_timestamp) * 1_000_000)

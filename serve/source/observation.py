@@ -23,11 +23,7 @@ OUTRANKED = "its marker is older than that of what was live, or states a lower g
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells one state of a file from another. The mtime alone does not: a clock can be set back.
-
-    Args:
-        mtime_ns: when its content last changed, in nanoseconds.
-    """
+    """What tells one state of a file from another. The mtime alone does not: a clock can be set back."""
 
     device: int
     inode: int
@@ -47,9 +43,7 @@ class Observation:
     """One look at a marker and the checkpoint that it belongs to.
 
     Args:
-        checkpoint: its identity, or `None` when it was not found.
         generation: the publisher's number for it, or 0 where the marker states none.
-        source: gives the bytes of a checkpoint that is no file of this machine.
     """
 
     path: Path
@@ -81,8 +75,6 @@ class Known:
     Args:
         served: fingerprint of the observation that is served, or of a later one of the same content.
         served_order: rank below which nothing is loaded any more; `None` where rank means nothing.
-        first_seen_s: when this observation was first made, on the monotonic clock.
-        retry_at_s: from when a refused one may be tried again; `None` for never.
         is_withdrawn: whether a rollback has replaced this one, and nothing has changed there since.
     """
 
@@ -90,7 +82,6 @@ class Known:
     served_order: tuple[int, int, str] | None
     first_seen_s: float
     refusal: str | None = None
-    retry_at_s: float | None = None
     answering: str = "what is live"
     is_withdrawn: bool = False
 
@@ -112,14 +103,11 @@ class Ignore:
 
 @dataclass(frozen=True)
 class Wait:
-    """This one may become loadable soon; decide again then.
-
-    Args:
-        look_again_s: after how many seconds.
-    """
+    """This one may become loadable soon; decide again then."""
 
     reason: str
     look_again_s: float
+    is_final = is_waiting = is_served = False
 
 
 @dataclass(frozen=True)
@@ -144,19 +132,14 @@ SERVED = Ignore("it is being served", is_final=True, is_served=True)
 
 
 def decide(seen: Observation, known: Known, now_s: float, settle_s: float) -> Action:
-    """Decide what to do about one observation.
-
-    Args:
-        now_s: the time on the monotonic clock.
-        settle_s: how long a checkpoint without proof of its content must hold still.
-    """
+    """Decide about one observation; a checkpoint without proof of its content must hold still for `settle_s`."""
     if seen.fingerprint == known.served:
         return SERVED
     if known.is_withdrawn:
         return Ignore(f"passed over: it was rolled back; {known.answering} is being served", is_final=True)
     if known.served_order is not None and seen.order < known.served_order:
         return Ignore(f"passed over: {OUTRANKED.format(known.answering)}", is_final=True)
-    if known.refusal is not None and (known.retry_at_s is None or now_s < known.retry_at_s):
+    if known.refusal is not None:
         return Ignore(f"refused: {known.refusal}")
     if seen.problem is not None:
         return Refuse(seen, "marker", seen.problem)
@@ -166,10 +149,7 @@ def decide(seen: Observation, known: Known, now_s: float, settle_s: float) -> Ac
         manifest = parse_marker(seen.text)
     except CheckpointError as error:
         return Refuse(seen, error.code, error.message + (f" (hint: {error.hint})" if error.hint else ""))
-    return _decide_readiness(seen, seen.checkpoint, manifest, settle_s - (now_s - known.first_seen_s))
-
-
-def _decide_readiness(seen: Observation, checkpoint: Identity, manifest: Manifest, unsettled_s: float) -> Action:
+    checkpoint, unsettled_s = seen.checkpoint, settle_s - (now_s - known.first_seen_s)
     is_rewritten = checkpoint.mtime_ns > seen.marker.mtime_ns
     if manifest.sha256 is None and is_rewritten:
         return Ignore("its empty marker is older than the checkpoint", is_waiting=True)

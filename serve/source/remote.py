@@ -22,7 +22,7 @@ from serve.checkpoint import sharded
 from serve.checkpoint.manifest import stated_generation
 from serve.errors import CheckpointError, CheckpointMovedError, ModelError
 from serve.settings.parsers import mlflow_alias
-from serve.source.local import MARKER_LIMIT_BYTES, Listed, LocalSource
+from serve.source.local import MARKER_LIMIT_BYTES, MARKER_TOO_LONG, Listed, LocalSource
 from serve.source.mlflow_registry import MlflowPlace
 from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
@@ -35,11 +35,7 @@ _TAGS = ("ETag", "etag", "md5Hash", "ino")
 
 
 def url_of(path: Path) -> str | None:
-    """Return the URL that a path of the settings stands for, or `None` when it is a plain path.
-
-    Args:
-        path: in which several slashes have become one.
-    """
+    """Return the URL for which a path of the settings, whose slashes have become one, stands; `None` for another."""
     found = _URL.fullmatch(str(path))
     if found is None:
         return None
@@ -53,14 +49,7 @@ def mask(url: str) -> str:
 
 
 def open_url(url: str) -> tuple[Any, str]:
-    """Open what fsspec knows by a URL.
-
-    Returns:
-        The file system, whose listings may be cached, and the path in it, without a slash at its end.
-
-    Raises:
-        ModelError: fsspec, its package for the protocol, or the protocol itself is missing.
-    """
+    """Open a URL; return fsspec's file system, which may cache listings, and the path in it. Raises `ModelError`."""
     try:
         from fsspec.core import url_to_fs
 
@@ -83,13 +72,7 @@ def make_place(path: Path) -> LocalSource:
 
 
 class RemotePlace(LocalSource):
-    """Where checkpoints appear, on another machine.
-
-    Args:
-        path: names the place in messages.
-        url: of a checkpoint, or of a directory of checkpoints.
-        opened: what `open_url` gave for it; opened at the first look by default.
-    """
+    """Where checkpoints appear, on another machine; what `open_url` gave may be `opened` already."""
 
     has_events = False
 
@@ -121,12 +104,15 @@ class RemotePlace(LocalSource):
         self._facts, self._names = self._ask(), {}
         names = [name for name in self._facts if name.endswith(MARKER_SUFFIX)]
         self._read_texts(names)
-        found = [self._list_one(name) for name in names]
+        found = []
+        for name in names:
+            path, (marker, _, generation) = Path(name[: -len(MARKER_SUFFIX)]), self._markers_read[name]
+            self._names[path] = name[: -len(MARKER_SUFFIX)]
+            found.append(Listed(path, marker, generation))
         self._markers_read = {name: read for name, read in self._markers_read.items() if name in self._facts}
         self._indexes = {name: read for name, read in self._indexes.items() if name in self._facts}
         found.sort(key=lambda one: one.order, reverse=True)
-        if found != self._found:
-            self._found = found
+        self._found = self._found if found == self._found else found
         return self._found
 
     def _ask(self) -> dict[str, Mapping[str, Any]]:
@@ -155,12 +141,6 @@ class RemotePlace(LocalSource):
             text = bytes(texts.get(name) or system.cat_file(name)) if name in short else b""
             self._markers_read[name] = seen, text, stated_generation(text)
 
-    def _list_one(self, name: str) -> Listed:
-        path = Path(name[: -len(MARKER_SUFFIX)])
-        self._names[path] = name[: -len(MARKER_SUFFIX)]
-        marker, _, generation = self._markers_read[name]
-        return Listed(path, marker, generation)
-
     def look_at(self, listed: Listed) -> Observation:
         """Look at one checkpoint and its marker, as the last listing has them."""
         path, marker, name = listed.path, listed.marker, self._names[listed.path]
@@ -170,8 +150,7 @@ class RemotePlace(LocalSource):
             return Observation(path, None, marker, b"", error.message)
         checkpoint = _join([self._facts.get(part) for part in parts])
         if marker.size_bytes > MARKER_LIMIT_BYTES:
-            problem = f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes"
-            return Observation(path, checkpoint, marker, b"", problem)
+            return Observation(path, checkpoint, marker, b"", MARKER_TOO_LONG)
         text = self._markers_read[name + MARKER_SUFFIX][1]
         source = RemoteSource(self._open()[0], parts, checkpoint)
         return Observation(path, checkpoint, marker, text, generation=listed.generation, source=source)
@@ -200,24 +179,14 @@ class RemotePlace(LocalSource):
 
 @dataclass(frozen=True)
 class RemoteSource:
-    """Where the store gets the bytes of a remote checkpoint.
-
-    Args:
-        parts: its file, or its index and shards.
-    """
+    """Where the store gets the bytes of a remote checkpoint. `parts`: its file, or its index and shards."""
 
     system: Any
     parts: tuple[str, ...]
     seen: Identity | None
 
     def copy_hashed(self, target: Path) -> durable_files.Copied:
-        """Copy the checkpoint into a new, synced file, and hash exactly the bytes that were written.
-
-        Raises:
-            CheckpointMovedError: it changed since it was observed.
-            CheckpointError: its shards do not hold what the index names.
-            OSError: reading or writing failed; `target` may exist in part.
-        """
+        """As `durable_files.write_hashed`; raises `CheckpointMovedError` after a change, `CheckpointError` too."""
         self._require_unchanged()
         if len(self.parts) == 1:
             copied = durable_files.write_hashed(self._read(self.parts[0]), target)

@@ -27,12 +27,13 @@ from typing import Callable
 
 from serve import durable_files
 from serve.checkpoint import sharded
-from serve.checkpoint.manifest import Manifest, Stored
+from serve.checkpoint.manifest import Stored
 from serve.errors import CheckpointError, CheckpointMovedError, StoreFullError
 from serve.source.local import identify
 from serve.source.observation import Load
 
 _READ_ONLY = 0o444
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 # What was found or admitted so lately may be about to be proposed by another worker.
 _FRESH_S = 10.0
 
@@ -47,33 +48,28 @@ class Store:
 
     def __init__(self, root: Path, report_damage: Callable[[str, str], None] = lambda expected, found: None) -> None:
         self.root = root
-        self.shelf = StoredFiles(root)
-        self._proven, self._incoming, self._proofs = self.shelf.proven, self.shelf.incoming, self.shelf.proofs
+        self.proven, self.incoming, self._proofs = root / "sha256", root / "incoming", root / "proofs"
         self._copied = root / "copied.json"
         self._report_damage = report_damage
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the host's lock, which the kernel releases when the process dies."""
-        for directory in (self._proven, self._incoming, self._proofs):
+        for directory in (self.proven, self.incoming, self._proofs):
             if not directory.is_dir():
                 directory.mkdir(parents=True, exist_ok=True)
         return durable_files.hold(self.root / "lock")
 
     def has(self, sha256: str) -> bool:
         """Whether there is an entry, proven in this boot or not."""
-        return (self._proven / sha256).exists()
+        return (self.proven / sha256).exists()
 
     def find(self, sha256: str) -> Stored | None:
-        """Find a checkpoint, and prove it again at the first use since the machine started, or since it was changed.
-
-        Returns:
-            The checkpoint, or `None` when it is not in the store. One that is not what its name states is deleted.
-        """
+        """Find a checkpoint, proven anew in each boot and after a change; one that is another is deleted."""
         stored = self._find_proven(sha256)
         if stored is not None or not self.has(sha256):
             return stored
         try:
-            return self._prove(self._proven / sha256)
+            return self._prove(self.proven / sha256)
         except FileNotFoundError:  # pruned meanwhile
             return None
 
@@ -88,28 +84,25 @@ class Store:
             CheckpointMovedError: the checkpoint changed while it was copied, or since it was observed.
             OSError: reading or writing failed; the store is as it was.
         """
-        stored = self._find_stated(candidate.manifest)
+        stated = candidate.manifest.sha256
+        stored = None if stated is None else self.find(stated)
         if stored is not None:
             return stored
         with self.lock():
-            known = candidate.manifest.sha256 or self._recall(candidate)
+            known = stated or self._recall(candidate)
             stored = None if known is None else self._find_proven(known)
             return stored or self._copy_or_make_room(candidate, needed)
 
     def adopt(self, path: Path) -> None:
-        """Take over a file of another store, by a link or, from another disk, by a copy; `find` proves it.
-
-        Raises:
-            OSError: the store cannot be written.
-        """
+        """Take over a file of another store, by a link or a copy; `find` proves it. Raises `OSError`."""
         with self.lock():
-            target = self._proven / path.name
+            target = self.proven / path.name
             if target.exists() or not path.exists():
                 return
             try:
                 os.link(path, target)
             except OSError:
-                part = self._incoming / f"{os.getpid()}.part"
+                part = self.incoming / f"{os.getpid()}.part"
                 with path.open("rb") as source:
                     durable_files.copy_hashed(source.fileno(), part)
                 part.chmod(_READ_ONLY)
@@ -121,15 +114,14 @@ class Store:
         Workers that still map a deleted file keep its bytes. While somebody copies nothing is deleted.
 
         Args:
-            keep: the sha256 of every checkpoint that stays.
             before_s: what was admitted or found later than this, on the wall clock, stays: it may be a candidate.
         """
-        if not self.shelf.find_superfluous(keep, before_s) and not any(self.shelf.parts()):
+        if not self._find_superfluous(keep, before_s) and not any(self._parts()):
             return  # another worker was quicker; asked again under the lock
         descriptor = durable_files.claim(self.root / "lock")
         if descriptor is not None:
             try:
-                self.shelf.sweep(keep, before_s)
+                self._sweep(keep, before_s)
             finally:
                 os.close(descriptor)
 
@@ -138,22 +130,20 @@ class Store:
             return self._copy(candidate)
         except (StoreFullError, OSError) as error:
             is_full = isinstance(error, StoreFullError) or error.errno in (errno.ENOSPC, errno.EDQUOT)
-            if not is_full or needed is None or not self.shelf.sweep(needed(), time.time() - _FRESH_S):
+            if not is_full or needed is None or not self._sweep(needed(), time.time() - _FRESH_S):
                 raise
         return self._copy(candidate)
 
-    def _find_stated(self, manifest: Manifest) -> Stored | None:
-        return None if manifest.sha256 is None else self.find(manifest.sha256)
-
     def _find_proven(self, sha256: str) -> Stored | None:
-        path = self._proven / sha256
+        path = self.proven / sha256
         try:
             seen = path.stat()
         except FileNotFoundError:
             return None
-        if not self.shelf.is_proven(sha256, seen):
+        if not self._is_proven(sha256, seen):
             return None
-        self._want(path)
+        with contextlib.suppress(OSError):  # another user's file: it may then be pruned, and is fetched again
+            path.chmod(_READ_ONLY)  # sets nothing but the ctime, by which prune sees that it is wanted
         return Stored(path, sha256, seen.st_size)
 
     def _recall(self, candidate: Load) -> str | None:
@@ -172,11 +162,13 @@ class Store:
             durable_files.replace_file(self._copied, content, is_lasting=False)
 
     def _copy(self, candidate: Load) -> Stored:
-        self.shelf.drop_parts()
-        part = self._incoming / f"{os.getpid()}.part"
+        self._drop_parts()
+        part = self.incoming / f"{os.getpid()}.part"
         try:
             copied = self._copy_observed(candidate, part)
-            _require_stated(candidate.manifest, copied.sha256)
+            if candidate.manifest.sha256 not in (None, copied.sha256):
+                expected = f"the sha256: expected {candidate.manifest.sha256}, found {copied.sha256}"
+                raise CheckpointError("hash", expected)
             there = self._find_proven(copied.sha256)
             if there is not None:
                 # A marker that states no hash, of bytes that were there: one file is mapped by all workers.
@@ -184,13 +176,13 @@ class Store:
                 self._remember(candidate, copied.sha256)
                 return replace(there, copy_s=copied.copy_s, hash_s=copied.hash_s)
             part.chmod(_READ_ONLY)
-            part.replace(self._proven / copied.sha256)
+            part.replace(self.proven / copied.sha256)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        durable_files.sync_directory(self._proven)
-        path = self._proven / copied.sha256
-        self.shelf.note_proof(path)
+        durable_files.sync_directory(self.proven)
+        path = self.proven / copied.sha256
+        self._note_proof(path)
         self._remember(candidate, copied.sha256)
         return Stored(path, copied.sha256, copied.size_bytes, copied.copy_s, copied.hash_s)
 
@@ -216,7 +208,7 @@ class Store:
             os.close(source)
 
     def _require_space(self, size_bytes: int) -> None:
-        free_bytes = self.shelf.free_bytes()
+        free_bytes = self.free_bytes()
         if free_bytes < size_bytes:
             raise StoreFullError(
                 f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}",
@@ -226,7 +218,7 @@ class Store:
     def _prove(self, path: Path) -> Stored | None:
         with self.lock():
             seen = path.stat()
-            if self.shelf.is_proven(path.name, seen):  # by another worker, while this one waited
+            if self._is_proven(path.name, seen):  # by another worker, while this one waited
                 return Stored(path, path.name, seen.st_size)
             started_s = time.monotonic()
             found = durable_files.hash_file(path)
@@ -234,99 +226,62 @@ class Store:
                 path.unlink()
                 self._report_damage(path.name, found)
                 return None
-            self.shelf.note_proof(path)
+            self._note_proof(path)
             return Stored(path, path.name, seen.st_size, hash_s=time.monotonic() - started_s)
-
-    def _want(self, path: Path) -> None:
-        with contextlib.suppress(OSError):  # another user's file: it may then be pruned, and is fetched again
-            path.chmod(_READ_ONLY)  # sets nothing but the ctime, by which prune sees that it is wanted
-
-
-def _require_stated(manifest: Manifest, sha256: str) -> None:
-    if manifest.sha256 is not None and manifest.sha256 != sha256:
-        raise CheckpointError("hash", f"the sha256: expected {manifest.sha256}, found {sha256}")
-
-
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-class StoredFiles:
-    """The files of one store."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self.proven, self.incoming, self.proofs = root / "sha256", root / "incoming", root / "proofs"
 
     def drop(self, sha256: str) -> None:
         """Delete what is not needed any more, be it new or not."""
         (self.proven / sha256).unlink(missing_ok=True)
-        (self.proofs / sha256).unlink(missing_ok=True)
+        (self._proofs / sha256).unlink(missing_ok=True)
 
-    def is_proven(self, sha256: str, seen: os.stat_result) -> bool:
-        """Whether a checkpoint was hashed since the machine started, and is as it was then.
-
-        Args:
-            seen: its state.
-        """
+    def _is_proven(self, sha256: str, seen: os.stat_result) -> bool:
+        """Whether a checkpoint was hashed since the machine started, and is as it was then."""
         try:
-            proof: object = json.loads((self.proofs / sha256).read_bytes())
+            proof: object = json.loads((self._proofs / sha256).read_bytes())
         except (OSError, ValueError):
             return False
         return proof == _describe(seen)
 
-    def note_proof(self, path: Path) -> None:
+    def _note_proof(self, path: Path) -> None:
         """Note that a checkpoint was just hashed, and is what its name states."""
         with contextlib.suppress(OSError):  # without it the checkpoint is only hashed again
             # Good for this boot only, so that it need not survive a power cut.
             content = json.dumps(_describe(path.stat())).encode()
-            durable_files.replace_file(self.proofs / path.name, content, is_lasting=False)
+            durable_files.replace_file(self._proofs / path.name, content, is_lasting=False)
 
     def entries(self) -> dict[str, int]:
         """Return sizes in bytes: of each checkpoint by its sha256, of each unfinished copy by its name."""
         found = {}
         with contextlib.suppress(FileNotFoundError):
-            for path in [*self.proven.iterdir(), *self.parts()]:
+            for path in [*self.proven.iterdir(), *self._parts()]:
                 with contextlib.suppress(FileNotFoundError):
                     found[path.name] = path.stat().st_size
         return found
 
     def free_bytes(self) -> int:
         """Return how much room there is on its disk."""
-        disk = os.statvfs(self._root)
+        disk = os.statvfs(self.root)
         return disk.f_bavail * disk.f_frsize
 
-    def parts(self) -> list[Path]:
+    def _parts(self) -> list[Path]:
         """Return the unfinished copies."""
         return list(self.incoming.iterdir()) if self.incoming.is_dir() else []
 
-    def drop_parts(self) -> None:
+    def _drop_parts(self) -> None:
         """Delete them; the caller holds the store's lock, so whoever wrote them is dead."""
-        for leftover in self.parts():
+        for leftover in self._parts():
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
-    def sweep(self, keep: frozenset[str], before_s: float) -> bool:
-        """Delete what is superfluous; the caller holds the store's lock.
-
-        Args:
-            keep: the sha256 of every checkpoint that stays.
-            before_s: what was admitted or found later than this, on the wall clock, stays.
-
-        Returns:
-            Whether a checkpoint was deleted.
-        """
-        superfluous = self.find_superfluous(keep, before_s)
+    def _sweep(self, keep: frozenset[str], before_s: float) -> bool:
+        """Delete what `_find_superfluous` names, holding the store's lock, and return whether there was any."""
+        superfluous = self._find_superfluous(keep, before_s)
         for path in superfluous:
             self.drop(path.name)
-        self.drop_parts()
+        self._drop_parts()
         return bool(superfluous)
 
-    def find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:
-        """Find what is not needed any more.
-
-        Args:
-            keep: the sha256 of every checkpoint that stays.
-            before_s: what was admitted or found later than this, on the wall clock, stays.
-        """
+    def _find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:
+        """Find what is not needed any more."""
         found = []
         with contextlib.suppress(FileNotFoundError):
             for path in self.proven.iterdir():

@@ -124,7 +124,6 @@ class Ledger:
         """Number a generation; the same observation gets the same number in every worker.
 
         Args:
-            proposed: the entry without its number and time.
             after: the generation that the worker answers with: what was live before it may come again.
 
         Returns:
@@ -141,14 +140,7 @@ class Ledger:
             return self.append(number(proposed, entries))
 
     def append(self, entry: Entry) -> Entry:
-        """Write one numbered generation; the caller holds the lock of the commits.
-
-        Returns:
-            The entry with its time.
-
-        Raises:
-            OSError: the file cannot be written; nothing is committed.
-        """
+        """Write one numbered generation, holding the lock of the commits; raises `OSError`, nothing committed."""
         entry = replace(entry, committed=datetime.now(timezone.utc).isoformat())
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -168,11 +160,7 @@ class Ledger:
 
 
 def number(proposed: Entry, entries: list[Entry]) -> Entry:
-    """Give a proposed entry the number after the last one.
-
-    Args:
-        entries: all that are committed.
-    """
+    """Give a proposed entry the number after the last one."""
     return replace(proposed, generation=entries[-1].generation + 1 if entries else 1)
 
 

@@ -21,13 +21,7 @@ from serve.store.ledger import PROMOTION, ROLLBACK, Entry
 
 @dataclass(frozen=True)
 class Rollback:
-    """The order to serve an older version as a new generation.
-
-    Args:
-        ordered: when, as ISO 8601.
-        path: of the bytes in the store of another label, where that is promoted.
-        entry: of that label's ledger.
-    """
+    """The order to serve an older version as a new generation, or that of the store of another label, at `path`."""
 
     id: str
     generation: int
@@ -60,11 +54,7 @@ class Rollback:
 
 @dataclass(frozen=True)
 class Pin:
-    """The order to make no automatic moves.
-
-    Args:
-        pinned: when, as ISO 8601.
-    """
+    """The order to make no automatic moves."""
 
     generation: int
     version: str
@@ -98,11 +88,7 @@ class OperatorRequests:
         return order
 
     def order_promotion(self, id: str, entry: Entry, path: Path) -> Rollback:
-        """Order what another label serves; the same id is carried out once, however often it is ordered.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Order what another label serves; one id is carried out once. Raises `OSError`."""
         order = Rollback(id, entry.generation, entry.sha256, entry.version, _now(), str(path), asdict(entry))
         self._write(self._rollback, asdict(order))
         return order

@@ -57,11 +57,7 @@ class Quarantine:
         return None
 
     def add(self, rejection: Rejection) -> bool:
-        """Remember a rejection, in the file and, should the disk be full, at least in this process.
-
-        Returns:
-            Whether it is news to this host.
-        """
+        """Remember a rejection, at least in this process, and return whether it is news to this host."""
         is_news = False
 
         def edit(records: Mapping[str, Record]) -> Mapping[str, Record]:
@@ -87,11 +83,7 @@ class Quarantine:
         self._drop(frozenset((sha256,)))
 
     def retain(self, names: Collection[str]) -> bool:
-        """Drop what has left the watched place, and return whether anything has; if it comes back, it is judged anew.
-
-        Args:
-            names: of the checkpoints that have markers.
-        """
+        """Drop what left the watched place, and return whether there was any; if it comes back, it is judged anew."""
         before_s = time.time() - _GRACE_S
         records = self._records.read().values()
         left = (record for record in records if record.name not in names and record.tried_s < before_s)
@@ -100,11 +92,7 @@ class Quarantine:
         return bool(gone)
 
     def release(self, wanted: str | None) -> list[Record]:
-        """Drop rejections, so that what they are of is judged anew.
-
-        Args:
-            wanted: the name, the version or the beginning of the sha256 of a checkpoint; `None` for all.
-        """
+        """Drop rejections by name, version or beginning of the sha256, or all: they are judged anew."""
         found = [record for record in self.records() if wanted is None or record.is_of(wanted)]
         self._drop(frozenset(record.subject for record in found))
         return found
@@ -158,7 +146,6 @@ class Record:
 
     Args:
         subject: the sha256, or the name where the bytes are not known.
-        since: when it was first refused, as ISO 8601.
         retry_at_s: from when it may be tried again, on the wall clock; `None` for never.
         fingerprints: of the observations and orders that led to it.
         tried_s: when it was last tried, on the wall clock.
@@ -184,11 +171,7 @@ class Record:
         return all(fingerprint.startswith(ROLLBACK) for fingerprint in self.fingerprints)
 
     def is_of(self, wanted: str) -> bool:
-        """Whether it is of a checkpoint.
-
-        Args:
-            wanted: its name, its version, or at least eight digits of its sha256.
-        """
+        """Whether it is of a checkpoint. `wanted`: its name, its version, or at least eight digits of its sha256."""
         is_digest = len(wanted) >= _SHORTEST_DIGEST and self.subject.startswith(wanted)
         return wanted in (self.name, self.version) or is_digest
 
@@ -220,11 +203,7 @@ def code_of(error: BaseException) -> str:
 
 
 def reject_entry(error: BaseException, entry: Entry) -> Rejection:
-    """Refuse bytes that are known.
-
-    Args:
-        entry: what was to be committed.
-    """
+    """Refuse bytes that are known."""
     return Rejection(
         name=entry.name,
         code=code_of(error),
@@ -245,9 +224,6 @@ def add_rejection(
     records: Mapping[str, Record], rejection: Rejection, judge: str, now_s: float, start: str = ""
 ) -> tuple[Mapping[str, Record], bool]:
     """Add a rejection to what is known.
-
-    Args:
-        records: by subject, the oldest first.
 
     Returns:
         All records, and whether the rejection is news: a half-written checkpoint is refused in every state that it
@@ -289,11 +265,7 @@ def _pause_s(rejection: Rejection, attempts: int) -> float:
 
 
 def add_fingerprint(fingerprints: tuple[str, ...], new: str) -> tuple[str, ...]:
-    """Add the fingerprint of an observation to those that led to the same rejection.
-
-    Args:
-        fingerprints: the known ones, the oldest first.
-    """
+    """Add the fingerprint of an observation to those that led to the same rejection."""
     return (*(one for one in fingerprints if one != new), new)[-_MOST_FINGERPRINTS:]
 
 

@@ -13,8 +13,9 @@ from serve.swap.background_task import BackgroundTask
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Stored
+    from serve.model.loader import ModelLoader
     from serve.store.checkpoint_store import Store
-    from serve.swap.context import Context, Loader
+    from serve.swap.context import Context
 
 _AGAIN_S = 0.2
 # With 400 MB and all cores busy, the p99 during the copy fell from twice to 1.2 times the one without, and the copy
@@ -28,22 +29,14 @@ _NO_ENTRY = Entry(0, "", 0, "", "", 0, "")
 
 
 class Admitted(NamedTuple):
-    """A candidate that may be made live.
-
-    Args:
-        entry: what is to be committed; the ledger numbers it.
-    """
+    """A candidate that may be made live. `entry`: what is to be committed; the ledger numbers it."""
 
     stored: Stored
     entry: Entry
 
 
 class Admission:
-    """Lets candidates in, for one worker.
-
-    Args:
-        needed: tells the sha256 of what must stay in the store; `Committer.kept`.
-    """
+    """Lets candidates in, for one worker; `needed` is `Committer.kept`."""
 
     def __init__(self, context: Context, needed: Callable[[], frozenset[str]]) -> None:
         self._context, self._needed = context, needed
@@ -53,12 +46,8 @@ class Admission:
         """Break off a copy that is under way; the worker ends."""
         self._is_stopping = True
 
-    def admit(self, loader: Loader, candidate: Load) -> Admitted | Ignore | Wait:
-        """Let a candidate in.
-
-        Returns:
-            What may be made live; or what became of a candidate that may not.
-        """
+    def admit(self, loader: ModelLoader, candidate: Load) -> Admitted | Ignore | Wait:
+        """Let a candidate in. Returns what may be made live; or what became of a candidate that may not."""
         seen = candidate.observation
         marker = seen.text.decode(errors="replace")
         if candidate.manifest.sha256 is not None:
@@ -80,11 +69,7 @@ class Admission:
         return Admitted(stored, _propose(candidate, stored))
 
     def refuse(self, action: Refuse, error: BaseException | None = None, version: str = "") -> Ignore:
-        """Put an observation into quarantine.
-
-        Returns:
-            The same in a form that asks for nothing more.
-        """
+        """Put an observation into quarantine. Returns the same in a form that asks for nothing more."""
         seen = action.observation
         is_lasting = error is None or reject_entry(error, _NO_ENTRY).is_lasting
         marker = seen.text.decode(errors="replace")
@@ -111,7 +96,7 @@ class Admission:
         return copying.take()
 
 
-def _preview(loader: Loader, store: Store, candidate: Load) -> None:
+def _preview(loader: ModelLoader, store: Store, candidate: Load) -> None:
     """Refuse before the copy what the first bytes prove; those of another machine are copied first."""
     seen, sha256 = candidate.observation, candidate.manifest.sha256
     if seen.source is not None or (sha256 is not None and store.has(sha256)):

@@ -14,11 +14,7 @@ PREPARATION = "prepare"
 
 
 class BackgroundTask(Generic[T]):
-    """Some work that has begun, and its result when it has one.
-
-    Args:
-        niceness: added to that of the process, for work that is to give way to requests (Linux).
-    """
+    """Some work that has begun, and its result when it has one; on Linux it may be nicer than the process."""
 
     def __init__(self, work: Callable[[], T], name: str, niceness: int = 0) -> None:
         self._work: Callable[[], T] | None = work
@@ -35,11 +31,7 @@ class BackgroundTask(Generic[T]):
         return self._done.wait(timeout_s)
 
     def take(self) -> T:
-        """Hand the result over; the preparation holds it no longer.
-
-        Raises:
-            BaseException: what the work raised.
-        """
+        """Hand the result over; the preparation holds it no longer. Raises `BaseException`: what the work raised."""
         if self.error is not None:
             raise self.error
         result, self._result = self._result, None

@@ -1,4 +1,4 @@
-"""The context of a reloader: the objects of one worker, and the protocols of its loader and its committer.
+"""The context of a reloader, the objects of one worker, made from its settings; and the protocol of its committer.
 
 When and with whom a worker swaps is `serve.swap.host_committer` (all workers of a host at once) or
 `serve.swap.worker_committer` (each worker for itself).
@@ -10,74 +10,37 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Protocol
 
+from serve.rollout.guard import Guard
+from serve.rollout.rules import probation_of, rollout_of
+from serve.settings.settings import CANARY
 from serve.source.observation import Ignore
+from serve.source.remote import make_place
+from serve.store.checkpoint_store import Store
+from serve.store.ledger import Ledger
+from serve.store.operator_requests import OperatorRequests
+from serve.store.quarantine import Quarantine
+from serve.swap.host_committer import HostCommitter
+from serve.swap.reloader import Pace, Reloader
+from serve.swap.seen_checkpoints import Unserved
+from serve.swap.worker_committer import WorkerCommitter
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from serve.checkpoint.manifest import Manifest, Stored
+    from serve.checkpoint.manifest import Stored
     from serve.events.event_log import EventLog
-    from serve.model.predictor import Predictor
+    from serve.model.loader import ModelLoader
     from serve.model.slot import Slot
     from serve.rollout.decision import Rule
-    from serve.rollout.guard import Guard
+    from serve.settings.settings import Settings
     from serve.source.local import LocalSource
     from serve.source.observation import Wait
-    from serve.store.checkpoint_store import Store
-    from serve.store.ledger import Entry, Ledger
-    from serve.store.operator_requests import OperatorRequests, Rollback
-    from serve.store.quarantine import Quarantine, Rejection
-    from serve.swap.seen_checkpoints import Unserved
-
-
-class Loaded(Protocol):
-    """A model that is ready to be swapped in; `serve.model.loader.Loaded` is the one there is."""
-
-    @property
-    def predictor(self) -> Predictor:
-        """Answers requests."""
-
-    @property
-    def format(self) -> str:
-        """Of the checkpoint."""
-
-    @property
-    def load_s(self) -> float:
-        """Seconds for building the module and attaching the weights."""
-
-    @property
-    def warm_up_s(self) -> float:
-        """Seconds for answering the example."""
-
-
-class Loader(Protocol):
-    """Makes models from checkpoints; `serve.model.loader.ModelLoader` is the one there is."""
-
-    def preview(self, path: Path, manifest: Manifest) -> None:
-        """Refuse what the first bytes of a checkpoint prove, before it is copied."""
-
-    def load(self, stored: Stored, manifest: Manifest) -> Loaded:
-        """Load, check and warm up one model.
-
-        Args:
-            manifest: what its marker states; `serve.checkpoint.manifest.parse_marker` of `Entry.marker`.
-        """
-
-    def compare(self, predictor: Predictor) -> tuple[int, list[str]]:
-        """Compare the weights of a model in memory with its checkpoint.
-
-        Returns:
-            How many tensors were compared, and the names of those that differ.
-        """
+    from serve.store.ledger import Entry
+    from serve.store.operator_requests import Rollback
+    from serve.store.quarantine import Rejection
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a committer works with.
-
-    Args:
-        may_change: whether answering may change the weights (`stateful = "allow"`).
-    """
+    """What a committer works with. `may_change`: whether answering may change the weights (`stateful = "allow"`)."""
 
     source: LocalSource
     store: Store
@@ -96,14 +59,10 @@ class Context:
     may_change: bool = False
 
     def reject(self, rejection: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
-        """Put something into quarantine, log it once on this host, and drop the copy of what can never serve.
-
-        Args:
-            needed: returns the sha256 of what must stay in the store; `Committer.kept`.
-        """
+        """Quarantine something, log it once on this host, and drop the copy of what can never serve."""
         if rejection.is_lasting and rejection.sha256 and rejection.sha256 not in needed():
             with contextlib.suppress(OSError):  # the next prune finds it
-                self.store.shelf.drop(rejection.sha256)
+                self.store.drop(rejection.sha256)
         if self.quarantine.add(rejection):
             self.log.emit(
                 "refused",
@@ -124,21 +83,17 @@ class Committer(Protocol):
     def turn(self) -> int:
         """A number that changes when there is something to attend to."""
 
-    def boot(self, loader: Loader) -> None:
+    def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live in a worker that starts."""
 
-    def come_back(self, loader: Loader) -> None:
+    def come_back(self, loader: ModelLoader) -> None:
         """Make the committed generation live again in a worker that was unloaded."""
 
-    def attend(self, loader: Loader) -> bool:
+    def attend(self, loader: ModelLoader) -> bool:
         """Take part in what other workers have begun, or make live what is committed; return whether there was any."""
 
-    def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
-        """Make an admitted checkpoint live, unless what is live has the same content.
-
-        Raises:
-            LedgerError: the generations cannot be numbered.
-        """
+    def move(self, loader: ModelLoader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+        """Make an admitted checkpoint live, unless what is live has its content; raises `LedgerError`."""
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether a rollback was carried out."""
@@ -151,3 +106,45 @@ class Committer(Protocol):
 
     def leave(self) -> None:
         """Take part no more; the worker ends."""
+
+
+def make_context(
+    settings: Settings, slot: Slot, log: EventLog, env_digest: str | None, read_judge: Callable[[], str], start: str
+) -> Context:
+    """Make the context; nothing is started or written. `Quarantine` describes the last two arguments."""
+
+    def report_damage(expected: str, found: str) -> None:
+        log.emit("store_damaged", sha256=expected, reason=f"the sha256: expected {expected}, found {found}")
+
+    store, rule, rollout = Store(settings.store, report_damage), probation_of(settings), rollout_of(settings)
+    slower = next((one.slower for one in (rollout, rule) if one is not None), 0.0)
+    return Context(
+        source=make_place(settings.checkpoints),
+        store=store,
+        slot=slot,
+        ledger=Ledger(store),
+        quarantine=Quarantine(settings.store, read_judge, start),
+        unserved=Unserved(settings.store),
+        operator_requests=OperatorRequests(settings.store),
+        log=log,
+        name=settings.name,
+        label=settings.label,
+        env_digest=env_digest,
+        keep=settings.keep,
+        may_change=settings.stateful == "allow",
+        guard=Guard(settings.retry_spoiled, slower, rollout is not None, settings.label == CANARY),
+        probation=rule,
+    )
+
+
+def make_reloader(
+    settings: Settings, context: Context, make_loader: Callable[[], ModelLoader], committer: Committer | None = None
+) -> Reloader:
+    """Make the reloader; its `run` begins the work. A fleet's committer is handed in."""
+    watch = settings.watch if context.source.has_events else "poll"
+    pace = Pace(settings.poll_s, settings.settle_s, watch)
+    if settings.commit == "worker":
+        committer = WorkerCommitter(context, settings.store)
+    elif committer is None:
+        committer = HostCommitter(context, settings.store, settings.commit_timeout_s)
+    return Reloader(context, committer, pace, make_loader)

@@ -14,8 +14,9 @@ from serve.system.resources import trim_memory, used_bytes
 
 if TYPE_CHECKING:
     from serve.events.event_log import EventLog
+    from serve.model.loader import Loaded, ModelLoader
     from serve.store.ledger import Entry
-    from serve.swap.context import Context, Loaded, Loader
+    from serve.swap.context import Context
 
 # The kernel stamps files with a clock that may be a tick behind.
 _CTIME_SLACK_S = 1.0
@@ -26,11 +27,7 @@ ENDED = "stateful"
 
 
 def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
-    """Make a generation of a model that is ready.
-
-    Args:
-        before_bytes: the memory of the process before it was loaded.
-    """
+    """Make a generation of a model that is ready. `before_bytes`: the memory of the process before it was loaded."""
     trim_memory()  # loading and warming up leave behind what was needed only once
     provenance = Provenance(
         context.name, entry.version, entry.generation, entry.sha256, context.env_digest, context.label
@@ -53,11 +50,7 @@ def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_
 
 
 def log_live(log: EventLog, event: str, generation: Generation, previous: Generation | None, commit_s: float) -> None:
-    """Write the line of a generation that has become live.
-
-    Args:
-        event: `swapped`, or `restored` in a worker that starts.
-    """
+    """Write the line of a generation that is live now: `swapped`, or `restored` in a worker that starts."""
     facts = dict(generation.facts)
     marker_mtime_ns = facts.pop("marker_mtime_ns")
     since_s = time.time() - marker_mtime_ns / 1e9 if isinstance(marker_mtime_ns, int) else None
@@ -71,25 +64,30 @@ def log_live(log: EventLog, event: str, generation: Generation, previous: Genera
     )
 
 
-def restore(context: Context, loader: Loader, entry: Entry) -> bool:
-    """Make a committed generation live.
-
-    Returns:
-        Whether its bytes were still there, and may be served.
-    """
+def restore(context: Context, loader: ModelLoader, entry: Entry) -> bool:
+    """Make a committed generation live. Returns whether its bytes were still there, and may be served."""
     generation = None if is_ended(context, entry.sha256) else load_entry(context, loader, entry)
     if generation is not None:
         log_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
     return generation is not None
 
 
-def load_entry(context: Context, loader: Loader, entry: Entry) -> Generation | None:
+def load_entry(context: Context, loader: ModelLoader, entry: Entry) -> Generation | None:
     """Load a committed generation; `None` where its bytes are neither in the store nor at the watched place."""
-    stored = context.store.find(entry.sha256) or _fetch_again(context, entry)
+    stored = find_stored(context, entry)
     if stored is None:
         return None
     before_bytes = used_bytes()
     return make(context, loader.load(stored, parse_marker(entry.marker.encode())), stored, entry, before_bytes)
+
+
+def find_stored(context: Context, entry: Entry) -> Stored | None:
+    """Find the bytes of a generation; what the store lacks is taken from the watched place, where it has them."""
+    stored = context.store.find(entry.sha256)
+    for seen in () if stored is not None else context.source.observe():
+        if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
+            return context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
+    return stored
 
 
 def is_ended(context: Context, sha256: str) -> bool:
@@ -98,25 +96,13 @@ def is_ended(context: Context, sha256: str) -> bool:
     return record is not None and record.code == ENDED
 
 
-def _fetch_again(context: Context, entry: Entry) -> Stored | None:
-    """Take bytes that the store has lost from the watched place, where they are still there."""
-    for seen in context.source.observe():
-        if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
-            return context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
-    return None
-
-
 def kept(context: Context) -> frozenset[str]:
     """Return the sha256 of the generations that the store keeps."""
     return frozenset(entry.sha256 for entry in context.ledger.read()[-context.keep :])
 
 
 def prune(context: Context, needed: Callable[[], frozenset[str]]) -> None:
-    """Delete from the store what is neither needed nor to be tried again.
-
-    Args:
-        needed: tells the sha256 of what must stay; `Committer.kept`.
-    """
+    """Delete from the store what is neither `needed` (`Committer.kept`) nor to be tried again."""
     entries = context.ledger.read()
     committed_s = datetime.fromisoformat(entries[-1].committed).timestamp() if entries else 0.0
     again = (record.subject for record in context.quarantine.records() if record.retry_at_s is not None)
@@ -125,30 +111,17 @@ def prune(context: Context, needed: Callable[[], frozenset[str]]) -> None:
 
 
 def free(drained: list[Generation], log: EventLog) -> None:
-    """Free the memory of generations that no request uses any more, here and not in a request's thread, and log it.
-
-    Args:
-        drained: the list is the last that holds them, and is emptied.
-    """
+    """Free generations that no request uses any more, here, and log it; empties the list, their last holder."""
     while drained:
-        _free_first(drained, log)
-
-
-def _free_first(drained: list[Generation], log: EventLog) -> None:
-    generation = drained.pop(0)
-    facts, before_bytes, started_s = identify(generation), used_bytes(), time.monotonic()
-    release = getattr(generation.predictor, "release", None)
-    if release is not None:
-        release()
-    del generation, release
-    trim_memory()
-    log.emit(
-        "retired",
-        **facts,
-        free_s=round(time.monotonic() - started_s, 6),
-        memory_before_bytes=before_bytes,
-        memory_after_bytes=used_bytes(),
-    )
+        generation = drained.pop(0)
+        facts, before_bytes, started_s = identify(generation), used_bytes(), time.monotonic()
+        release = getattr(generation.predictor, "release", None)
+        if release is not None:
+            release()
+        del generation, release
+        trim_memory()
+        seconds = round(time.monotonic() - started_s, 6)
+        log.emit("retired", **facts, free_s=seconds, memory_before_bytes=before_bytes, memory_after_bytes=used_bytes())
 
 
 def identify(generation: Generation) -> dict[str, object]:

@@ -14,7 +14,7 @@ from serve.rollout.watch import Watch
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.quarantine import explain, reject_entry
 from serve.swap.background_task import BackgroundTask
-from serve.swap.generation import free, kept, load_entry, log_live, make, prune, restore
+from serve.swap.generation import find_stored, free, kept, load_entry, log_live, make, prune, restore
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
 from serve.swap.probation import PROBATION, Probation
 from serve.swap.shared_state import ON_TRIAL, RETURNED
@@ -22,10 +22,11 @@ from serve.system.resources import used_bytes
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Stored
+    from serve.model.loader import Loaded, ModelLoader
     from serve.model.slot import Generation
     from serve.store.ledger import Entry
     from serve.store.operator_requests import Rollback
-    from serve.swap.context import Context, Loaded, Loader
+    from serve.swap.context import Context
 
 # Between two looks at whether the others are prepared: short, because all workers hold two models meanwhile.
 _LOOK_S = 0.002
@@ -54,13 +55,16 @@ class HostCommitter:
         # Not before the fork: the locks of the membership belong to one process.
         if self._opened is None:
             rule = self._context.probation
-            self._opened = Coordinator(self._root, self._context.ledger, self._timeout_s, rule is not None)
+            self._opened = self._make_coordinator()
             if rule is not None:
                 self._probation = Probation(self._context, self._opened, self.kept)
                 self._watch = Watch(self._probation, rule, self._context.guard, self._context.log)
         return self._opened
 
-    def boot(self, loader: Loader) -> None:
+    def _make_coordinator(self) -> Coordinator:
+        return Coordinator(self._root, self._context.ledger, self._timeout_s, self._context.probation is not None)
+
+    def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live, and join the workers that must be prepared."""
         self._reap()
         while not self._is_stopping:
@@ -74,8 +78,7 @@ class HostCommitter:
 
     def report(self) -> None:
         """State in the host's table what this worker answers with."""
-        live = self._context.slot.live
-        self._coordinator.membership.update(live=live.provenance.generation if live is not None else 0)
+        self._coordinator.membership.update(live=self._context.slot.number)
 
     def kept(self) -> frozenset[str]:
         """Return the sha256 of what must stay in the store: what is kept of the generations, and what is proposed."""
@@ -91,7 +94,7 @@ class HostCommitter:
         if self._opened is not None:
             self._opened.membership.leave()
 
-    def attend(self, loader: Loader) -> bool:
+    def attend(self, loader: ModelLoader) -> bool:
         """Prepare what is proposed, wait until it is committed or closed, and return whether there was any."""
         if not self._coordinator.membership.is_joined:
             self.boot(loader)  # booting failed, for example because the disk was full
@@ -105,14 +108,14 @@ class HostCommitter:
         self._carry_out(loader, proposal)
         return True
 
-    def come_back(self, loader: Loader) -> None:
+    def come_back(self, loader: ModelLoader) -> None:
         """Do nothing: attending to the others brings it back."""
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether any worker of the host carried out a rollback."""
         return any(entry.fingerprint == order.fingerprint for entry in self._context.ledger.read())
 
-    def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+    def move(self, loader: ModelLoader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make an admitted checkpoint live in all workers of the host."""
         proposal = self._coordinator.propose(proposed)
         if proposal is None:
@@ -126,7 +129,7 @@ class HostCommitter:
         record = self._context.quarantine.find_sha256(proposed.sha256, proposed.marker)
         return Ignore(f"refused: {record.reason}") if record is not None else Wait("no worker moved", _AGAIN_S)
 
-    def _carry_out(self, loader: Loader, proposal: Proposal, admitted: Stored | None = None) -> ProposalState:
+    def _carry_out(self, loader: ModelLoader, proposal: Proposal, admitted: Stored | None = None) -> ProposalState:
         coordinator, entry = self._coordinator, proposal.entry
         before_bytes, previous = used_bytes(), self._context.slot.live
         coordinator.membership.update(preparing=proposal.number)
@@ -189,10 +192,10 @@ class HostCommitter:
             return False
         return True
 
-    def _load(self, loader: Loader, entry: Entry, stored: Stored | None) -> tuple[Stored, Loaded]:
-        stored = stored or self._context.store.find(entry.sha256)
+    def _load(self, loader: ModelLoader, entry: Entry, stored: Stored | None) -> tuple[Stored, Loaded]:
+        stored = stored or find_stored(self._context, entry)
         if stored is None:
-            raise FileNotFoundError(f"{entry.name}: it is not in the store any more")
+            raise FileNotFoundError(f"{entry.name}: it is neither in the store nor at the watched place")
         manifest, shared_state = parse_marker(entry.marker.encode()), self._coordinator.shared_state
         try:
             return stored, loader.load(stored, manifest)
@@ -226,7 +229,7 @@ class HostCommitter:
         wanted = shared_state.kept if shared_state.on_trial else 0
         return next((entry for entry in self._context.ledger.read() if entry.generation == wanted), None)
 
-    def _restore_kept(self, loader: Loader) -> None:
+    def _restore_kept(self, loader: ModelLoader) -> None:
         """Load what all workers would go back to, in a worker that starts during a trial."""
         entry = self._kept_entry()
         if entry is not None and self._context.slot.live is not None:
@@ -242,8 +245,7 @@ class HostCommitter:
         shared_state, live = self._coordinator.shared_state, self._context.slot.live
         if not shared_state.kept and self._context.slot.let_go():
             free(self._context.slot.take_drained(), self._context.log)
-        number = live.provenance.generation if live is not None else 0
-        membership = self._coordinator.membership
+        number, membership = live.provenance.generation if live is not None else 0, self._coordinator.membership
         if live is not None and number == shared_state.returned and membership.live != number:
             log_live(self._context.log, "swapped", live, None, 0.0)
             membership.update(live=number)
@@ -273,9 +275,8 @@ class HostCommitter:
             rejection = reject_entry(error, worker_failures.proposal.entry)
             self._context.reject(replace(rejection, is_lasting=False, is_costly=True), self.kept)
 
-    def _try_restore(self, loader: Loader, entry: Entry) -> bool:
-        live = self._context.slot.live
-        if live is not None and live.provenance.generation == entry.generation:
+    def _try_restore(self, loader: ModelLoader, entry: Entry) -> bool:
+        if self._context.slot.number == entry.generation:
             return True
         try:
             return restore(self._context, loader, entry)
@@ -283,7 +284,7 @@ class HostCommitter:
             self._context.log.emit("not_restored", generation=entry.generation, reason=explain(error))
             return False
 
-    def _catch_up(self, loader: Loader) -> None:
+    def _catch_up(self, loader: ModelLoader) -> None:
         entry = self._context.ledger.last()
         if entry is None or time.monotonic() < self._catch_up_at_s:
             return

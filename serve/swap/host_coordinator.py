@@ -38,11 +38,7 @@ _WORKER_FAILURES_ALLOWED = 1
 
 @dataclass(frozen=True)
 class Proposal:
-    """What all workers are to prepare.
-
-    Args:
-        deadline_s: until when it must be prepared, on the monotonic clock, which all processes of a host share.
-    """
+    """What all workers are to prepare, until `deadline_s` on the monotonic clock, which a host's processes share."""
 
     number: int
     entry: Entry
@@ -59,11 +55,7 @@ class ProposalState(enum.Enum):
 
 @dataclass(frozen=True)
 class WorkerFailures:
-    """Workers that died while they prepared a proposal.
-
-    Args:
-        is_closed: whether it was closed because of them.
-    """
+    """Workers that died while they prepared a proposal. `is_closed`: whether it was closed because of them."""
 
     proposal: Proposal
     count: int
@@ -94,14 +86,7 @@ class Coordinator:
         return proposal if proposal.number == open_number else None
 
     def join(self, live: int) -> bool:
-        """Become one of those who must be prepared.
-
-        Args:
-            live: the generation that this worker answers with, or 0.
-
-        Returns:
-            Whether it did. `False` when another generation was committed meanwhile: load that first.
-        """
+        """Become one of those who must be prepared, unless something newer than `live` must be loaded first."""
         with durable_files.hold(self._ledger.lock_path):
             if not self.membership.survey().alive:
                 self._start_over()
@@ -112,11 +97,7 @@ class Coordinator:
             return True
 
     def reap(self) -> WorkerFailures | None:
-        """Look for workers that died while they prepared; called before joining.
-
-        Returns:
-            What they prepared, if there were any.
-        """
+        """Look for workers that died while they prepared, before joining; return what they prepared."""
         with durable_files.hold(self._ledger.lock_path):
             survey = self.membership.survey()
             proposal = self.open_proposal()
@@ -136,11 +117,7 @@ class Coordinator:
             return WorkerFailures(proposal, self.shared_state.worker_failures, is_closed)
 
     def propose(self, proposed: Entry) -> Proposal | None:
-        """Open a proposal.
-
-        Returns:
-            The proposal that is open now, which may be an earlier one; `None` when this content is committed already.
-        """
+        """Open a proposal, or return the one that is open; `None` when this content is committed already."""
         with durable_files.hold(self._ledger.lock_path):
             earlier = self.open_proposal()
             if earlier is not None:
@@ -158,11 +135,7 @@ class Coordinator:
             return proposal
 
     def close(self, proposal: Proposal) -> bool:
-        """Close a proposal, so that no worker moves.
-
-        Returns:
-            Whether this call closed it; `False` when it was committed or closed before.
-        """
+        """Close a proposal, so that no worker moves; return whether this call did, and none before."""
         with durable_files.hold(self._ledger.lock_path):
             if self.shared_state.open_number != proposal.number:
                 return False
@@ -170,14 +143,7 @@ class Coordinator:
             return True
 
     def try_commit(self, proposal: Proposal) -> bool:
-        """Move all workers, if each living one is prepared.
-
-        Returns:
-            Whether this call committed it.
-
-        Raises:
-            OSError: the ledger cannot be written; no worker moved.
-        """
+        """Move all workers, if each living one is prepared, and return whether it did; raises `OSError`, none moved."""
         if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
         with durable_files.hold(self._ledger.lock_path):
@@ -193,14 +159,7 @@ class Coordinator:
             return True
 
     def take_back(self, generation: int) -> Entry | None:
-        """Return from the generation that is on trial to the one that is kept; what is proposed is closed.
-
-        Returns:
-            The entry of the return; `None` when the trial has ended.
-
-        Raises:
-            OSError: the ledger cannot be written; no worker moved.
-        """
+        """Return from the trial to what is kept; `None` when it has ended. Raises `OSError`, none moved."""
         shared_state = self.shared_state
         with durable_files.hold(self._ledger.lock_path):
             if not generation == shared_state.on_trial == shared_state.committed:
@@ -247,14 +206,7 @@ class Coordinator:
         return ProposalState.WAITING if is_open else ProposalState.CLOSED
 
     def commit_alone(self, proposed: Entry) -> Entry | None:
-        """Commit while no worker is alive; those that come will load it.
-
-        Returns:
-            The committed generation, or `None` when there are workers, who must prepare it.
-
-        Raises:
-            OSError: the ledger cannot be written.
-        """
+        """Commit while no worker is alive; `None` when there are some, who must prepare it. Raises `OSError`."""
         with durable_files.hold(self._ledger.lock_path):
             if self.membership.survey().alive:
                 return None

@@ -6,11 +6,10 @@ nothing else. A fault of a checkpoint never reaches a request: what is live stay
 
 from __future__ import annotations
 
-import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NamedTuple, Union
@@ -22,25 +21,20 @@ from serve.store.ledger import Entry
 from serve.store.quarantine import Rejection, explain
 from serve.swap import generation
 from serve.swap.admission import Admission, Admitted
-from serve.swap.changed_weights import ChangedWeights
-from serve.swap.live_check import LiveCheck
+from serve.swap.changed_weights import ChangedWeights, LiveCheck
 from serve.swap.seen_checkpoints import Look, SeenCheckpoints, describe
 
 if TYPE_CHECKING:
-    from serve.source.local import Listed, LocalSource
+    from serve.model.loader import ModelLoader
+    from serve.source.local import LocalSource
     from serve.store.ledger import Entry
-    from serve.swap.context import Committer, Context, Loader
+    from serve.swap.context import Committer, Context
     from serve.swap.seen_checkpoints import Note
 
 
 @dataclass(frozen=True)
 class Pace:
-    """When a reloader looks.
-
-    Args:
-        settle_s: seconds that a checkpoint without proof of its content must hold still.
-        watch: how file events are used; see `serve.source.file_events`.
-    """
+    """When a reloader looks; what has no proof of its content must hold still for `settle_s`."""
 
     poll_s: float
     settle_s: float
@@ -48,18 +42,10 @@ class Pace:
 
 
 class Reloader:
-    """Looks, decides, admits and has the committer act.
-
-    Args:
-        make_loader: called once, in the thread: it imports torch, which the master must never do.
-    """
+    """Looks, decides, admits, has the committer act; only its thread makes the loader, which imports torch."""
 
     def __init__(
-        self,
-        context: Context,
-        committer: Committer,
-        pace: Pace,
-        make_loader: Callable[[], Loader],
+        self, context: Context, committer: Committer, pace: Pace, make_loader: Callable[[], ModelLoader]
     ) -> None:
         self._context, self._source, self._log = context, context.source, context.log
         self._admission, self._committer = Admission(context, committer.kept), committer
@@ -113,11 +99,7 @@ class Reloader:
         self._wake_up.close()
 
     def look_now(self) -> int:
-        """Let the thread look at once instead of at the end of its pause.
-
-        Returns:
-            What `wait_for` takes, to learn what came of it.
-        """
+        """Let the thread look at once, not at the end of its pause; return what `wait_for` takes."""
         with self._looked:
             self._asked += 1
             asked = self._asked
@@ -125,11 +107,7 @@ class Reloader:
         return asked
 
     def wait_for(self, asked: int, timeout_s: float) -> Outcome | None:
-        """Wait until what a look has found is live or refused.
-
-        Returns:
-            What came of it; `None` when it takes longer.
-        """
+        """Wait until what a look has found is live or refused. Returns what came of it; `None` when it takes longer."""
         with self._looked:
             if not self._looked.wait_for(lambda: self._answered >= asked or self._is_stopping.is_set(), timeout_s):
                 return None
@@ -144,14 +122,14 @@ class Reloader:
         with self._looked:
             self._looked.notify_all()
 
-    def _boot(self, loader: Loader) -> None:
+    def _boot(self, loader: ModelLoader) -> None:
         try:
             generation.prune(self._context, self._committer.kept)
             self._committer.boot(loader)
         except Exception as error:  # for example a full disk; each look tries again
             self._report_fault(explain(error))
 
-    def _look_safely(self, loader: Loader) -> float:
+    def _look_safely(self, loader: ModelLoader) -> float:
         self._heard, self._has_more = self._asked, False
         self._status = replace(self._status, is_refused=False)
         try:
@@ -178,16 +156,17 @@ class Reloader:
             self._last_fault = fault
             self._log.emit("fault", reason=fault)
 
-    def _look(self, loader: Loader) -> float:
+    def _look(self, loader: ModelLoader) -> float:
         """Do what the host and its operators ask for, then look at the watched place."""
-        drained = self._context.slot.take_drained()
-        if drained:
-            generation.free(drained, self._log)
+        generation.free(self._context.slot.take_drained(), self._log)
         if self._changed_weights.look():
             self._seen = SeenCheckpoints()  # nothing is being served
         self._live_check.attend(loader)
         if self._context.operator_requests.is_unloaded():
-            self._unload()
+            self._is_unloaded, live = True, self._context.slot.live
+            if live is not None:
+                self._context.slot.vacate()
+                self._log.emit("unloaded", **generation.identify(live))
             self._status = ReloaderStatus("unloaded, as a request has ordered; load brings it back")
             return self._poll_s
         if self._is_unloaded:
@@ -207,17 +186,9 @@ class Reloader:
 
     def _committed(self) -> list[Entry]:
         """Return the generations up to the live one of this worker, the oldest first."""
-        live = self._context.slot.live
-        return self._context.ledger.up_to(live.provenance.generation if live else 0)
+        return self._context.ledger.up_to(self._context.slot.number)
 
-    def _unload(self) -> None:
-        self._is_unloaded = True
-        live = self._context.slot.live
-        if live is not None:
-            self._context.slot.vacate()
-            self._log.emit("unloaded", **generation.identify(live))
-
-    def _roll_back(self, loader: Loader) -> bool:
+    def _roll_back(self, loader: ModelLoader) -> bool:
         """Carry out the last rollback that was ordered, and return whether there was one to do."""
         order = self._context.operator_requests.rollback()
         if order is None or self._committer.is_done(order) or self._context.quarantine.find(order.fingerprint):
@@ -240,12 +211,12 @@ class Reloader:
             self._context.reject(rejection, self._committer.kept)
         return True
 
-    def _look_at_place(self, loader: Loader) -> float:
+    def _look_at_place(self, loader: ModelLoader) -> float:
         is_ranked, listed, now_s = self._source.is_directory, self._source.list(), time.monotonic()
         self._seen.compare(listed, lambda: self._context.unserved.last_listing(self._source.path))
         decided: list[Decided] = []
         pause_s = self._poll_s
-        for seen in self._observe(listed):
+        for seen in self._source.observe(listed):
             action = self._act(loader, seen, is_ranked)
             decided.append((seen, action))
             if isinstance(action, Wait):
@@ -253,10 +224,8 @@ class Reloader:
             if isinstance(action, Wait) or action.is_final:
                 break
         self._seen.learn(self._committed())
-        waiting = [
-            (seen, action.reason) for seen, action in decided if isinstance(action, Ignore) and action.is_waiting
-        ]
-        is_served = bool(decided) and isinstance(decided[0][1], Ignore) and decided[0][1].is_served
+        waiting = [(seen, action.reason) for seen, action in decided if action.is_waiting]
+        is_served = bool(decided) and decided[0][1].is_served
         look = Look(self._source, listed, self._seen, is_served, waiting, now_s)
         notes = self._context.unserved.review(look, self._log)
         if self._context.quarantine.retain({one.path.name for one in listed}):
@@ -264,12 +233,7 @@ class Reloader:
         self._status = conclude(self._source, self._seen, decided, notes)
         return pause_s
 
-    def _observe(self, listed: Sequence[Listed]) -> Iterator[Observation]:
-        for one in listed:
-            with contextlib.suppress(FileNotFoundError):  # gone between the listing and the look
-                yield self._source.look_at(one)
-
-    def _act(self, loader: Loader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
+    def _act(self, loader: ModelLoader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
         """Decide about one observation, and do it."""
         now_s = time.monotonic()
         record = self._context.quarantine.find(seen.fingerprint)
@@ -282,7 +246,7 @@ class Reloader:
         self._status = ReloaderStatus(f"{seen.path.name}: it is being loaded", since_ns(self._seen, seen))
         admitted = self._admission.admit(loader, action)
         outcome = self._committer.move(loader, *admitted) if isinstance(admitted, Admitted) else admitted
-        if isinstance(outcome, Ignore) and outcome.is_served:
+        if outcome.is_served:
             self._seen.learn(self._committed())
             self._seen.serve(seen.fingerprint, seen.order)
         return outcome
@@ -296,9 +260,8 @@ class ReloaderStatus:
     """What a reloader found when it looked last.
 
     Args:
-        verdict: what came of the newest checkpoint, in words.
-        unserved_ns: when the newest marker was written, while its checkpoint is not served; `None` when it is, or
-            under a pin.
+        unserved_ns: when the newest marker was written, while its checkpoint is not served; `None` when it is, or under
+            a pin.
         is_refused: whether what is at the watched place was refused, or cannot be looked at.
     """
 
@@ -318,14 +281,10 @@ class Outcome(NamedTuple):
 def conclude(
     source: LocalSource, seen_checkpoints: SeenCheckpoints, decided: Sequence[Decided], notes: Sequence[Note]
 ) -> ReloaderStatus:
-    """Sum up a look: what is at the watched place, and since when something is not served.
-
-    Args:
-        decided: what was seen, the highest rank first, and what came of each.
-    """
+    """Sum up a look, the highest rank first: what is at the place, and since when something is not served."""
     unserved_ns = [note.marker_mtime_ns for note in notes if note.marker_mtime_ns]
     first = decided[0][1] if decided else None
-    if decided and not (isinstance(first, Ignore) and first.is_final):
+    if decided and not decided[0][1].is_final:
         unserved_ns.append(since_ns(seen_checkpoints, decided[0][0]))
     said = [f"{seen.path.name}: {action.reason}" for seen, action in decided[:1]]
     said += [f"{note.name}: {note.reason}" for note in notes if not said or note.name != decided[0][0].path.name]

@@ -41,10 +41,11 @@ class SeenCheckpoints:
 
     def __init__(self) -> None:
         self._records: dict[Path, _Record] = {}
-        self._answering: Entry | None = None
+        # The generation that is live in this worker, and the highest rank that ever was.
+        self.answering: Entry | None = None
+        self.order: Order | None = None
         self._served: set[str] = set()
         self._withdrawn: str | None = None
-        self._order: Order | None = None
         self._listed: Sequence[Listed] | None = None
         self._listed_under = 0
         self._late: dict[Path, Listed] = {}
@@ -52,19 +53,9 @@ class SeenCheckpoints:
         self._files: dict[str, tuple[Identity | None, str]] = {}
 
     @property
-    def answering(self) -> Entry | None:
-        """The generation that is live in this worker."""
-        return self._answering
-
-    @property
-    def order(self) -> Order | None:
-        """The highest rank that ever was live."""
-        return self._order
-
-    @property
     def generation(self) -> int:
         """The number of the generation that is live, or 0."""
-        return self._answering.generation if self._answering is not None else 0
+        return self.answering.generation if self.answering is not None else 0
 
     def learn(self, committed: Sequence[Entry]) -> None:
         """Learn of the generations up to the live one."""
@@ -74,8 +65,8 @@ class SeenCheckpoints:
         last = committed[-1]
         for entry in committed:
             if entry.generation > known:
-                self._order = entry.order if self._order is None else max(self._order, entry.order)
-        self._answering, self._late = last, {}
+                self.order = entry.order if self.order is None else max(self.order, entry.order)
+        self.answering, self._late = last, {}
         self._served = {entry.fingerprint for entry in committed if entry.has_same_content(last)}
         replaced = next((entry for entry in reversed(committed) if entry.cause == CHECKPOINT), None)
         is_rollback = last.cause != CHECKPOINT and replaced is not None and not replaced.has_same_content(last)
@@ -84,7 +75,7 @@ class SeenCheckpoints:
     def serve(self, fingerprint: str, order: Order) -> None:
         """Remember that an observation has the content of what is live."""
         self._served.add(fingerprint)
-        self._order = order if self._order is None else max(self._order, order)
+        self.order = order if self.order is None else max(self.order, order)
 
     def compare(self, listed: Sequence[Listed], read_last: Callable[[], Mapping[str, str] | None]) -> None:
         """Find the markers that came after what is live, though their rank is lower.
@@ -98,9 +89,9 @@ class SeenCheckpoints:
             return
         there = {one.path: one.marker for one in listed}
         self._late = {path: one for path, one in self._late.items() if there.get(path) == one.marker}
-        if self._order is not None:
+        if self.order is not None:
             for one in self._find_new(listed, read_last):
-                if one.order < self._order:
+                if one.order < self.order:
                     self._late[one.path] = one
         self._listed, self._listed_under = listed, self.generation
 
@@ -110,7 +101,7 @@ class SeenCheckpoints:
             return [] if last is None else [one for one in listed if last.get(one.path.name) != repr(one.marker)]
         before = {one.path: one.marker for one in self._listed}
         # What came together with what is live was there before it, as far as anybody knows.
-        is_known = self._listed_under == self.generation or any(one.order == self._order for one in self._listed)
+        is_known = self._listed_under == self.generation or any(one.order == self.order for one in self._listed)
         return [one for one in listed if before.get(one.path) != one.marker] if is_known else []
 
     def late(self) -> list[Listed]:
@@ -122,33 +113,29 @@ class SeenCheckpoints:
         return self._records[seen.path].first_seen_s
 
     def recall(self, seen: Observation, is_ranked: bool, now_s: float, refusal: str | None) -> Known:
-        """Return what is known of an observation, and remember that it was made.
-
-        Args:
-            is_ranked: whether an older marker gives way to a newer one, as in a directory of checkpoints.
-        """
+        """Return what is known of an observation, and note it; in a directory older markers give way."""
         record = self._records.get(seen.path)
         if record is None or record.fingerprint != seen.fingerprint:
             generation = self.generation if record is not None else 0
             record = self._records[seen.path] = _Record(seen.fingerprint, now_s, generation)
         is_changed = record.generation == self.generation != 0
-        if seen.fingerprint in self._served and self._answering is not None:
-            self._files[seen.path.name] = seen.checkpoint, self._answering.sha256
+        if seen.fingerprint in self._served and self.answering is not None:
+            self._files[seen.path.name] = seen.checkpoint, self.answering.sha256
         return Known(
             served=seen.fingerprint if seen.fingerprint in self._served else None,
-            served_order=self._order if is_ranked else None,
+            served_order=self.order if is_ranked else None,
             first_seen_s=record.first_seen_s,
             refusal=refusal,
-            answering=describe(self._answering),
+            answering=describe(self.answering),
             is_withdrawn=seen.fingerprint == self._withdrawn and not is_changed,
         )
 
     def is_live(self, seen: Observation) -> bool:
         """Whether the content of an observation is known to be the live one, whatever its rank is."""
-        if self._answering is None:
+        if self.answering is None:
             return False
-        known = seen.checkpoint, self._answering.sha256
-        return stated_sha256(seen.text) == self._answering.sha256 or self._files.get(seen.path.name) == known
+        known = seen.checkpoint, self.answering.sha256
+        return stated_sha256(seen.text) == self.answering.sha256 or self._files.get(seen.path.name) == known
 
 
 def describe(answering: Entry | None) -> str:
@@ -192,11 +179,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at a watched place has found.
-
-    Args:
-        waiting: the checkpoints whose publishers have yet to do something, and what.
-    """
+    """What one look at a watched place has found; `waiting`: what publishers have yet to do something for, and what."""
 
     source: LocalSource
     listed: Sequence[Listed]
@@ -233,7 +216,8 @@ class Unserved:
         state = look.listed, look.seen_checkpoints.generation, look.is_served
         if self._settled is not None and self._settled[0] is look.listed and self._settled[1:] == state[1:]:
             return self.notes()
-        held = [*_find_waiting(look), *_find_removed(look)]
+        held = [_note(seen.path.name, WAITING, reason, seen.marker, state[1]) for seen, reason in look.waiting]
+        held += _find_removed(look)
         self._first_seen_s = {key: self._first_seen_s.get(key, look.now_s) for key in map(_key_of, held)}
         ripe = [note for note in held if look.now_s - self._first_seen_s[_key_of(note)] >= _GRACE_S]
         self._drop(held, look)
@@ -301,13 +285,6 @@ def _find_outranked(look: Look) -> list[Note]:
             if not look.seen_checkpoints.is_live(look.source.look_at(one)):
                 found.append(_note(one.path.name, OUTRANKED_CODE, reason, one.marker, look.seen_checkpoints.generation))
     return found
-
-
-def _find_waiting(look: Look) -> list[Note]:
-    return [
-        _note(seen.path.name, WAITING, reason, seen.marker, look.seen_checkpoints.generation)
-        for seen, reason in look.waiting
-    ]
 
 
 def _find_removed(look: Look) -> list[Note]:

@@ -46,7 +46,7 @@ ROWS = 500
 _SIZE_BYTES = 8 * (_FIRST_ROW + ROWS * _ROW_CELLS)
 
 
-class _Cell:
+class Cell:
     """One cell as an attribute; the module's docstring states what each is."""
 
     def __init__(self, index: int) -> None:
@@ -65,10 +65,7 @@ class Row:
 
     Args:
         pid: its process id, for people; its lock shows whether it lives.
-        preparing: number of the proposal that it prepares, or 0.
         prepared: number of the proposal that it has prepared, or 0.
-        live: the generation that it answers with, or 0.
-        parent: process id of its server.
     """
 
     pid: int = 0
@@ -79,16 +76,12 @@ class Row:
 
 
 class SharedState:
-    """The mapped file; opened when it is first read or written, so that a process that forks first has its own.
-
-    Args:
-        path: the file; it and its directory are created when absent.
-    """
+    """The mapped file; opened when it is first read or written, so that a process that forks first has its own."""
 
     committed, turn, done_number, unbatched, worker_failures = map(
-        _Cell, (_COMMITTED, _TURN, _DONE, _UNBATCHED, _WORKER_FAILURES)
+        Cell, (_COMMITTED, _TURN, _DONE, _UNBATCHED, _WORKER_FAILURES)
     )
-    on_trial, kept, returned, trial_since_ms, crashes, ended = map(_Cell, range(ON_TRIAL, 15))
+    on_trial, kept, returned, trial_since_ms, crashes, ended = map(Cell, range(ON_TRIAL, 15))
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -100,11 +93,7 @@ class SharedState:
 
     @functools.cached_property
     def cells(self) -> memoryview:
-        """Map the file.
-
-        Raises:
-            LedgerError: it is something else.
-        """
+        """Map the file. Raises `LedgerError`: it is something else."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -164,12 +153,7 @@ class SharedState:
 
 @dataclass(frozen=True)
 class Survey:
-    """All rows that were ever used.
-
-    Args:
-        alive: rows of living workers, by index.
-        dead: rows whose worker has ended without leaving, by index.
-    """
+    """All rows that were ever used, by index: of living workers, and of those that ended without leaving."""
 
     alive: dict[int, Row]
     dead: dict[int, Row]
@@ -216,14 +200,7 @@ class Membership:
         return all(row.prepared == number for row in rows if row.pid)
 
     def join(self, live: int) -> None:
-        """Claim the first free row for this process.
-
-        Args:
-            live: the generation that it answers with, or 0.
-
-        Raises:
-            LedgerError: all rows are taken.
-        """
+        """Claim the first free row for this process. Raises `LedgerError`: all rows are taken."""
         for index in range(ROWS):
             descriptor = durable_files.claim(self._directory / str(index))
             if descriptor is not None:

@@ -19,9 +19,10 @@ from serve.swap.shared_state import Membership, SharedState
 from serve.system.resources import used_bytes
 
 if TYPE_CHECKING:
+    from serve.model.loader import ModelLoader
     from serve.store.ledger import Entry
     from serve.store.operator_requests import Rollback
-    from serve.swap.context import Context, Loader
+    from serve.swap.context import Context
 
 _AGAIN_S = 2.0
 
@@ -49,10 +50,9 @@ class WorkerCommitter:
                 membership = Membership(self._root / "workers", self._shared_state)
                 membership.join(0)
                 self._membership = membership
-            live = self._context.slot.live
-            self._membership.update(live=live.provenance.generation if live is not None else 0)
+            self._membership.update(live=self._context.slot.number)
 
-    def boot(self, loader: Loader) -> None:
+    def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live."""
         self._boot_at_s = time.monotonic() + _AGAIN_S
         entry = self._context.ledger.last()
@@ -64,11 +64,11 @@ class WorkerCommitter:
                 self._context.log.emit("not_restored", reason=explain(error))
             self._is_reported = True
 
-    def come_back(self, loader: Loader) -> None:
+    def come_back(self, loader: ModelLoader) -> None:
         """Make the committed generation live again, in a worker that was unloaded."""
         self.boot(loader)
 
-    def attend(self, loader: Loader) -> bool:
+    def attend(self, loader: ModelLoader) -> bool:
         """Try again to make live what is committed, where that has failed; there are no other workers to attend to."""
         if self._context.slot.live is None and time.monotonic() > self._boot_at_s:
             self.boot(loader)
@@ -88,11 +88,10 @@ class WorkerCommitter:
 
     def is_done(self, order: Rollback) -> bool:
         """Say whether this worker carried out a rollback."""
-        live = self._context.slot.live
-        entries = self._context.ledger.up_to(live.provenance.generation if live else 0)
+        entries = self._context.ledger.up_to(self._context.slot.number)
         return any(entry.fingerprint == order.fingerprint for entry in entries)
 
-    def move(self, loader: Loader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+    def move(self, loader: ModelLoader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Make an admitted checkpoint live in this worker."""
         live, before_bytes = self._context.slot.live, used_bytes()
         if live is not None and (live.provenance.sha256, live.provenance.version) == (stored.sha256, proposed.version):

@@ -71,6 +71,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self._is_leaving = self._is_receiving = self._is_in_head = False
         self._head_bytes = 0
         self._offering: bytes | None = None
+        self._fault: Fault | None = None
         self._splitter = Splitter()
         self._began_s = self._heard_s = self._stuck_s = self._answered_s = 0.0
 
@@ -81,12 +82,15 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; called by the loop."""
+        if self._fault is not None:
+            return
         self._heard_s = self.loop.time()
         try:
             for piece in self._splitter.split(data, self._is_in_head, self._is_receiving):
                 self._parse(piece)
         except httptools.HttpParserError as error:
-            self._refuse(Fault(400, f"the request: expected HTTP/1.1, found {error}"))
+            fault = Fault(400, f"the request: expected HTTP/1.1, found {error}")
+            self._refuse(fault, is_in_body=self._is_receiving and not self._is_in_head)
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self._bounds.head_bytes:
@@ -129,6 +133,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def on_headers_complete(self) -> None:
         """Decide which way a request takes; called by the parser."""
         self._is_in_head = False
+        if self._fault is not None:
+            return  # this came in one piece with what was refused
         parser = self.parser
         if parser.should_upgrade():
             self._note_offer(parser.get_method(), parser.get_http_version())
@@ -164,19 +170,20 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of a body; called by the parser."""
+        if self._is_refused:
+            return
         if isinstance(self.cycle, RequestCycle):
             self.cycle.body.append(body)
-        elif not self._is_refused:
+        else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Answer a request; called by the parser."""
-        if self._offering is not None:
+        if self._offering is not None or self._is_refused:
             return
         self._is_receiving = False
         if not isinstance(self.cycle, RequestCycle):
-            if not self._is_refused:
-                super().on_message_complete()
+            super().on_message_complete()
             return
         own = self.cycle
         head = own.head
@@ -202,7 +209,9 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         # No timer for each answer, as uvicorn has: `check` looks after idle connections.
         self.server_state.total_requests += 1
         self._answered_s = self.loop.time()
-        if not self.transport.is_closing():
+        if self._fault is not None:
+            self._write_refusal(self._fault)
+        elif not self.transport.is_closing():
             self.flow.resume_reading()
 
     def shutdown(self) -> None:
@@ -224,9 +233,11 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         timeout_s = self._bounds.timeout_s
         is_silent = now_s - self._heard_s > timeout_s
         is_late = self._is_in_head and now_s - self._began_s > timeout_s
-        if is_late or (self._is_receiving and is_silent and not self.flow.read_paused):
+        is_late = is_late or (self._is_receiving and is_silent and not self.flow.read_paused)
+        if is_late and self._fault is None:
             self._predictions.count_slow_client()
-            self._refuse(Fault(408, f"the request: expected to go on within {timeout_s:g} s"))
+            fault = Fault(408, f"the request: expected to go on within {timeout_s:g} s")
+            self._refuse(fault, is_in_body=not self._is_in_head)
         elif self.flow.write_paused and now_s - self._stuck_s > timeout_s:
             self._predictions.count_slow_client()
             self.transport.abort()
@@ -246,7 +257,11 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     @property
     def _is_refused(self) -> bool:
-        return bool(self.transport.is_closing())
+        return self._fault is not None or bool(self.transport.is_closing())
+
+    def _write_refusal(self, fault: Fault) -> None:
+        if not self.transport.is_closing():
+            self._write(fail(fault.status, fault.message), keep_alive=False)
 
     def _is_plain(self) -> bool:
         parser, cycle = self.parser, self.cycle
@@ -276,16 +291,23 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self.transport.close()
 
     def _leave(self) -> None:
-        if self._is_receiving:
+        if self._is_receiving and self._fault is None:
             self.loop.call_later(_LINGER_S, self._leave)
         elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()
         else:
             super().shutdown()
 
-    def _refuse(self, fault: Fault) -> None:
-        if not self.transport.is_closing():
-            self._write(fail(fault.status, fault.message), keep_alive=False)
+    def _refuse(self, fault: Fault, *, is_in_body: bool = False) -> None:
+        """Refuse what comes in, after the answers to what came before: a client tells answers by their order."""
+        if self._is_refused:
+            return
+        if is_in_body and self.pipeline:
+            self.pipeline.popleft()  # the newest, of which no more is read
+            is_in_body = False
+        self._fault = fault
+        if is_in_body or self.cycle is None or self.cycle.response_complete:
+            self._write_refusal(fault)
 
 
 # After so many requests in a row on one connection, no other one is expected to join the next.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ import pytest
 
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.repodata_proxy import RepodataProxy
+from tests.support import repodata_server
 from tests.support.mirror_answers import (
     Answer,
     cut_without_length,
@@ -23,6 +25,7 @@ from tests.support.mirror_answers import (
     wrong_bytes,
 )
 from tests.support.mirror_simulator import MirrorSimulator
+from tests.support.repodata_server import serving
 
 EXTRACT = Path(__file__).parents[2] / "data" / "repodata"
 CANONICAL = "https://conda.anaconda.org/conda-forge/"
@@ -91,16 +94,51 @@ def test_every_mirror_is_listed_when_none_has_it(lock, pair) -> None:
     assert f"{CANONICAL}linux-64/repodata.json: " in answer.stderr
 
 
-def test_a_mirror_may_say_that_nothing_has_changed(mirror: str) -> None:
-    relay = RepodataProxy(Mirrors({CANONICAL: (f"{mirror}/conda-forge/",)}))
-    base = urlsplit(relay.by_prefix[CANONICAL][0])
-    connection = http.client.HTTPConnection(base.netloc)
+def test_a_mirror_says_that_nothing_has_changed_and_another_does_not_say_it_for_it(mirror: str, tmp_path: Path) -> None:
+    older = tmp_path / "conda-forge/linux-64/repodata.json"
+    older.parent.mkdir(parents=True)
+    older.write_bytes(b'{"packages": {}}')
+    os.utime(older, (0, 0))  # a file that has not changed since the copy of the other mirror was made
     answers = []
-    for conditions in ({}, {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}):
-        connection.request("GET", f"{base.path}linux-64/repodata.json", headers=conditions)
+
+    def ask(mirror: str, etag: str | None) -> str:
+        relay = RepodataProxy(Mirrors({CANONICAL: (f"{mirror}/conda-forge/",)}))
+        base = urlsplit(relay.by_prefix[CANONICAL][0])
+        connection = http.client.HTTPConnection(base.netloc)
+        # The solver sends a date of its own with each ETag.
+        headers = {"If-None-Match": etag, "If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"} if etag else {}
+        connection.request("GET", f"{base.path}linux-64/repodata.json", headers=headers)
         response = connection.getresponse()
-        answers.append((response.status, bool(response.read()), "Last-Modified" in response.headers))
-    assert answers == [(200, True, True), (304, False, False)]
+        answers.append((response.status, len(response.read())))
+        return response.headers["ETag"] or ""
+
+    with serving(tmp_path) as other:
+        etag = ask(mirror, None)
+        assert ask(mirror, etag) == etag
+        ask(other, etag)
+        ask(mirror, '"of an earlier version"')
+    size_bytes = (EXTRACT / "conda-forge/linux-64/repodata.json").stat().st_size
+    assert answers == [(200, size_bytes), (304, 0), (200, 16), (200, size_bytes)]
+
+
+def test_records_that_have_not_changed_are_never_fetched_again(
+    envtool, write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[int] = []
+
+    def note(handler: repodata_server._Handler, code: int, size: object = None) -> None:
+        if handler.path.endswith("/repodata.json"):
+            answers.append(int(code))
+
+    monkeypatch.setattr(repodata_server._Handler, "log_request", note)
+    write(SPEC)
+    with serving(EXTRACT) as base:
+        for _ in range(4):
+            home, mirrors = str(tmp_path / "home"), f"{CANONICAL}={base}/conda-forge/"
+            answer = envtool("lock", ENVTOOL_MIRRORS=mirrors, ENVTOOL_HOME=home, **QUICK)
+            assert answer.returncode == 0, answer.stderr
+            (tmp_path / "conda-lock.yml").unlink()
+    assert answers == [200] * 2 + [304] * 6
 
 
 def test_nobody_reads_through_the_relay_who_does_not_know_its_path(mirror: str) -> None:

@@ -103,13 +103,21 @@ class Worker:
 
     async def settle(self) -> None:
         """Wait until everything is answered."""
-        while self.scheduler.waiting or any(
-            one.cycle is not None and not one.cycle.response_complete and not one._is_receiving
-            for one in self.connections.values()
-            if not one.transport.closed
-        ):
+        quiet_turns = (
+            0  # what a thread computed comes back in a turn of its own, and the next request begins in another
+        )
+        while quiet_turns < 3:
             await asyncio.sleep(0)
-        await asyncio.sleep(0)
+            quiet_turns = 0 if self._is_busy() else quiet_turns + 1
+
+    def _is_busy(self) -> bool:
+        if self.scheduler.waiting or any(self.counters._counts.in_flight.values()):
+            return True
+        open_ones = [one for one in self.connections.values() if not one.transport.closed]
+        return any(
+            one.pipeline or (one.cycle is not None and not one.cycle.response_complete and not one._is_receiving)
+            for one in open_ones
+        )
 
     def seen(self):
         """All that a client and an operator can see."""

@@ -35,8 +35,6 @@ def decided(seen, known=NOTHING, now_s=LONG_AFTER_S):
         ("of a higher one, by an older clock", RANKED, replace(NOTHING, served_order=(6, 9999, "z")), Load),
         ("newer than what is served", STATED, replace(NOTHING, served_order=(0, 1999, "z")), Load),
         ("refused for good", STATED, replace(NOTHING, refusal="bad"), Ignore),
-        ("refused for now", STATED, replace(NOTHING, refusal="full", retry_at_s=11.0), Ignore),
-        ("refused until now", STATED, replace(NOTHING, refusal="full", retry_at_s=10.0), Load),
         ("replaced by a rollback", STATED, replace(NOTHING, is_withdrawn=True), Ignore),
         ("no checkpoint", replace(STATED, checkpoint=None), NOTHING, Ignore),
         ("a marker that cannot be read", replace(STATED, problem="EACCES"), NOTHING, Refuse),

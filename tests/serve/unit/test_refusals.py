@@ -154,7 +154,7 @@ def test_it_leaves_the_lists_with_its_file(tmp_path, place, monkeypatch):
 
 
 def stored(worker):
-    return {worker.store.find(name).path.read_bytes() for name in worker.store.shelf.entries()}
+    return {worker.store.find(name).path.read_bytes() for name in worker.store.entries()}
 
 
 @pytest.mark.parametrize("commit_mode", ["host", "worker"])
@@ -178,7 +178,7 @@ def test_what_is_refused_by_its_header_is_not_copied(tmp_path, place):
     assert [(line["code"], line["checkpoint"]) for line in worker.log.of("refused")] == [
         ("architecture", str(place / "x"))
     ]
-    assert worker.store.shelf.entries() == {}
+    assert worker.store.entries() == {}
     assert worker.loader.previewed == ["x"], "once, and not at each look"
 
 
@@ -191,11 +191,11 @@ def test_what_is_to_be_tried_again_leaves_with_its_file_and_at_boot(tmp_path, pl
     assert "to be tried again" in worker.operations().occupants()[0].why
     (place / "x.done").unlink()
     worker.look()
-    assert worker.store.shelf.entries() == {}
-    (worker.store.shelf.proven / ("0" * 64)).write_bytes(b"what an older version left")
-    (worker.store.shelf.incoming / "1.part").write_bytes(b"what a killed copier left")
+    assert worker.store.entries() == {}
+    (worker.store.proven / ("0" * 64)).write_bytes(b"what an older version left")
+    (worker.store.incoming / "1.part").write_bytes(b"what a killed copier left")
     worker.leave()
-    assert bare.Worker(worker.store.root, place).store.shelf.entries() == {}
+    assert bare.Worker(worker.store.root, place).store.entries() == {}
 
 
 @pytest.fixture

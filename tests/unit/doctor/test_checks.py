@@ -9,8 +9,19 @@ import pytest
 
 from envtool.doctor.checks import check
 from envtool.doctor.detect import skew_of
-from envtool.doctor.machine_facts import Clock, Conda, Inotify, MachineFacts, Needs, Place, Reach, Severity, Shadow
-from envtool.doctor.needs import glibc_of, needs
+from envtool.doctor.machine_facts import (
+    Clock,
+    Conda,
+    Inotify,
+    MachineFacts,
+    Needs,
+    Place,
+    Reach,
+    Severity,
+    Shadow,
+    glibc_of,
+    needs,
+)
 from envtool.install.cuda import Fit, Gpu, cuda_of, fit, read_driver
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 

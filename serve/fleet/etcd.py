@@ -1,0 +1,216 @@
+"""The one door to etcd: its JSON gateway, by the standard library.
+
+Several addresses, TLS, a user; a watch only wakes, since the truth is the next read. Source: etcd.io, API reference and
+gRPC gateway, 3.4.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import ssl
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from serve.errors import FleetError
+from serve.fleet.keys import Item, Lease, LeaseLostError, Snapshot, Transaction
+
+if TYPE_CHECKING:
+    from serve.settings.settings import Settings
+
+_TIMEOUT_S = 1.0
+_WATCH_TIMEOUT_S = 60.0
+_JSON = {"Content-Type": "application/json"}
+# Source: google.golang.org/grpc/codes.
+_NOT_FOUND, _UNAUTHENTICATED = 5, 16
+
+
+class Secrets(NamedTuple):
+    """What proves who is who; each from a file of one directory, where it is there.
+
+    Args:
+        tls: with `ca.pem`, `client.pem` and `client.key`.
+        user: name and password, from `user` as NAME:PASSWORD.
+    """
+
+    tls: ssl.SSLContext | None
+    user: tuple[str, str] | None
+
+    @classmethod
+    def read(cls, directory: Path | None) -> Secrets:
+        """Read them.
+
+        Raises:
+            FleetError: a file cannot be used.
+        """
+        if directory is None:
+            return cls(ssl.create_default_context(), None)
+        ca, certificate, user = (directory / name for name in ("ca.pem", "client.pem", "user"))
+        try:
+            tls = ssl.create_default_context(cafile=str(ca) if ca.exists() else None)
+            if certificate.exists():
+                tls.load_cert_chain(certificate, directory / "client.key")
+            name, _, password = user.read_text(encoding="utf-8").strip().partition(":") if user.exists() else ("",) * 3
+        except (OSError, ValueError) as error:
+            hint = "fleet_secrets holds ca.pem, client.pem, client.key, user"
+            raise FleetError(f"{directory}: {error}", hint) from error
+        return cls(tls, (name, password) if name else None)
+
+
+class Etcd:
+    """Shared keys in etcd.
+
+    Args:
+        urls: of its nodes; one that does not answer is replaced by the next.
+        prefix: of all keys; callers do not name it.
+    """
+
+    def __init__(self, urls: tuple[str, ...], prefix: str, secrets: Secrets) -> None:
+        self._urls, self._prefix, self._secrets, self._at = urls, prefix, secrets, 0
+        self._connection: http.client.HTTPConnection | None = None
+        self._token = ""
+        self._lock = threading.Lock()
+        self._woken = threading.Event()
+        self._watch: threading.Thread | None = None
+
+    def read(self, prefix: str) -> Snapshot:
+        """Return what is below a prefix."""
+        found, start = self._call("kv/range", self._range_of(prefix)), len(self._prefix + prefix)
+        items = {}
+        for one in found.get("kvs", ()):
+            numbers = (int(one.get(name, 0)) for name in ("create_revision", "mod_revision", "lease"))
+            items[_decode(one["key"])[start:]] = Item(_decode(one.get("value", "")), *numbers)
+        return Snapshot(int(found["header"]["revision"]), items)
+
+    def commit(self, transaction: Transaction) -> bool:
+        """Carry out a transaction; raises `LeaseLostError`."""
+        compares: list[object] = [
+            {"target": "MOD", "result": "EQUAL", "mod_revision": str(seen), "key": self._key(key)}
+            for key, seen in transaction.unchanged.items()
+        ]
+        compares += [
+            {"target": "MOD", "result": "LESS", "mod_revision": str(seen + 1), **self._range_of(prefix)}
+            for prefix, seen in transaction.quiet.items()
+        ]
+        does: list[object] = []
+        for lease, values in ((0, transaction.puts), (transaction.lease, transaction.leased)):
+            for key, value in values.items():
+                stated = {"key": self._key(key), "value": _encode(value), "lease": str(lease)}
+                does.append({"request_put": stated})
+        does += [{"request_delete_range": {"key": self._key(key)}} for key in transaction.deletes]
+        found = self._call("kv/txn", {"compare": compares, "success": does})
+        return bool(found.get("succeeded", False))
+
+    def grant(self, ttl_s: float) -> Lease:
+        """Begin a lease; etcd rounds up, and has a shortest one."""
+        found = self._call("lease/grant", {"TTL": str(max(1, -int(-ttl_s // 1)))})
+        return Lease(int(found["ID"]), float(found["TTL"]))
+
+    def keep_alive(self, lease: int) -> bool:
+        """Renew a lease, and return whether there was one."""
+        found = self._call("lease/keepalive", {"ID": str(lease)})
+        return int(found["result"].get("TTL", 0)) > 0
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until something has changed since the last wait, or the watch was begun anew; return whether it has."""
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._follow, name="fleet-watch", daemon=True)
+            self._watch.start()
+        is_woken = self._woken.wait(timeout_s)
+        self._woken.clear()
+        return is_woken
+
+    def _follow(self) -> None:
+        """Wake with each line of a watch, be it a change, its begin or an error of it."""
+        pause = threading.Event()
+        while True:
+            try:
+                connection = self._connect(_WATCH_TIMEOUT_S)
+                body = json.dumps({"create_request": self._range_of("")})
+                connection.request("POST", "/v3/watch", body, self._headers())
+                with connection.getresponse() as response:
+                    while response.readline():
+                        self._woken.set()
+            except (OSError, http.client.HTTPException, FleetError):
+                self._woken.set()
+            pause.wait(_TIMEOUT_S / 4)
+
+    def _call(self, path: str, body: Mapping[str, object]) -> Any:
+        with self._lock:
+            fault: Exception | None = None
+            for _ in range(2 * len(self._urls)):
+                try:
+                    if self._secrets.user is not None and not self._token:
+                        name, password = self._secrets.user
+                        stated = {"name": name, "password": password}
+                        self._token = self._post("auth/authenticate", stated)["token"]
+                    return self._post(path, body)
+                except (OSError, http.client.HTTPException, ValueError, _UnavailableError) as error:
+                    fault = error
+                    if self._connection is not None:
+                        self._connection.close()
+                    self._connection, self._at = None, self._at + 1
+        raise FleetError(f"etcd at {', '.join(self._urls)}: {fault}", hint="is it running, and may this host reach it?")
+
+    def _post(self, path: str, body: Mapping[str, object]) -> Any:
+        self._connection = self._connection or self._connect(_TIMEOUT_S)
+        self._connection.request("POST", f"/v3/{path}", json.dumps(body), self._headers())
+        response = self._connection.getresponse()
+        found = json.loads(response.read())
+        if response.status == 200 and "error" not in found:
+            return found
+        code, message = found.get("code", 0), found.get("message") or found.get("error")
+        if code == _NOT_FOUND and "lease" in str(message):
+            raise LeaseLostError(str(message))
+        if code == _UNAUTHENTICATED:
+            self._token = ""
+        if code == _UNAUTHENTICATED or response.status >= 500:
+            raise _UnavailableError(str(message))
+        raise FleetError(f"etcd: {message}")
+
+    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
+        url = urlsplit(self._urls[self._at % len(self._urls)])
+        host, port = url.hostname or "", url.port or 2379
+        if url.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._secrets.tls)
+        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+
+    def _key(self, key: str) -> str:
+        return _encode(self._prefix + key)
+
+    def _range_of(self, prefix: str) -> dict[str, str]:
+        # All keys that begin so: up to the prefix whose last byte is one higher.
+        whole = self._prefix + prefix
+        return {"key": _encode(whole), "range_end": _encode(whole[:-1] + chr(ord(whole[-1]) + 1))}
+
+    def _headers(self) -> dict[str, str]:
+        return {**_JSON, "Authorization": self._token} if self._token else _JSON
+
+
+def connect(settings: Settings) -> Etcd:
+    """Open the shared keys of a model; raises `FleetError` where a secret cannot be used.
+
+    Args:
+        settings: their `fleet` is `etcd:URL,URL/PREFIX`.
+    """
+    *before, last = settings.fleet.partition(":")[2].split(",")
+    scheme, _, rest = last.partition("://")
+    host, _, prefix = rest.partition("/")
+    urls = (*before, f"{scheme}://{host}")
+    return Etcd(urls, f"{prefix}/{settings.name}/{settings.label}/", Secrets.read(settings.fleet_secrets))
+
+
+class _UnavailableError(Exception):
+    """This node cannot say; another one may."""
+
+
+def _encode(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _decode(text: str) -> str:
+    return base64.b64decode(text).decode()

@@ -1,0 +1,236 @@
+"""Committing on all hosts of a fleet at the same instant (`SERVE_COMMIT=fleet`).
+
+Inside a host all is as it is with `host`: a proposal, workers that prepare it, one word that moves them. What differs
+is who opens the proposal, and who decides what comes of it: the fleet, by `serve.fleet.member`.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable
+
+from serve import durable_files
+from serve.errors import FleetError
+from serve.fleet.etcd import Etcd, connect
+from serve.fleet.gate import Gate
+from serve.fleet.keys import Transaction
+from serve.fleet.member import FleetMember, Link, Setup, carry_out
+from serve.fleet.messages import COMMITTED, NOW, PREPARE, PROPOSAL, Failure, Member, View, is_same, write_proposal
+from serve.fleet.state import LONGER, REFUSE, Driver, Local
+from serve.source.observation import SERVED, Ignore, Wait
+from serve.store.ledger import CHECKPOINT
+from serve.store.quarantine import Rejection
+from serve.swap.host_committer import HostCommitter
+from serve.swap.host_coordinator import Coordinator, Proposal
+
+if TYPE_CHECKING:
+    from serve.checkpoint.manifest import Stored
+    from serve.model.loader import ModelLoader
+    from serve.settings.settings import Settings
+    from serve.store.ledger import Entry
+    from serve.swap.context import Context
+
+_AGAIN_S, _AWAY_S = 0.1, 2.0
+_HINT = "move the store away, and the host takes over the history of the fleet"
+# What a worker writes of a rejection follows its close at once.
+_REASON_S = 0.5
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class FleetCoordinator(Coordinator):
+    """The agreement of one host, of which the fleet decides what comes of it."""
+
+    def try_commit(self, proposal: Proposal) -> bool:
+        """Commit nothing: the fleet does, when every host is prepared."""
+        return False
+
+    def is_prepared(self, proposal: Proposal) -> bool:
+        """Whether every living worker stands by with a proposal."""
+        return self.membership.is_joined and self._may_commit(proposal)
+
+    def follow(self, entries: Sequence[Entry]) -> None:
+        """Take over what the fleet has committed, the oldest first; workers that do not stand by load it.
+
+        Raises:
+            FleetError: this host has another history.
+        """
+        with durable_files.hold(self._ledger.lock_path):
+            last = self._ledger.last()
+            for entry in entries:
+                if last is not None and entry.generation == last.generation and not is_same(entry, last):
+                    raise FleetError(f"the store has another generation {last.generation} than the fleet", hint=_HINT)
+                if last is None or entry.generation > last.generation:
+                    self._ledger.append(entry)
+            proposal = self.open_proposal()
+            if proposal is not None and is_same(proposal.entry, entries[-1]):
+                self.shared_state.done_number = proposal.number
+            self.shared_state.committed = entries[-1].generation
+            self._close()
+
+    def shut_if_first(self, gate: Gate) -> None:
+        """Shut the gate where no worker is alive: whatever was agreed on with this host's last server is over."""
+        with durable_files.hold(self._ledger.lock_path):
+            if not self.membership.survey().alive:
+                gate.start_over()
+
+
+class Workers:
+    """The workers of a host, by the files of its store."""
+
+    def __init__(self, context: Context, coordinator: FleetCoordinator, gate: Gate) -> None:
+        self._context, self._coordinator, self._gate = context, coordinator, gate
+        self._closed = (0, 0.0)
+
+    def look(self, view: View) -> Local:
+        """Return what they are."""
+        shared_state = self._coordinator.shared_state
+        generation, own = shared_state.committed, self._coordinator.open_proposal()
+        rows = [row for row in map(shared_state.read_row, range(shared_state.used_rows)) if row.pid]
+        if any(row.live != generation for row in rows):  # the kernel is asked for the dead only where it matters
+            rows = list(self._coordinator.membership.survey().alive.values())
+        is_live = all(row.live == generation for row in rows)
+        prepared = stands_by = False
+        failed: Failure | None = None
+        if own is not None and self._coordinator.is_prepared(own):
+            prepared = view.proposal is not None and is_same(own.entry, view.proposal.entry)
+            stands_by = view.committed is not None and is_same(own.entry, view.committed)
+        if own is None and view.proposal is not None and view.generation < view.proposal.entry.generation:
+            failed = self._find_failure(view.proposal.entry, view.proposal.number)
+        return Local(
+            generation, generation if is_live else -1, self._gate.fence, prepared, stands_by, failed, self._doubt(view)
+        )
+
+    def prepare(self, entry: Entry, number: int) -> None:
+        """Have them prepare a proposal."""
+        if self._gate.attempt == number:
+            return
+        own = self._coordinator.open_proposal()
+        if own is not None and not is_same(own.entry, entry):
+            self._coordinator.close(own)
+        self._coordinator.propose(entry)
+        self._gate.attempt = number
+
+    def drop(self) -> None:
+        """Have them drop what the fleet has closed."""
+        own = self._coordinator.open_proposal()
+        if own is not None and own.entry.generation > self._coordinator.shared_state.committed:
+            self._coordinator.close(own)
+
+    def follow(self, entries: Sequence[Entry]) -> None:
+        """Move them to the last entry."""
+        self._coordinator.follow(entries)
+
+    def _find_failure(self, entry: Entry, number: int) -> Failure | None:
+        if self._gate.attempt != number:
+            return None
+        record = self._context.quarantine.find_sha256(entry.sha256, entry.marker)
+        if self._closed[0] != number:
+            self._closed = (number, time.monotonic())
+        if record is not None:
+            return Failure(number, record.reason, record.retry_at_s is None)
+        return Failure(number, "not prepared", False) if time.monotonic() - self._closed[1] > _REASON_S else None
+
+    def _doubt(self, view: View) -> str:
+        last = self._context.ledger.last()
+        if last is None or last.generation < view.generation:
+            return ""  # compared where it follows
+        if view.committed is None or last.generation > view.generation or not is_same(last, view.committed):
+            found = f"generation {view.generation}" if view.committed is not None else "nothing"
+            return f"the store is at generation {last.generation}, the fleet has {found} of the same history"
+        return ""
+
+
+class FleetCommitter(HostCommitter):
+    """Makes a candidate live when every worker of every host has prepared it.
+
+    Args:
+        read_terms: returns what must be the same on all hosts, by name.
+    """
+
+    def __init__(
+        self, context: Context, settings: Settings, gate: Gate, read_terms: Callable[[], Mapping[str, str]]
+    ) -> None:
+        # A host never ends a proposal before the fleet does.
+        super().__init__(context, settings.store, settings.commit_timeout_s * 2)
+        self._settings, self._gate, self._read_terms = settings, gate, read_terms
+        host = settings.fleet_host or socket.gethostname()
+        self._setup = Setup(host, settings.fleet_lease_s, context.log.emit)
+        self._keys: Etcd | None = None
+        self._link: Link | None = None
+        self._member: FleetMember | None = None
+
+    def boot(self, loader: ModelLoader) -> None:
+        """Make the committed generation live; the gate stays shut until the fleet has taken this host in."""
+        self._fleet_coordinator.shut_if_first(self._gate)
+        super().boot(loader)
+        if self._link is None and not self._is_stopping:
+            self._join_fleet()
+
+    def leave(self) -> None:
+        """Take part no more; the last worker of the host leaves the fleet."""
+        super().leave()
+        if self._link is not None:
+            self._link.stop()
+            self._link.join(_AWAY_S)  # a turn that is under way could open the gate once more
+        if self._member is None or self._fleet_coordinator.membership.survey().alive:
+            return
+        try:
+            carry_out(self._member.leave(), self._shared_keys())
+        except FleetError as error:  # the others wait for it as for one that was killed
+            self._context.log.emit("fleet", state="away", reason=error.message)
+
+    def move(self, loader: ModelLoader, stored: Stored, proposed: Entry) -> Ignore | Wait:
+        """Propose an admitted checkpoint to the fleet; attending to what is proposed makes it live."""
+        keys = self._shared_keys()
+        view = View.parse(keys.read(NOW))
+        if view.committed is not None and view.committed.has_same_content(proposed):
+            is_live = self._context.slot.live is not None and self._coordinator.shared_state.committed
+            is_there = is_live == view.generation
+            return SERVED if is_there else Wait("it is committed, and this host is about to move", _AGAIN_S)
+        is_automatic = proposed.cause == CHECKPOINT
+        refused = view.refused.get(proposed.sha256) if is_automatic else None
+        if refused is not None and refused.is_lasting:
+            name, by = proposed.name, proposed.fingerprint
+            rejection = Rejection(name, "fleet", refused.reason, by, proposed.sha256, proposed.version)
+            return self._context.reject(rejection, self.kept)
+        if refused is not None:
+            return Wait(f"no host moved: {refused.reason}", _AWAY_S)
+        if view.pin is not None and is_automatic:
+            return Wait(f"the fleet is pinned: {view.pin}", _AWAY_S)
+        mine = view.roster.get(self._setup.host)
+        if mine is None or mine.incarnation != self._gate.incarnation or view.proposal is not None:
+            return Wait("the fleet is about to move, or has not taken this host in", _AGAIN_S)
+        entry = replace(proposed, generation=view.generation + 1, committed="")
+        asked = {NOW + key: view.changed(key) for key in (PROPOSAL, COMMITTED)}
+        keys.commit(Transaction(asked, puts={NOW + PROPOSAL: write_proposal(entry, PREPARE)}))
+        return Wait("it is proposed to the fleet", _AGAIN_S)
+
+    def _make_coordinator(self) -> Coordinator:
+        return FleetCoordinator(self._root, self._context.ledger, self._timeout_s)
+
+    @property
+    def _fleet_coordinator(self) -> FleetCoordinator:
+        coordinator = self._coordinator
+        assert isinstance(coordinator, FleetCoordinator)
+        return coordinator
+
+    def _join_fleet(self) -> None:
+        settings, coordinator, terms = self._settings, self._fleet_coordinator, self._read_terms()
+        place = f"{socket.gethostname()} {_BOOT_ID.read_text().strip()} {settings.store.resolve()}"
+        lasts_s = settings.fleet_lease_s if settings.fleet_cut_off == REFUSE else settings.fleet_evict_s
+        driver = Driver(lasts_s * LONGER or math.inf, settings.commit_timeout_s)
+        workers = Workers(self._context, coordinator, self._gate)
+        describe: Callable[[], Member] = lambda: Member(self._gate.incarnation, place, terms)  # noqa: E731
+        self._member = FleetMember(self._setup, self._gate, workers, driver, describe)
+        is_wanted: Callable[[], bool] = lambda: coordinator.membership.is_joined  # noqa: E731
+        self._link = Link(self._member, self._gate, self._root, lambda: connect(settings), is_wanted)
+        self._link.start()
+
+    def _shared_keys(self) -> Etcd:
+        self._keys = self._keys or connect(self._settings)
+        return self._keys

@@ -1,0 +1,75 @@
+"""Keys that hosts share: values with revisions, transactions, and leases that end when nobody renews them.
+
+It is etcd's model (etcd.io, API reference 3.4): each change raises one revision, an item knows the revision that
+changed it last, and a transaction is carried out whole, if all that it rests on is as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from serve.errors import FleetError
+
+
+class Item(NamedTuple):
+    """A value: the revisions that made its key and wrote it last, and the lease with whose end it goes (0: none)."""
+
+    value: str
+    created: int
+    changed: int
+    lease: int = 0
+
+
+class Snapshot(NamedTuple):
+    """All items below a prefix at one revision, by what follows the prefix."""
+
+    revision: int
+    items: Mapping[str, Item]
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """Changes that are made together, or not at all.
+
+    Args:
+        unchanged: keys, and the revision that must have changed each last; 0 where there must be none.
+        quiet: prefixes below which nothing may have been written after a revision.
+        puts: values by key.
+        leased: values by key that go with `lease`.
+    """
+
+    unchanged: Mapping[str, int] = field(default_factory=dict)
+    quiet: Mapping[str, int] = field(default_factory=dict)
+    puts: Mapping[str, str] = field(default_factory=dict)
+    leased: Mapping[str, str] = field(default_factory=dict)
+    lease: int = 0
+    deletes: tuple[str, ...] = ()
+
+
+class Lease(NamedTuple):
+    """A lease that was granted, for seconds that may be more than were asked for."""
+
+    id: int
+    ttl_s: float
+
+
+class LeaseLostError(FleetError):
+    """The lease has ended, whoever ended it."""
+
+
+class Keys(Protocol):
+    """The shared keys; every call may raise `FleetError`, and may have been carried out nevertheless."""
+
+    def read(self, prefix: str) -> Snapshot:
+        """Return what is below a prefix, as new as any answered change."""
+
+    def commit(self, transaction: Transaction) -> bool:
+        """Carry out a transaction, and return whether all was as it had to be; raises `LeaseLostError`."""
+
+    def grant(self, ttl_s: float) -> Lease:
+        """Begin a lease."""
+
+    def keep_alive(self, lease: int) -> bool:
+        """Renew a lease, and return whether there was one."""

@@ -1,0 +1,182 @@
+"""What hosts tell each other, as frozen values, and their form in the shared keys.
+
+Below `PREFIX/MODEL/LABEL/`, with "now/" before all but the entries:
+
+    committed          the entry of the newest generation; the commit of a fleet is the write of it
+    proposal           what all hosts are to prepare. Its number is the revision that made it, its round the one that
+                       last changed it, so neither comes twice
+    hosts/HOST         the beat of a host, with its lease
+    roster/HOST        who must be prepared, without a lease: written at each join, deleted at each leave
+    refused/SHA256     why; with a lease where the reason may pass
+    driver             who makes proposals go on, with its lease; every host can, and safety does not rest on it
+    pin                why there are no automatic moves
+    entry/NUMBER       every generation
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, NamedTuple, TypeVar
+
+from serve.fleet.keys import Item, Snapshot
+from serve.store.ledger import Entry
+
+PROTOCOL = 1
+NOW, ENTRIES = "now/", "entry/"
+COMMITTED, PROPOSAL, DRIVER, PIN = "committed", "proposal", "driver", "pin"
+HOSTS, ROSTER, REFUSED = "hosts/", "roster/", "refused/"
+PREPARE, FENCE = "prepare", "fence"
+# The gate of a host that has not joined; rounds are revisions, and higher.
+SHUT = 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """A host that must be prepared.
+
+    Args:
+        incarnation: a number that each start of its server draws anew.
+        place: machine, boot and store, so that two of one name do not take each other for themselves.
+        terms: what must be the same on all hosts, by name.
+    """
+
+    incarnation: int
+    place: str = ""
+    terms: Mapping[str, str] = field(default_factory=dict)
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a host does not prepare a proposal.
+
+    Args:
+        is_lasting: whether it is the bytes' fault, so that no attempt can help.
+    """
+
+    number: int
+    reason: str
+    is_lasting: bool
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a host tells of itself.
+
+    Args:
+        live: the generation that it answers with; -1 while some worker does not.
+        prepared: the number of the proposal that all its workers stand by with, or 0.
+        fenced: the round for which its gate is shut, or 0.
+    """
+
+    incarnation: int
+    live: int = 0
+    prepared: int = 0
+    fenced: int = 0
+    failed: Failure | None = None
+
+
+class Proposed(NamedTuple):
+    """The open proposal.
+
+    Args:
+        round: the revision that last changed it; a fence of another round is another fence.
+    """
+
+    entry: Entry
+    phase: str
+    number: int
+    round: int
+
+
+@dataclass(frozen=True)
+class View:
+    """The fleet at one revision."""
+
+    revision: int
+    committed: Entry | None
+    proposal: Proposed | None
+    beats: Mapping[str, Beat]
+    roster: Mapping[str, Member]
+    refused: Mapping[str, Failure]
+    items: Mapping[str, Item]
+    driver: str = ""
+    pin: str | None = None
+
+    @property
+    def generation(self) -> int:
+        """The number of what is committed, or 0."""
+        return self.committed.generation if self.committed is not None else 0
+
+    def beat_of(self, host: str) -> Beat | None:
+        """Return the beat of a host of the roster, unless it is an earlier incarnation's."""
+        beat, member = self.beats.get(host), self.roster.get(host)
+        return beat if beat is not None and member is not None and beat.incarnation == member.incarnation else None
+
+    def changed(self, key: str) -> int:
+        """Return the revision that changed a key last; 0 where there is none."""
+        return self.items[key].changed if key in self.items else 0
+
+    @classmethod
+    def parse(cls, snapshot: Snapshot) -> View:
+        """Read what is below "now/"; keys of a newer version are passed over."""
+        items = snapshot.items
+        proposal = None
+        if PROPOSAL in items:
+            stated, item = json.loads(items[PROPOSAL].value), items[PROPOSAL]
+            proposal = Proposed(_read(Entry, stated["entry"]), stated["phase"], item.created, item.changed)
+        return cls(
+            revision=snapshot.revision,
+            committed=_read(Entry, json.loads(items[COMMITTED].value)) if COMMITTED in items else None,
+            proposal=proposal,
+            beats={host: _read_beat(text) for host, text in _below(items, HOSTS).items()},
+            roster={host: _read(Member, json.loads(text)) for host, text in _below(items, ROSTER).items()},
+            refused={sha: _read(Failure, json.loads(text)) for sha, text in _below(items, REFUSED).items()},
+            items=items,
+            driver=items[DRIVER].value if DRIVER in items else "",
+            pin=items[PIN].value if PIN in items else None,
+        )
+
+
+def write(value: Beat | Member | Failure | Entry) -> str:
+    """Write a value for its key."""
+    return json.dumps(asdict(value))
+
+
+def write_proposal(entry: Entry, phase: str) -> str:
+    """Write the value of `proposal`."""
+    return json.dumps({"entry": asdict(entry), "phase": phase})
+
+
+def name_entry(generation: int) -> str:
+    """Return the key of a generation; their order is that of the generations."""
+    return f"{ENTRIES}{generation:012d}"
+
+
+def read_entries(snapshot: Snapshot) -> list[Entry]:
+    """Read what is below "entry/", the oldest first."""
+    return [_read(Entry, json.loads(snapshot.items[key].value)) for key in sorted(snapshot.items)]
+
+
+def is_same(one: Entry, other: Entry) -> bool:
+    """Whether two entries are the same generation; times differ from host to host."""
+    return (one.generation, one.fingerprint) == (other.generation, other.fingerprint) and one.has_same_content(other)
+
+
+V = TypeVar("V")
+
+
+def _read(kind: type[V], stated: Mapping[str, Any]) -> V:
+    return kind(**{known.name: stated[known.name] for known in fields(kind) if known.name in stated})  # type: ignore[arg-type]
+
+
+def _read_beat(text: str) -> Beat:
+    stated = json.loads(text)
+    failed = stated.pop("failed", None)
+    return _read(Beat, {**stated, "failed": _read(Failure, failed) if failed else None})
+
+
+def _below(items: Mapping[str, Item], prefix: str) -> dict[str, str]:
+    return {key[len(prefix) :]: item.value for key, item in items.items() if key.startswith(prefix)}

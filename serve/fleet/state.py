@@ -1,0 +1,237 @@
+"""The decisions of a fleet: pure functions of what was read, of what a host is, and of time.
+
+A swap goes through three steps: every host of the roster has **prepared**; every one is **fenced**, so that nowhere a
+request starts; then one transaction **commits**, if nobody has joined or said anything since. A host opens its gate
+again when it reads that its round is over. So no request starts on the old generation once one can on the new one.
+
+Who is cut off is the one question with two answers (`fleet_cut_off`). `wait`: it serves on, and the swap waits for it.
+`refuse`: it answers only while its lease runs, by its own clock and counted from before it was renewed; the others wait
+that long, by theirs, and go on without it. Rates of clocks may differ by a hundredth, what they show does not matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from serve.fleet.keys import Transaction
+from serve.fleet.messages import (
+    COMMITTED,
+    FENCE,
+    HOSTS,
+    NOW,
+    PREPARE,
+    PROPOSAL,
+    REFUSED,
+    ROSTER,
+    SHUT,
+    Beat,
+    Failure,
+    Member,
+    View,
+    name_entry,
+    write,
+    write_proposal,
+)
+
+WAIT, REFUSE = "wait", "refuse"
+# By how much a host believes its lease to be shorter, and the others take it to be longer, than it was granted.
+SHORTER, LONGER = 0.99, 1.01
+# How long all may be held for one that does not answer; the next attempt is later each time.
+_FENCE_S = 0.25
+_LONGEST_PAUSE_S = 5.0
+
+
+class Local(NamedTuple):
+    """What a host is, read by itself.
+
+    Args:
+        generation: that its requests start on.
+        live: the same, if every worker can answer with it; -1 otherwise.
+        fence: its gate: 0 open, `SHUT`, or a round.
+        prepared: whether all its workers stand by with the open proposal.
+        stands_by: whether they did with what is committed now.
+        failed: why it does not prepare the open proposal.
+        refusal: why it may not join, as the ledger shows; empty for nothing.
+    """
+
+    generation: int
+    live: int
+    fence: int
+    prepared: bool = False
+    stands_by: bool = False
+    failed: Failure | None = None
+    refusal: str = ""
+
+
+class HostAction(NamedTuple):
+    """What a host does, in this order.
+
+    Args:
+        fence: what to set its gate to.
+        follow: take over what is committed.
+        is_open_after: open the gate when that is done.
+        join: become one who must be prepared, with this beat.
+        say: the beat, where it has changed.
+        reason: why the gate is shut, for people.
+    """
+
+    fence: int | None = None
+    follow: bool = False
+    is_open_after: bool = False
+    join: Beat | None = None
+    say: Beat | None = None
+    reason: str = ""
+
+
+def respond(view: View, local: Local, host: str, me: Member) -> HostAction:
+    """Decide what a host does."""
+    mine, beat, proposal = view.roster.get(host), view.beats.get(host), view.proposal
+    is_in = mine is not None and mine.incarnation == me.incarnation
+    if not is_in or beat is None or beat.incarnation != me.incarnation:
+        return _come_in(view, local, host, me)
+    if local.generation < view.generation:
+        # It was prepared and fenced, or the others had not moved. Without its standby it loads, and stays shut.
+        return HostAction(SHUT if not local.fence else None, follow=True, is_open_after=local.stands_by)
+    number = proposal.number if proposal is not None and local.prepared else 0
+    said = Beat(me.incarnation, local.live, number, 0, local.failed)
+    if number and proposal is not None and proposal.phase == FENCE and local.generation == view.generation:
+        said = replace(said, fenced=proposal.round)
+        return HostAction(proposal.round, say=said if said != beat else None)
+    can_open = local.fence != 0 and local.live == local.generation == view.generation
+    said = replace(said, fenced=beat.fenced)  # of an earlier round, which means nothing any more
+    return HostAction(0 if can_open else None, say=said if said != beat else None)
+
+
+def _come_in(view: View, local: Local, host: str, me: Member) -> HostAction:
+    mine = view.roster.get(host)
+    is_in = mine is not None and mine.incarnation == me.incarnation
+    refusal = local.refusal or _find_refusal(view, host, me)
+    is_behind = local.generation < view.generation
+    # It was in, and is not any more: the others may move without it. Not so where the fleet itself was lost.
+    is_out = not is_in and local.generation <= view.generation
+    shut = SHUT if (is_behind or is_out) and local.fence != SHUT else None
+    if refusal:
+        return HostAction(shut, reason=refusal)
+    if is_behind:
+        return HostAction(shut, follow=True, reason="what is committed is being loaded")
+    if local.live != view.generation or local.generation != view.generation:
+        return HostAction(shut, reason="not every worker answers with what is committed yet")
+    return HostAction(shut, join=Beat(me.incarnation, local.live))
+
+
+def _find_refusal(view: View, host: str, me: Member) -> str:
+    mine, beat = view.roster.get(host), view.beats.get(host)
+    if beat is not None and mine is not None and beat.incarnation == mine.incarnation and mine.place != me.place:
+        return f"the name {host} is taken by {mine.place}; give this host another one: fleet_host"
+    for name, other in sorted(view.roster.items()):
+        if name == host:
+            continue
+        if other.protocol != me.protocol:
+            return f"host {name} speaks protocol {other.protocol}, this one {me.protocol}"
+        for term in sorted({*other.terms, *me.terms}):
+            if other.terms.get(term) != me.terms.get(term):
+                found = f"expected {other.terms.get(term)} as on host {name}, found {me.terms.get(term)}"
+                return f"{term}: {found}"
+    return ""
+
+
+def join(view: View, host: str, me: Member, beat: Beat, lease: int) -> Transaction:
+    """Return the transaction by which a host becomes one who must be prepared."""
+    unchanged = {NOW + key: view.changed(key) for key in (COMMITTED, ROSTER + host)}
+    return Transaction(unchanged, {}, {NOW + ROSTER + host: write(me)}, {NOW + HOSTS + host: write(beat)}, lease)
+
+
+def say(view: View, host: str, beat: Beat, lease: int) -> Transaction:
+    """Return the transaction by which a host tells what it is; a late one overwrites no newer one."""
+    key = HOSTS + host
+    return Transaction({NOW + key: view.changed(key)}, leased={NOW + key: write(beat)}, lease=lease)
+
+
+def leave(view: View, host: str) -> Transaction:
+    """Return the transaction by which a host goes, or is taken for gone; not where it has spoken since."""
+    unchanged = {NOW + key: view.changed(key) for key in (ROSTER + host, HOSTS + host)}
+    return Transaction(unchanged, deletes=tuple(unchanged))
+
+
+@dataclass
+class Driver:
+    """Decides what becomes of the open proposal. What it has seen since when is its own, and by its own clock.
+
+    Args:
+        gone_s: seconds after which a silent host is taken for gone; infinite for never.
+        timeout_s: seconds in which every host must have prepared.
+    """
+
+    gone_s: float
+    timeout_s: float
+    _since: dict[tuple[str, int], float] = field(default_factory=dict)
+    _attempts: int = 0
+    _fence_at_s: float = 0.0
+
+    def decide(self, view: View, now_s: float) -> tuple[Transaction, str] | None:
+        """Return the next transaction, with the event that it is; `None` while there is nothing to do."""
+        missing = {
+            host: (HOSTS + host, view.roster[host].incarnation) for host in view.roster if not view.beat_of(host)
+        }
+        proposal, marks = view.proposal, set(missing.values())
+        if proposal is not None:
+            marks |= {(PROPOSAL, proposal.number), (FENCE, proposal.round)}
+        self._since = {mark: self._since.get(mark, now_s) for mark in marks}
+        for host, mark in missing.items():
+            if now_s - self._since[mark] > self.gone_s:
+                return leave(view, host), f"dropped {host}"
+        if proposal is None:
+            self._attempts, self._fence_at_s = 0, 0.0
+            return None
+        beats = {host: view.beat_of(host) for host in sorted(view.roster)}
+        for host, beat in beats.items():
+            if beat is not None and beat.failed is not None and beat.failed.number == proposal.number:
+                return _close(view, replace(beat.failed, reason=f"host {host}: {beat.failed.reason}")), "closed"
+        if proposal.phase == FENCE:
+            return self._end_fence(view, now_s)
+        late = [host for host, beat in beats.items() if beat is None or beat.prepared != proposal.number]
+        if beats and not late and now_s >= self._fence_at_s:
+            return _put(view, FENCE), "fence"
+        if now_s - self._since[(PROPOSAL, proposal.number)] > self.timeout_s:
+            who = ", ".join(late) or "none, but a host was late to every fence"
+            reason = f"expected every host prepared in {self.timeout_s:g} s; not prepared: {who}"
+            return _close(view, Failure(proposal.number, reason, False)), "closed"
+        return None
+
+    def _end_fence(self, view: View, now_s: float) -> tuple[Transaction, str] | None:
+        proposal = view.proposal
+        assert proposal is not None
+        beats = [view.beat_of(host) for host in view.roster]
+        if beats and all(beat is not None and beat.fenced == proposal.round for beat in beats):
+            return self._commit(view), "commit"
+        if now_s - self._since[(FENCE, proposal.round)] > _FENCE_S:
+            self._attempts += 1
+            self._fence_at_s = now_s + min(_FENCE_S * 2**self._attempts, _LONGEST_PAUSE_S)
+            return _put(view, PREPARE), "unfence"
+        return None
+
+    def _commit(self, view: View) -> Transaction:
+        """Return the commit; it fails where anybody has joined, or said anything, since the view."""
+        assert view.proposal is not None
+        entry = view.proposal.entry
+        return Transaction(
+            {NOW + key: view.changed(key) for key in (PROPOSAL, COMMITTED)},
+            {NOW + HOSTS: view.revision, NOW + ROSTER: view.revision},
+            {NOW + COMMITTED: write(entry), name_entry(entry.generation): write(entry)},
+            deletes=(NOW + PROPOSAL,),
+        )
+
+
+def _put(view: View, phase: str) -> Transaction:
+    assert view.proposal is not None
+    entry = view.proposal.entry
+    return Transaction({NOW + PROPOSAL: view.proposal.round}, puts={NOW + PROPOSAL: write_proposal(entry, phase)})
+
+
+def _close(view: View, failure: Failure) -> Transaction:
+    """Return the end of a proposal that no host follows; what may pass is refused with a lease, to be added."""
+    assert view.proposal is not None
+    said = {NOW + REFUSED + view.proposal.entry.sha256: write(failure)}
+    puts, leased = (said, {}) if failure.is_lasting else ({}, said)
+    return Transaction({NOW + PROPOSAL: view.proposal.round}, {}, puts, leased, deletes=(NOW + PROPOSAL,))

@@ -1,0 +1,114 @@
+"""Memory of a request that its model writes into: found at the trial, remembered in service, and copied only there.
+
+What a module takes is a view of the request's body where that is possible, and what it gives may be its input, a weight
+or a buffer of its own. A module that works in place, or gives a buffer that the next call fills anew, would change what
+others still look at: another generation that is asked the same, a comparison, an answer that is not yet written. Every
+write of torch raises the version of a tensor, inference mode or not; other writes show when the elements are compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+if TYPE_CHECKING:
+    from serve.model.torch_predictor import TorchPredictor
+
+_ENOUGH_S = 1.0
+
+
+class RequestMemory:
+    """What a model was found to write into; each finding stays, and is copied before from then on.
+
+    Attributes:
+        requests: whether the model class changes the lists of a request while it converts them.
+        inputs: whether the module writes into what it takes, or keeps it.
+        raw: whether later calls write into what the module has given.
+        outputs: whether the model class writes into what the module has given while it converts that.
+    """
+
+    def __init__(self) -> None:
+        self.requests = self.inputs = self.raw = self.outputs = False
+
+    def note_version(self, placed: Any) -> None:
+        """Remember a write into tensors that were made for one run, outside of inference mode."""
+        if type(placed) is torch.Tensor:  # the way of most requests
+            if placed._version:
+                self.inputs = True
+        elif isinstance(placed, Mapping):
+            for part in placed.values():
+                self.note_version(part)
+
+    def find(self, predictor: TorchPredictor, several: Iterable[object]) -> None:
+        """Answer requests, and compare all that they share with others before and after.
+
+        Args:
+            several: inputs as requests have them; a model may refuse any of them.
+        """
+        held: list[tuple[Any, Any, Any, Any]] = []
+        until_s = time.monotonic() + _ENOUGH_S
+        for inputs in several:
+            with contextlib.suppress(Exception):  # inputs that it has nothing for; the warm-up tells of others
+                held.append(self._answer(predictor, inputs))
+            for taken, before, raw, first in held:
+                self.inputs |= not is_same(taken, before)
+                self.raw |= not is_same(raw, first)
+            if time.monotonic() > until_s:
+                break
+
+    def _answer(self, predictor: TorchPredictor, inputs: object) -> tuple[Any, Any, Any, Any]:
+        given = own(inputs)
+        try:
+            taken = predictor.prepare(given)
+        finally:
+            self.requests |= not is_same(given, inputs)
+        before = own(taken)
+        try:
+            raw = predictor.run(taken)
+        finally:
+            self.inputs |= not is_same(taken, before)
+        first, converted = own(raw), own(raw)
+        predictor.postprocess(converted)
+        self.outputs |= not is_same(converted, first)
+        return taken, before, raw, first
+
+
+def own(value: Any) -> Any:
+    """Copy the memory of arrays and tensors, wherever they are; what cannot be copied stays itself."""
+    if value is None or isinstance(value, (str, bytes, int, float)):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, numpy.ndarray):
+        return value.copy()
+    if type(value) in (list, tuple):
+        return type(value)([own(part) for part in value])
+    if type(value) is dict:
+        return {name: own(part) for name, part in value.items()}
+    with contextlib.suppress(Exception):  # whatever its class says
+        return copy.deepcopy(value)
+    return value
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values have the same form and elements, NaN being itself; of unknown classes nothing is known."""
+    for kind in (torch.Tensor, numpy.ndarray):
+        if isinstance(one, kind) and isinstance(other, kind):
+            if one.shape != other.shape or one.dtype != other.dtype:
+                return False
+            with contextlib.suppress(Exception):  # kinds of tensors that cannot be compared
+                return bool(((one == other) | ((one != one) & (other != other))).all())
+            return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, Mapping):
+        return list(one) == list(other) and all(is_same(one[name], other[name]) for name in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    return not isinstance(one, (str, bytes, int, float)) or one == other or one != one

@@ -1,0 +1,222 @@
+"""Several hosts that move as one: real etcd, real gunicorn, processes that are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from etcd import Cluster
+from serving import ROOT, Load, Server, find_steps_back, wait_until
+from trainer import ROW, mark
+
+from serve.fleet.etcd import Etcd, Secrets
+from serve.fleet.messages import NOW, View
+
+pytestmark = pytest.mark.needs_torch
+
+
+class Hosts:
+    """Hosts on one machine, each with a store and a name of its own."""
+
+    def __init__(self, directory: Path, trainer, cluster: Cluster, worker: str) -> None:
+        self._directory, self._trainer, self.cluster, self._worker = directory, trainer, cluster, worker
+        self.servers: dict[str, Server] = {}
+
+    def start(self, name: str, **settings: object) -> Server:
+        place = self._directory / name
+        place.mkdir(exist_ok=True)
+        stated = {"commit": "fleet", "fleet": self.cluster.address, "fleet_host": name, "worker": self._worker}
+        self.servers[name] = Server(place, self._trainer.directory, {**stated, **settings})
+        return self.servers[name]
+
+    def wait_ready(self, generation: int, *names: str) -> None:
+        """Wait until every worker of some hosts, or all of them, answers with a generation."""
+        for name in names or self.servers:
+            server = self.servers[name]
+
+            def is_ready(server=server, name=name) -> bool:
+                beat = self.view().beat_of(name)
+                return beat is not None and beat.live == generation and server.get("/readyz").status == 200
+
+            wait_until(is_ready, f"{name} at {generation}", lambda server=server: server.text)
+
+    def view(self) -> View:
+        return View.parse(Etcd(tuple(self.cluster.clients), "tests/affine/stable/", Secrets(None, None)).read(NOW))
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("SERVE_")}
+        environ.update(PYTHONPATH=str(ROOT), SERVE_MODEL="affine:Affine", SERVE_NAME="affine", SERVE_COMMIT="fleet")
+        environ.update(SERVE_CHECKPOINTS=str(self._trainer.directory), SERVE_FLEET=self.cluster.address)
+        environ.update(SERVE_STORE=str(self._directory / "a" / "store"))
+        return subprocess.run(
+            [sys.executable, "-m", "serve", "fleet", *words], env=environ, capture_output=True, text=True, timeout=60
+        )
+
+    def history(self, name: str) -> list[str]:
+        lines = (self._directory / name / "store" / "generations.jsonl").read_text().splitlines()
+        return [json.loads(line)["sha256"] for line in lines]
+
+    def kill(self, name: str) -> None:
+        """End all processes of a host at once."""
+        server = self.servers.pop(name)
+        pids = [server.process.pid, *server.workers()]
+        server.process.send_signal(signal.SIGSTOP)  # it would start others in their place
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGKILL)
+        server.process.wait()
+
+    def stop(self) -> None:
+        for server in self.servers.values():
+            server.stop()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    found = Cluster(tmp_path)
+    try:
+        found.wait()
+        yield found
+    finally:
+        found.stop()
+
+
+WORKERS = [pytest.param("asgi"), pytest.param("gthread", marks=pytest.mark.nightly)]
+
+
+@pytest.fixture(params=WORKERS)
+def hosts(request, tmp_path, trainer, cluster):
+    found = Hosts(tmp_path, trainer, cluster, request.param)
+    yield found
+    found.stop()
+
+
+def judge(*loads: Load, failures: int = 0):
+    """No answer is older than one that came before its request was sent, on whichever host."""
+    replies = sorted((reply for load in loads for reply in load.all()), key=lambda reply: reply.received_s)
+    assert sum(len(load.failures) for load in loads) <= failures
+    assert [reply for reply in replies if reply.status != 200] == []
+    assert find_steps_back(replies) == []
+    return replies
+
+
+def test_all_hosts_move_as_one_and_etcd_may_die(hosts, trainer):
+    trainer.publish(1)
+    first, second = hosts.start("a"), hosts.start("b")
+    hosts.wait_ready(1)
+    with Load(first, ROW, threads=2) as one, Load(second, ROW, threads=2) as other:
+        for generation in (2, 3, 4):
+            trainer.publish(generation)
+            hosts.wait_ready(generation)
+            first.wait_for_events("swapped", 2, generation=generation)  # and not "restored": they stood by
+        bad = trainer.directory / "bad.safetensors"
+        bad.write_text("<html>not found</html>")
+        mark(bad)
+        first.wait_for_events("refused", 1, checkpoint=str(bad))
+        hosts.cluster.kill()
+        one.wait_for_more(100)
+        other.wait_for_more(100)
+        trainer.publish(5)
+        time.sleep(1.0)  # nobody moves: nobody can know that all are prepared
+        assert {load.all()[-1].generation for load in (one, other)} == {4}
+        hosts.cluster.restart()
+        hosts.cluster.wait()
+        hosts.wait_ready(5)
+        one.wait_for_more(20)
+        other.wait_for_more(20)
+    replies = judge(one, other)
+    assert {reply.generation for reply in replies} == {1, 2, 3, 4, 5}
+    assert hosts.history("a") == hosts.history("b")
+
+
+def test_a_swap_waits_for_a_host_that_was_killed_until_somebody_says_that_it_is_dead(hosts, trainer):
+    trainer.publish(1)
+    first = hosts.start("a")
+    hosts.start("b")
+    hosts.wait_ready(1)
+    hosts.kill("b")
+    with Load(first, ROW, threads=2) as load:
+        trainer.publish(2)
+        time.sleep(4.0)  # two leases
+        assert load.all()[-1].generation == 1
+        assert json.loads(hosts.command("status").stdout)["hosts"]["b"]["beat"] is None
+        assert "is out" in hosts.command("evict", "b").stdout
+        hosts.wait_ready(2, "a")
+        load.wait_for_more(20)
+        hosts.start("b")  # comes back to what was committed meanwhile, and never answers with what it had
+        hosts.wait_ready(2)
+        assert {hosts.servers["b"].client().predict([ROW]).generation for _ in range(20)} == {2}
+        trainer.publish(3)
+        hosts.wait_ready(3)
+    judge(load)
+
+
+def test_with_refuse_swaps_go_on_without_a_host_that_was_killed_or_hangs(hosts, trainer):
+    trainer.publish(1)
+    first, second = (hosts.start(name, fleet_cut_off="refuse") for name in "ab")
+    third = hosts.start("c", fleet_cut_off="refuse", fleet_hold_s=0.5)
+    hosts.wait_ready(1)
+    hosts.kill("b")
+    hanging = [third.process.pid, *third.workers()]
+    for pid in hanging:
+        os.kill(pid, signal.SIGSTOP)
+    with Load(first, ROW, threads=2) as load:
+        trainer.publish(2)
+        load.wait_for_generation(2)
+        for pid in hanging:
+            os.kill(pid, signal.SIGCONT)
+        statuses = set()
+        until_s = time.monotonic() + 3
+        while time.monotonic() < until_s:
+            reply = third.client().predict([ROW])
+            statuses.add((reply.status, reply.headers.get("x-model-generation")))
+        assert (200, "1") not in statuses, statuses
+        hosts.wait_ready(2, "a", "c")
+    judge(load)
+    assert second.process.returncode is not None
+
+
+def test_a_host_that_leaves_is_not_waited_for_and_one_of_other_terms_is_not_taken_in(hosts, trainer, tmp_path):
+    trainer.publish(1)
+    first = hosts.start("a")
+    hosts.start("b")
+    hosts.wait_ready(1)
+    hosts.servers.pop("b").stop()
+    assert list(hosts.view().roster) == ["a"]
+    trainer.publish(2)
+    hosts.wait_ready(2, "a")
+    other = hosts.start("c", model="affine:Affine", max_batch_size=1, warm_up_timeout_s=61)
+    out = other.wait_for_events("fleet", 1, state="out")
+    wait_until(
+        lambda: any("settings" in line["reason"] for line in other.events("fleet")), "the reason", str(out).strip
+    )
+    assert other.get("/readyz").status == 503
+    assert list(hosts.view().roster) == ["a"]
+    assert "pinned" in hosts.command("pin", "--reason", "look").stdout
+    trainer.publish(3)
+    time.sleep(1.5)
+    assert first.client().predict([ROW]).generation == 2
+    assert "allowed" in hosts.command("unpin").stdout
+    hosts.wait_ready(3, "a")
+
+
+def test_an_answer_is_not_older_than_its_client_knows(hosts, trainer):
+    trainer.publish(1)
+    first = hosts.start("a", fleet_hold_s=0.3)
+    hosts.wait_ready(1)
+    body = json.dumps({"inputs": [ROW]}).encode()
+
+    def ask(least: str):
+        return first.client().request("POST", "/predict", body, {"X-Model-At-Least": least})
+
+    assert (ask("1").status, ask("x").status) == (200, 400)
+    late = ask("2")
+    assert (late.status, late.headers["retry-after"]) == (503, "1")
+    assert 0.3 < late.received_s - late.sent_s < 5
+    trainer.publish(2)
+    wait_until(lambda: ask("2").status == 200, "generation 2")
