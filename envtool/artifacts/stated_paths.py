@@ -70,7 +70,15 @@ def listed(payload: Iterable[Member], info: Mapping[str, bytes]) -> bytes:
     """What `info/paths.json` would say of an archive from before there was one (CEP 34, `files` and `has_prefix`)."""
     members = {each.path: each for each in payload}
     names = info["files"].decode(errors="replace").splitlines() if "files" in info else list(members)
-    placeholders = dict(map(_placeholder, info.get("has_prefix", b"").decode(errors="replace").splitlines()))
+    placeholders = {}
+    for line in info.get("has_prefix", b"").decode(errors="replace").splitlines():
+        # `placeholder mode path`, each in quotes if need be, or the path alone.
+        try:
+            parts = shlex.split(line)
+        except ValueError:
+            parts = [line]
+        text, mode, path = parts if len(parts) == 3 else (_OLD_PLACEHOLDER, "text", line.strip())
+        placeholders[path] = {"prefix_placeholder": text, "file_mode": mode}
     no_link = set(info.get("no_link", b"").decode(errors="replace").splitlines())
     entries: list[dict[str, Any]] = []
     for name in dict.fromkeys(each.strip() for each in names if each.strip()):
@@ -78,16 +86,6 @@ def listed(payload: Iterable[Member], info: Mapping[str, bytes]) -> bytes:
         entry = {"_path": name, "path_type": "softlink" if is_link else "hardlink", **placeholders.get(name, {})}
         entries.append({**entry, "no_link": True} if name in no_link else entry)
     return json.dumps({"paths": entries, "paths_version": 1}).encode()
-
-
-def _placeholder(line: str) -> tuple[str, dict[str, str]]:
-    # `placeholder mode path`, each in quotes if need be, or the path alone.
-    try:
-        parts = shlex.split(line)
-    except ValueError:
-        parts = [line]
-    text, mode, path = parts if len(parts) == 3 else (_OLD_PLACEHOLDER, "text", line.strip())
-    return path, {"prefix_placeholder": text, "file_mode": mode}
 
 
 def entry_points(archive: Path, content: Any) -> list[str]:

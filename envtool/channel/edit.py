@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from envtool import file_lock
 from envtool.artifacts import conda_package
@@ -77,20 +76,18 @@ def _index_issues(channel: Path, archives: Mapping[str, Path]) -> Iterator[Issue
         yield from (Issue(f"{subdir}/{name}", "is not in the index") for name in sorted(own.keys() - records.keys()))
         yield from (Issue(f"{subdir}/{name}", "is in the index only") for name in sorted(records.keys() - own.keys()))
         for name in sorted(own.keys() & records.keys()):
-            yield from (Issue(f"{subdir}/{name}", each) for each in _record_issues(own[name], records[name]))
-
-
-def _record_issues(path: Path, record: Mapping[str, Any]) -> Iterator[str]:
-    size_bytes, digest = path.stat().st_size, sha256_of(path)
-    if record.get("size") != size_bytes:
-        yield f"has {size_bytes} bytes, the index has {record.get('size')}"
-    if record.get("sha256") != digest:
-        yield f"has sha256 {digest}, the index has {record.get('sha256')}"
-        return
-    own = read_info_json(path, "index.json")
-    for key in ("name", "version", "build", "build_number"):
-        if record.get(key) != own.get(key):
-            yield f"has {key} {own.get(key)!r}, the index has {record.get(key)!r}"
+            path, record = own[name], records[name]
+            size_bytes, digest = path.stat().st_size, sha256_of(path)
+            if record.get("size") != size_bytes:
+                yield Issue(f"{subdir}/{name}", f"has {size_bytes} bytes, the index has {record.get('size')}")
+            if record.get("sha256") != digest:
+                yield Issue(f"{subdir}/{name}", f"has sha256 {digest}, the index has {record.get('sha256')}")
+                continue
+            stated = read_info_json(path, "index.json")
+            for key in ("name", "version", "build", "build_number"):
+                if record.get(key) != stated.get(key):
+                    found = f"has {key} {stated.get(key)!r}, the index has {record.get(key)!r}"
+                    yield Issue(f"{subdir}/{name}", found)
 
 
 _LOCK = ".envtool/lock"
