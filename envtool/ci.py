@@ -19,10 +19,12 @@ from typing import Any
 
 from envtool import subprocesses
 from envtool.atomic_files import write_atomically
+from envtool.audit.audit import audit, coverage, sentence
 from envtool.console import ProgressDisplay
 from envtool.errors import EnvtoolError, HashMismatchError, NetworkError, ProcessError
 from envtool.export.sbom import BomRequest, bill_of_materials
 from envtool.fetch.archive_cache import Cache
+from envtool.inspect_lock.graph import graph
 from envtool.install.create import create
 from envtool.install.rebuild import compare_with_rebuilt
 from envtool.install.request import Request
@@ -200,9 +202,6 @@ def _verify(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, 
 
 
 def _audit(job: Job) -> tuple[Verdict, Sequence[str]]:
-    from envtool.audit.audit import audit, coverage, sentence
-    from envtool.inspect_lock.graph import graph
-
     whole = graph(job.lockfile, job.request.platform, job.request.categories)
     result = audit(whole, job.database, job.ignored)  # type: ignore[arg-type]
     lines = [sentence(each) for each in result.failing(job.level)]

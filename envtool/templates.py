@@ -8,17 +8,17 @@ Rendering is strict: what is not defined is an error.
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, meta
+from jinja2 import TemplateError as JinjaError
 
 from envtool import paths
 from envtool.errors import InvalidFileError, TemplateError
 from envtool.yaml_document import Value, YamlDocument, read_text
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 _SUFFIX = ".yml.j2"
 
@@ -119,9 +119,6 @@ def render(template: Template, values: Mapping[str, str]) -> str:
 
 
 def _render_file(path: Path, values: Mapping[str, str]) -> str:
-    from jinja2 import TemplateError as JinjaError
-    from jinja2 import TemplateSyntaxError
-
     source = read_text(path, "envtool init --list and envtool deploy list show the templates")
     try:
         return _environment().from_string(source).render(values)
@@ -133,8 +130,6 @@ def _render_file(path: Path, values: Mapping[str, str]) -> str:
 
 def names_in(path: Path) -> list[str]:
     """The variables that a template uses, in alphabetical order; none when it is malformed."""
-    from jinja2 import TemplateSyntaxError, meta
-
     try:
         return sorted(meta.find_undeclared_variables(_environment().parse(read_text(path, ""))))
     except TemplateSyntaxError:
@@ -142,17 +137,11 @@ def names_in(path: Path) -> list[str]:
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, StrictUndefined
-
     # The output is YAML and systemd units, never HTML, so that escaping would only do harm.
     return Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
 
 
 def _line(error: Exception) -> int:
     # Jinja2 rewrites the traceback so that its last frame inside the template has the template's own line number.
-    line, trace = 0, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return line
+    frames = traceback.walk_tb(error.__traceback__)
+    return [0, *(line for frame, line in frames if frame.f_code.co_filename == "<template>")][-1]

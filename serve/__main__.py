@@ -14,15 +14,13 @@ _USAGE, _KNOWN_ERROR, _INTERRUPTED = 2, 3, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Returns:
-        The exit code: 0 done, 1 the answer is no, 2 wrong usage, 3 an error we know, 130 interrupted.
-    """
+    """Run one command; return 0 done, 1 the answer is no, 2 wrong usage, 3 an error we know, or 130 interrupted."""
     try:
         code: int | None = cli.main(arguments, standalone_mode=False)
     except click.ClickException as error:
-        sys.stderr.write(describe(_as_ours(error)) + "\n")
+        message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
+        hint = getattr(error, "hint", None) or (f"{context.command_path} --help" if context else None)
+        sys.stderr.write(describe(ServeError(message[:1].lower() + message[1:], hint)) + "\n")
         return _USAGE
     except ServeError as error:
         sys.stderr.write(describe(error) + "\n")
@@ -30,13 +28,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED
     return code or 0
-
-
-def _as_ours(error: click.ClickException) -> ServeError:
-    message = error.format_message().rstrip(".")
-    context = getattr(error, "ctx", None)
-    hint = getattr(error, "hint", None) or (f"{context.command_path} --help" if context else None)
-    return ServeError(message[:1].lower() + message[1:], hint)
 
 
 if __name__ == "__main__":

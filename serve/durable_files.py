@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Callable, Generic, TypeVar
 
@@ -37,12 +37,7 @@ def sync_directory(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Copied:
-    """What was copied.
-
-    Args:
-        sha256: of exactly the bytes that were written, in hexadecimal.
-        copy_s: seconds of reading and writing.
-    """
+    """What was copied: `sha256` is of exactly the bytes that were written, `copy_s` of reading and writing."""
 
     sha256: str
     size_bytes: int
@@ -51,26 +46,15 @@ class Copied:
 
 
 def copy_hashed(source: int, target: Path) -> Copied:
-    """Copy an open file into a new, synced file, and hash exactly the bytes that were written.
-
-    Args:
-        source: the file descriptor to read from, at the position where the copy starts.
-        target: the file to create; it must not exist.
-
-    Raises:
-        OSError: reading or writing failed; `target` may exist in part.
-    """
+    """Copy an open file, from its position on, as `write_hashed` does."""
     return write_hashed(iter(lambda: os.read(source, CHUNK_BYTES), b""), target)
 
 
 def write_hashed(chunks: Iterator[bytes], target: Path) -> Copied:
     """Write a new, synced file, and hash exactly the bytes that were written.
 
-    Args:
-        target: the file to create; it must not exist.
-
     Raises:
-        OSError: writing failed; `target` may exist in part.
+        OSError: `target` exists, or writing failed; it may exist in part.
     """
     digest = hashlib.sha256()
     size_bytes, hash_s, started_s = 0, 0.0, time.monotonic()
@@ -86,15 +70,10 @@ def write_hashed(chunks: Iterator[bytes], target: Path) -> Copied:
 
 
 def clone_hashed(source: int, target: Path) -> Copied | None:
-    """Copy an open file by sharing its blocks, where the file system can, and hash the copy.
+    """Copy an open file by sharing its blocks, where the file system can, and hash the copy; else return `None`.
 
-    The clone is a snapshot: what a trainer writes later goes into other blocks (ioctl_ficlone(2)).
-
-    Args:
-        target: the file to create; it must not exist.
-
-    Returns:
-        What was copied, or `None` when the file system cannot share blocks; `target` does not exist then.
+    The clone is a snapshot: what a trainer writes later goes into other blocks (ioctl_ficlone(2)). `target` must not
+    exist, and does not where nothing was copied.
     """
     started_s = time.monotonic()
     with os.fdopen(_create(target), "r+b", buffering=0) as writer:
@@ -112,20 +91,15 @@ def clone_hashed(source: int, target: Path) -> Copied | None:
 
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return _hash_open(descriptor)
-    finally:
-        os.close(descriptor)
+    with path.open("rb", buffering=0) as reader:
+        return _hash_open(reader.fileno())
 
 
 def _hash_open(descriptor: int) -> str:
     digest = hashlib.sha256()
-    while True:
-        chunk = os.read(descriptor, CHUNK_BYTES)
-        if not chunk:
-            return digest.hexdigest()
+    while chunk := os.read(descriptor, CHUNK_BYTES):
         digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _create(target: Path) -> int:
@@ -145,7 +119,6 @@ def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_n
     """Give `path` this content, all of it or none.
 
     Args:
-        path: the file to create or replace.
         is_lasting: whether it has to survive a power cut. Other processes see all of it or none in any case.
         after_ns: a time, in nanoseconds, that the file's own must be later than, whatever this machine's clock states.
 
@@ -154,7 +127,8 @@ def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_n
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(_create_anew(temporary), "wb", buffering=0) as writer:
+        temporary.unlink(missing_ok=True)  # left by a process of this number that was killed
+        with os.fdopen(_create(temporary), "wb", buffering=0) as writer:
             write_all(writer.fileno(), content)
             for step_ns in _STEPS_NS:
                 if os.fstat(writer.fileno()).st_mtime_ns <= after_ns:
@@ -169,22 +143,9 @@ def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_n
         sync_directory(path.parent)
 
 
-def _create_anew(temporary: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        return os.open(temporary, flags, 0o666)
-    except FileExistsError:  # left by a process of this number that was killed
-        temporary.unlink(missing_ok=True)
-        return os.open(temporary, flags, 0o666)
-
-
 @contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Hold a lock, waiting for it as long as it takes.
-
-    Args:
-        path: the file that stands for the lock; it and its directory are created when absent.
-    """
+    """Hold the lock that a file stands for, however long that takes; it and its directory are made when absent."""
     descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -194,11 +155,7 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def claim(path: Path) -> int | None:
-    """Take a lock for as long as this process lives.
-
-    Returns:
-        The descriptor that holds it until it is closed; `None` when another process has it.
-    """
+    """Take a lock until the descriptor is closed that is returned; `None` when another process has it."""
     descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -236,15 +193,16 @@ def _open(path: Path) -> int:
 R = TypeVar("R")
 
 
+def from_known(kind: type[R], stated: Mapping[str, Any]) -> R:
+    """Make a dataclass of what was read: keys of another version are passed over, a missing one is a `TypeError`."""
+    return kind(**{one.name: stated[one.name] for one in fields(kind) if one.name in stated})  # type: ignore[arg-type]
+
+
 class Records(Generic[R]):
-    """The records of one file, by a key of theirs.
+    """The records of one file, by a key of theirs; its lock lies beside it, with the suffix `.lock`."""
 
-    Args:
-        path: the file; its lock lies beside it, with the suffix `.lock`.
-    """
-
-    def __init__(self, path: Path, parse: Callable[[Mapping[str, Any]], R], key_of: Callable[[R], str]) -> None:
-        self._path, self._parse, self._key_of = path, parse, key_of
+    def __init__(self, path: Path, kind: type[R], key_of: Callable[[R], str]) -> None:
+        self._path, self._kind, self._key_of = path, kind, key_of
         self._records: Mapping[str, R] = {}
         self._state: tuple[int, int, int] | None = None
 
@@ -253,7 +211,7 @@ class Records(Generic[R]):
         try:
             state = self._look()
             if state != self._state:
-                records = map(self._parse, json.loads(self._path.read_bytes()))
+                records = (from_known(self._kind, stated) for stated in json.loads(self._path.read_bytes()))
                 self._records = {self._key_of(record): record for record in records}
                 self._state = state
         except (OSError, ValueError, TypeError, AttributeError):
@@ -261,11 +219,7 @@ class Records(Generic[R]):
         return self._records
 
     def change(self, edit: Callable[[Mapping[str, R]], Mapping[str, R]]) -> None:
-        """Replace the records.
-
-        Args:
-            edit: gets the present ones, and returns the new ones; called once more where the disk takes nothing.
-        """
+        """Make new records of the present ones; `edit` is called once more where the disk takes nothing."""
         try:
             with hold(self._path.with_suffix(".lock")):
                 self._records = edit(self.read())

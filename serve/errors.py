@@ -20,12 +20,7 @@ def plain(text: str) -> str:
 
 
 class ServeError(Exception):
-    """Anything that `serve` knows can go wrong.
-
-    Args:
-        message: the thing, the expected and the actual value, in that order.
-        hint: what the reader can do about it.
-    """
+    """Anything that `serve` knows can go wrong; the hint is what the reader can do about it."""
 
     # Whether the live model was unloaded for the attempt that ended so.
     is_disruptive = False
@@ -38,11 +33,7 @@ class ServeError(Exception):
 
 @dataclass(frozen=True)
 class Issue:
-    """One problem of a text that a person or a machine wrote.
-
-    Args:
-        place: where it is, for example `serve.toml: poll_s` or `SERVE_POLL_S`.
-    """
+    """One problem of a text that a person or a machine wrote, at a place such as `serve.toml: poll_s`."""
 
     place: str
     message: str
@@ -57,21 +48,14 @@ class SettingsError(ServeError):
 
     def __init__(self, issues: Sequence[Issue]) -> None:
         noun = "problem" if len(issues) == 1 else "problems"
-        lines = [f"{len(issues)} {noun} in the settings"]
-        for issue in issues:
-            lines.append(f"  {issue}" + (f" ({issue.hint})" if issue.hint else ""))
-        super().__init__(
-            "\n".join(lines), hint="`python -m serve settings` lists every key, its variable and its default"
-        )
+        lines = [f"  {issue}" + (f" ({issue.hint})" if issue.hint else "") for issue in issues]
+        hint = "`python -m serve settings` lists every key, its variable and its default"
+        super().__init__("\n".join([f"{len(issues)} {noun} in the settings", *lines]), hint)
         self.issues = tuple(issues)
 
 
 class CheckpointError(ServeError):
-    """A checkpoint or its marker is at fault; trying the same bytes again cannot help.
-
-    Args:
-        code: a short fixed word for the kind of fault, by which log lines are distinguished.
-    """
+    """A checkpoint or its marker is at fault; trying the same bytes again cannot help; `code` is the kind of fault."""
 
     def __init__(self, code: str, message: str, hint: str | None = None) -> None:
         super().__init__(message, hint)
@@ -91,11 +75,7 @@ class ModelError(ServeError):
 
 
 class InputError(ServeError):
-    """The inputs of a request do not fit the model.
-
-    Args:
-        expected_shape: the shape that would fit, `None` standing for any length.
-    """
+    """The inputs of a request do not fit the model; `expected_shape` would, where `None` is any length."""
 
     def __init__(self, message: str, expected_shape: Sequence[int | None] | None = None) -> None:
         super().__init__(message)
@@ -105,10 +85,7 @@ class InputError(ServeError):
 class RequestError(ServeError):
     """A request cannot be read: its bytes, headers or shapes are at fault, whatever the model is.
 
-    Args:
-        status: of the answer: 400 malformed, 404 unknown, 413 too long, 415 in an unknown form, 422 well
-            formed and not for this model.
-        message: the thing, the expected and the actual value, in that order.
+    The status is 400 malformed, 404 unknown, 413 too long, 415 in an unknown form, 422 not for this model.
     """
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -162,11 +139,7 @@ class StoreFullError(ServeError):
 
 
 def describe(error: ServeError) -> str:
-    """Write an error as a command line shows it.
-
-    Returns:
-        `error: …`, and `hint: …` on a line of its own where there is one.
-    """
+    """Write an error as a command line shows it, the hint on a line of its own."""
     return f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else "")
 
 

@@ -29,21 +29,21 @@ _KNOWN_ERROR = 3
 _FAST = ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker")
 
 
-def _load_or_exit() -> ServerSettings:
+def _read_settings(missing: list[str]) -> ServerSettings:
+    """Read the settings, or exit; `missing` are the packages without which there is no event loop."""
     try:
-        return load_settings(os.environ, Path.cwd())
+        found = load_settings(os.environ, Path.cwd())
+        if found.worker == "asgi" and missing:
+            needs = Issue("worker", f"asgi needs {', '.join(missing)}", "pip install 'envserve[fast]'")
+            raise SettingsError([needs])
+        return found
     except SettingsError as error:
         sys.stderr.write(describe(error) + "\n")
         raise SystemExit(_KNOWN_ERROR) from None
 
 
-def _exit_unless_fast(missing: list[str]) -> None:
-    error = SettingsError([Issue("worker", f"asgi needs {', '.join(missing)}", "pip install 'envserve[fast]'")])
-    sys.stderr.write(describe(error) + "\n")
-    raise SystemExit(_KNOWN_ERROR)
-
-
-served = _load_or_exit()
+_missing = [name for name in _FAST if importlib.util.find_spec(name) is None]
+served = _read_settings(_missing)
 leaving = ProcessExit()
 drain = Drain()
 handover = Handover()
@@ -59,9 +59,6 @@ multiprocess_directory.make(os.environ)
 bind = served.bind
 workers = served.workers
 threads = served.threads
-_missing = [name for name in _FAST if importlib.util.find_spec(name) is None]
-if served.worker == "asgi" and _missing:
-    _exit_unless_fast(_missing)
 _THREADS, _LOOP = "serve.workers.thread_worker.Worker", "serve.workers.event_loop_worker.AsgiWorker"
 worker_class = _THREADS if served.worker == "gthread" or _missing else _LOOP
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server

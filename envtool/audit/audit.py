@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
 from envtool.audit import osv
 from envtool.audit.osv import LEVELS, Name, Vulnerability
 from envtool.errors import EnvtoolError
-from envtool.inspect_lock.graph import Graph, Key
+from envtool.inspect_lock.graph import Graph
 from envtool.inspect_lock.package_metadata import look_up
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix.rattler import satisfies
@@ -69,7 +71,13 @@ def audit(whole: Graph, database_path: Path, vex_path: Path | None = None, today
         for vulnerability in database.find(versions):
             lines = tuple(dict.fromkeys(whole.requested[chain[0]] for chain in whole.chains(key)))
             ignored, note = _ignored(statements, vulnerability, package, today)
-            held = tuple(_held(whole, backwards, key, vulnerability.fixed))
+            # What the packages that need this one ask of it, where the fix does not fit.
+            asked = backwards.edges[key].items() if vulnerability.fixed else ()
+            held = tuple(
+                f"{needing[1]} needs {key[1]} {constraint}"
+                for needing, constraint in asked
+                if constraint and not _fits(str(vulnerability.fixed), constraint, needing[0])
+            )
             found.append(Found(package, vulnerability, lines, held, ignored, note))
     covered = {key for key, own in names.items() if own[0][0] == "PyPI" or not database.records.keys().isdisjoint(own)}
     uncovered = tuple(key[1] for key in sorted(names) if key not in covered)
@@ -85,19 +93,9 @@ def _names(package: LockedPackage) -> list[Name]:
     return [*upstream, ("conda", package.name)]
 
 
-def _held(whole: Graph, backwards: Graph, key: Key, fixed: str | None) -> Iterator[str]:
-    """What the packages that need one ask of it, where the fix does not fit."""
-    for edge in backwards.edges[key] if fixed else ():
-        constraint = whole.constraint(edge.target, key)
-        if constraint and not _fits(str(fixed), constraint, edge.target[0]):
-            yield f"{edge.target[1]} needs {key[1]} {constraint}"
-
-
 def _fits(version: str, constraint: str, manager: str) -> bool:
     if manager == "conda":
         return satisfies(version, constraint)
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
     try:
         return bool(SpecifierSet(constraint).contains(version, prereleases=True))
     except InvalidSpecifier:
@@ -125,7 +123,10 @@ def _ignored(
         named = each.get("vulnerability")
         named = named if isinstance(named, Mapping) else {"name": named}
         identifiers = {str(named.get("name")), *map(str, named.get("aliases") or ())}
-        if not identifiers & vulnerability.aliases or not _is_product(each.get("products"), package):
+        own = f"pkg:{'pypi' if package.manager == 'pip' else 'conda'}/{package.name}"
+        products = [one.get("@id") if isinstance(one, Mapping) else one for one in each.get("products") or [own]]
+        is_product = {own, f"{own}@{package.version}"} & {str(one).partition("?")[0] for one in products}
+        if not identifiers & vulnerability.aliases or not is_product:
             continue
         why = str(each.get("justification") or each.get("impact_statement") or each["status"])
         expires = each.get("expires")
@@ -133,15 +134,6 @@ def _ignored(
             return why, ""
         return "", f"was ignored until {expires}: {why}"
     return "", ""
-
-
-def _is_product(products: Sequence[Any] | None, package: LockedPackage) -> bool:
-    if not products:
-        return True
-    kind = "pypi" if package.manager == "pip" else "conda"
-    own = f"pkg:{kind}/{package.name}"
-    named = [str(each.get("@id") if isinstance(each, Mapping) else each).partition("?")[0] for each in products]
-    return bool({own, f"{own}@{package.version}"} & set(named))
 
 
 def licenses(packages: Sequence[LockedPackage]) -> dict[str, str | None]:

@@ -125,9 +125,8 @@ def install(
         head = {"prefix": str(prefix.path), "changed": not outcome.plan.is_empty, "env_digest": digest}
         console.answer_json({**head, **as_told(outcome), "key": trusted.key})
         return
-    console.say(
-        f"made {prefix.path}" if outcome.plan.install else f"nothing to do: {prefix.path} is already up to date"
-    )
+    done, idle = f"made {prefix.path}", f"nothing to do: {prefix.path} is already up to date"
+    console.say(done if outcome.plan.install else idle)
     console.say(f"env digest {digest}")
 
 
@@ -151,10 +150,8 @@ def verify(bundle: Path, key_files: tuple[Path, ...], as_json: bool) -> None:
 
 
 def _described(manifest: Any) -> dict[str, Any]:
+    pythons = {platform: list(pythons) for platform, pythons in manifest.tools.items()}
     return {
-        "platforms": list(manifest.platforms),
-        "categories": list(manifest.categories),
-        "pythons": {platform: list(pythons) for platform, pythons in manifest.tools.items()},
-        "files": len(manifest.files),
-        "size_bytes": manifest.size_bytes,
-    }
+        "platforms": list(manifest.platforms), "categories": list(manifest.categories), "pythons": pythons,
+        "files": len(manifest.files), "size_bytes": manifest.size_bytes,
+    }  # fmt: skip

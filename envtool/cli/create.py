@@ -63,9 +63,14 @@ def command(
         say_outcome(outcome)
     if as_json:
         told = as_told(outcome) if outcome else {}
-        needs = asdict(_forecast(plan, prefix, request, _sizes(plan))) if dry_run else {}
+        needs = asdict(_forecast(plan, prefix, request)[0]) if dry_run else {}
         head = {"prefix": str(prefix.path), "dry_run": dry_run, "env_digest": digest}
-        console.answer_json({**needs, **head, **told, **_as_dict(plan)})
+        console.answer_json({
+            **needs, **head, **told, "changed": not plan.is_empty, "starts_over": plan.starts_over,
+            "install": [f"{each.manager} {each.name} {each.version}" for each in plan.install],
+            "remove": [f"{each.manager} {each.name} {each.version}" for each in plan.remove],
+            "delete": list(plan.delete),
+        })  # fmt: skip
     elif dry_run:
         _show(plan, prefix, request)
     else:
@@ -117,23 +122,13 @@ def as_told(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _as_dict(plan: Plan) -> dict[str, Any]:
-    return {
-        "changed": not plan.is_empty,
-        "starts_over": plan.starts_over,
-        "install": [f"{each.manager} {each.name} {each.version}" for each in plan.install],
-        "remove": [f"{each.manager} {each.name} {each.version}" for each in plan.remove],
-        "delete": list(plan.delete),
-    }
-
-
 def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
     if plan.is_empty:
         console.answer(f"nothing to do: {prefix.path} is already up to date")
         return
     if plan.starts_over:
         console.answer(f"make {prefix.path} from nothing")
-    sizes = _sizes(plan)
+    needs, sizes = _forecast(plan, prefix, request)
     for new in plan.install:
         size_bytes = sizes.get(new.url)
         shown = console.size(size_bytes) if size_bytes is not None else "size unknown"
@@ -142,23 +137,18 @@ def _show(plan: Plan, prefix: Prefix, request: Request) -> None:
         console.answer(f"remove   {old.manager:5}  {old.name} {old.version}")
     for path in plan.delete:
         console.answer(f"delete   {path}")
-    needs = _forecast(plan, prefix, request, sizes)
     unknown = f", and {needs.unknown} of unknown size" if needs.unknown else ""
     console.answer(f"download {console.size(needs.download_bytes)} in {needs.downloads} files{unknown}")
     console.answer(f"disk     about {console.size(needs.disk_bytes)}, {console.size(needs.free_bytes)} are free")
 
 
-def _sizes(plan: Plan) -> dict[str, int | None]:
-    from envtool.inspect_lock.package_metadata import look_up
-
-    return {url: each.size_bytes for url, each in look_up(plan.install, is_offline=True).items()}
-
-
-def _forecast(plan: Plan, prefix: Prefix, request: Request, sizes: Mapping[str, int | None]) -> Estimate:
+def _forecast(plan: Plan, prefix: Prefix, request: Request) -> tuple[Estimate, Mapping[str, int | None]]:
     from envtool.fetch.archive_cache import Cache
+    from envtool.inspect_lock.package_metadata import look_up
     from envtool.install.create import estimate
 
-    return estimate(plan, request.packages(), prefix.path, Cache(directories.cache()), sizes)
+    sizes = {url: each.size_bytes for url, each in look_up(plan.install, is_offline=True).items()}
+    return estimate(plan, request.packages(), prefix.path, Cache(directories.cache()), sizes), sizes
 
 
 def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:

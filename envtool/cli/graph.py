@@ -48,7 +48,7 @@ def tree(
         entries = [
             {
                 "name": each.name, "version": each.version, "manager": each.manager, "url": each.url,
-                "needs": [edge.target[1] for edge in shown.edges[one]], "requested": whole.requested.get(one),
+                "needs": [name for _, name in shown.edges[one]], "requested": whole.requested.get(one),
                 "size_bytes": known[each.url].size_bytes if each.url in known else None,
             }
             for one, each in shown.packages.items()
@@ -72,14 +72,12 @@ def _below(
     if depth == 0 or key in shown:
         return
     shown.add(key)
-    edges = graph.edges[key]
-    for edge in edges:
-        is_last = edge is edges[-1]
-        is_repeat = edge.target in shown and bool(graph.edges[edge.target])
-        branch = "└─ " if is_last else "├─ "
-        yield f"{indent}{branch}{_describe(graph, edge.target, facts)}{' (*)' if is_repeat else ''}"
-        below = indent + ("   " if is_last else "│  ")
-        yield from _below(graph, edge.target, facts, None if depth is None else depth - 1, below, shown)
+    edges = list(graph.edges[key])
+    for needed in edges:
+        branch, below = ("└─ ", "   ") if needed == edges[-1] else ("├─ ", "│  ")
+        is_repeat = needed in shown and bool(graph.edges[needed])
+        yield f"{indent}{branch}{_describe(graph, needed, facts)}{' (*)' if is_repeat else ''}"
+        yield from _below(graph, needed, facts, None if depth is None else depth - 1, indent + below, shown)
 
 
 def _describe(graph: Graph, key: Key, facts: Mapping[str, PackageMetadata]) -> str:
@@ -125,7 +123,6 @@ def why(
     for chain in chains:
         steps = [f"{whole.requested[chain[0]]} (asked for)"]
         for needing, needed in zip(chain, chain[1:]):
-            constraint = whole.constraint(needing, needed)
-            steps.append(f"{needed[1]} {constraint}".rstrip())
+            steps.append(f"{needed[1]} {whole.edges[needing][needed]}".rstrip())
         console.answer(" → ".join(steps))
     console.say(f"{locked.name} {locked.version} is in the lock for {chosen} because of {len(chains)} of the lines")

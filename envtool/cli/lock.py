@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -129,22 +128,14 @@ def _lock(
         require_signed(lockfile.packages, Cache(directories.cache()), sources.display)
         if not is_dry_run:
             write_lockfile(request.lockfile_path, lockfile)
-    _say(request.lockfile_path, old, lockfile, moved, is_dry_run, as_json)
-
-
-def _say(
-    target: Path, old: Lockfile | None, lockfile: Lockfile, moved: Sequence[Move], is_dry_run: bool, as_json: bool
-) -> None:
-    counts = {
-        each: len({(p.manager, p.name) for p in lockfile.packages if p.platform == each}) for each in lockfile.platforms
-    }
+    counts = {each: len(lockfile.of(each)) for each in lockfile.platforms}
     gone = sorted(set(old.platforms if old else ()) - set(lockfile.platforms))
     differences = compare(old or replace(lockfile, packages=()), lockfile, compare_versions)
     if as_json:
-        answer = {"lockfile": str(target), "packages": counts, "content_hash": dict(lockfile.content_hash)}
+        head = {"lockfile": str(request.lockfile_path), "content_hash": dict(lockfile.content_hash)}
         reasons = [{**asdict(each.difference), "reason": each.reason} for each in moved]
         changes = {"changes": [asdict(each) for each in differences]} if is_dry_run else {}
-        console.answer_json({**answer, "moved": reasons, "removed_platforms": gone, **changes})
+        console.answer_json({**head, "packages": counts, "moved": reasons, "removed_platforms": gone, **changes})
         return
     if is_dry_run and differences:
         console.answer(as_table(differences, lockfile.platforms))
@@ -154,4 +145,4 @@ def _say(
         console.say(f"  no longer locked: {', '.join(gone)}")
     for platform, count in counts.items():
         verb = "would lock" if is_dry_run else "locked"
-        console.say(f"{verb} {count} packages for {platform} in {target}")
+        console.say(f"{verb} {count} packages for {platform} in {request.lockfile_path}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import click
@@ -38,7 +37,15 @@ def list_(as_json: bool) -> None:
     used = mirrors.used()
     known = presets()
     if as_json:
-        console.answer_json({"use": list(used), "presets": {name: _preset_dict(each) for name, each in known.items()}})
+        rows = {
+            name: {
+                "title": each.title, "pypi": without_credentials(each.pypi) if each.pypi else None,
+                "channels": {origin: without_credentials(url) for origin, url in each.channels.items()},
+                "notes": list(each.notes),
+            }
+            for name, each in known.items()
+        }  # fmt: skip
+        console.answer_json({"use": list(used), "presets": rows})
         return
     for name, each in known.items():
         mark = "  (in use)" if name in used else ""
@@ -151,12 +158,3 @@ def _note(reading: Reading) -> str:
         return without_secrets(reading.reason)
     host = urlsplit(reading.base).netloc.rpartition("@")[2]
     return f"sends on to {reading.served_by}" if reading.served_by not in (None, host) else ""
-
-
-def _preset_dict(preset: Preset) -> dict[str, Any]:
-    return {
-        "title": preset.title,
-        "channels": {origin: without_credentials(url) for origin, url in preset.channels.items()},
-        "pypi": without_credentials(preset.pypi) if preset.pypi else None,
-        "notes": list(preset.notes),
-    }

@@ -43,12 +43,12 @@ _DROPPED_BY_RUN = ("PYTHONPATH", "PYTHONHOME")
 
 def check_conda(facts: MachineFacts) -> Iterator[Finding]:
     """Settings of conda that interfere."""
-    for each in facts.condarc:
+    for path, keys in facts.condarc.items():
         for key, (value, severity, what, hint) in _CONDARC.items():
-            if each.keys.get(key, "").lower() == value:
-                yield Finding(severity, "conda", f"{each.path} has {key}: {value}: {what}", hint)
-        if "channel_alias" in each.keys:
-            message = f"{each.path} has channel_alias: conda means other channels by the same names"
+            if keys.get(key, "").lower() == value:
+                yield Finding(severity, "conda", f"{path} has {key}: {value}: {what}", hint)
+        if "channel_alias" in keys:
+            message = f"{path} has channel_alias: conda means other channels by the same names"
             yield Finding(_NOTE, "conda", message, "locks of envtool name channels by their whole URL")
 
 
@@ -66,14 +66,14 @@ def check_python(facts: MachineFacts) -> Iterator[Finding]:
 
 def check_cuda(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
     """A CUDA of the system that takes the place of the environment's."""
-    for shadow in facts.shadows:
-        if shadow.path.name == "stubs":
-            message = f"LD_LIBRARY_PATH has {shadow.path}, whose libcuda.so is a stub that finds no GPU"
-            yield Finding(_ERROR, "cuda", message, f"take {shadow.path} out of LD_LIBRARY_PATH")
-        elif names := [each for each in shadow.libraries if needs.cuda and not each.startswith("libcuda.so")]:
+    for path, libraries in facts.shadows.items():
+        if path.name == "stubs":
+            message = f"LD_LIBRARY_PATH has {path}, whose libcuda.so is a stub that finds no GPU"
+            yield Finding(_ERROR, "cuda", message, f"take {path} out of LD_LIBRARY_PATH")
+        elif names := [each for each in libraries if needs.cuda and not each.startswith("libcuda.so")]:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             what = f"{', '.join(names[:_SHOWN])}{more}"
-            message = f"LD_LIBRARY_PATH has {shadow.path}, whose {what} are loaded instead of the environment's"
+            message = f"LD_LIBRARY_PATH has {path}, whose {what} are loaded instead of the environment's"
             yield Finding(_WARNING, "cuda", message, "unset LD_LIBRARY_PATH; an environment finds its libraries itself")
     for name in _CUDA_HOMES:
         place = facts.environ.get(name)
@@ -94,8 +94,10 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA
 
 def check(facts: MachineFacts, needs: Needs) -> list[Finding]:
     """Everything that is found, the worst first."""
+    hint = "install what is missing, or declare what this machine has in environment.yml and lock again"
     found = [
-        *_virtual_packages(needs), *_driver(facts, needs), *check_cuda(facts, needs), *_glibc(facts, needs),
+        *(Finding(_ERROR, name.strip("_"), sentence, hint) for name, sentence in needs.lacks),
+        *_driver(facts, needs), *check_cuda(facts, needs), *_glibc(facts, needs),
         *_places(facts, needs), *_inotify(facts), *_locale(facts), *_certificates(facts), *_proxies(facts),
         *_reach(facts, needs), *_clock(facts), *check_conda(facts), *check_python(facts),
     ]  # fmt: skip
@@ -110,12 +112,6 @@ def link_scripts(paths: Mapping[str, Iterable[str]], allowed: Collection[str]) -
     notes = [Finding(_NOTE, "link-scripts", scripts.sentence(name, each), hint) for name, each in skipped.items()]
     hint = "read them before you create; they can write to the environment alone where the kernel has Landlock"
     return notes + [Finding(_NOTE, "link-scripts", f"create runs {each}, as the lock allows", hint) for each in run]
-
-
-def _virtual_packages(needs: Needs) -> Iterator[Finding]:
-    for name, sentence in needs.lacks:
-        hint = "install what is missing, or declare what this machine has in environment.yml and lock again"
-        yield Finding(_ERROR, name.strip("_"), sentence, hint)
 
 
 def _driver(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
@@ -238,13 +234,13 @@ def _reach(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
 
 
 def _clock(facts: MachineFacts) -> Iterator[Finding]:
-    clock = facts.clock
-    if clock is None or abs(clock.skew_s) < _SKEW_S:
+    server, skew_s = facts.clock or ("", 0.0)
+    if abs(skew_s) < _SKEW_S:
         return
-    way = "ahead of" if clock.skew_s > 0 else "behind"
-    host = urlsplit(clock.host).netloc or clock.host
-    message = f"this machine's clock is {abs(clock.skew_s):.0f} s {way} that of {host}"
-    severity = _ERROR if abs(clock.skew_s) >= _BAD_SKEW_S else _WARNING
+    way = "ahead of" if skew_s > 0 else "behind"
+    host = urlsplit(server).netloc or server
+    message = f"this machine's clock is {abs(skew_s):.0f} s {way} that of {host}"
+    severity = _ERROR if abs(skew_s) >= _BAD_SKEW_S else _WARNING
     hint = "timedatectl set-ntp true; certificates, signatures and tokens are valid at certain times only"
     yield Finding(severity, "clock", message, hint)
 

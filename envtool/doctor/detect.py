@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from envtool import paths
-from envtool.doctor.machine_facts import Clock, Conda, Inotify, MachineFacts, Place, Reach, Shadow
+from envtool.doctor.machine_facts import Inotify, MachineFacts, Place, Reach
 from envtool.errors import EnvtoolError
 from envtool.fetch import client
 from envtool.fetch.credentials import without_credentials
@@ -45,22 +45,17 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
     is_asked = limit_s is not None
     virtual_packages = rattler.detect_virtual_packages()
     return MachineFacts(
-        environ=environ,
-        virtual_packages=virtual_packages,
-        gpu=detect_gpu(virtual_packages),
+        environ=environ, virtual_packages=virtual_packages, gpu=detect_gpu(virtual_packages),
         places=(_place(paths.cache(), "cache"), _place(paths.home() / "envs", "environments")),
-        inotify=_inotify(),
-        encoding=sys.getfilesystemencoding(),
-        has_locale=_has_locale(),
+        inotify=_inotify(), encoding=sys.getfilesystemencoding(), has_locale=_has_locale(),
         files={value: Path(value).exists() for value in environ.values() if value.startswith("/")},
         links={value: os.path.realpath(value) for value in environ.values() if value.startswith("/")},
         proxies=_proxies(environ) if is_asked else {},
         reach=_reach(urls, presets, limit_s) if limit_s is not None else None,
         clock=_clock(urls, limit_s) if limit_s is not None else None,
-        condarc=_condarc(),
-        shadows=shadows(environ.get("LD_LIBRARY_PATH", "")),
+        condarc=_condarc(), shadows=shadows(environ.get("LD_LIBRARY_PATH", "")),
         user_packages=tuple(sorted((Path.home() / ".local/lib").glob("python3*/site-packages"))),
-    )
+    )  # fmt: skip
 
 
 def skew_of(date: str, now_s: float) -> float | None:
@@ -71,14 +66,14 @@ def skew_of(date: str, now_s: float) -> float | None:
         return None
 
 
-def shadows(search_path: str) -> tuple[Shadow, ...]:
+def shadows(search_path: str) -> dict[Path, Sequence[str]]:
     """The directories of LD_LIBRARY_PATH that have libraries of CUDA or PyTorch."""
-    found = []
+    found: dict[Path, Sequence[str]] = {}
     for each in filter(None, search_path.split(":")):
         with contextlib.suppress(OSError):
             names = sorted(path.name for path in Path(each).iterdir() if _SHADOWING.fullmatch(path.name))
-            found += [Shadow(Path(each), tuple(names))] if names else []
-    return tuple(found)
+            found.update({Path(each): names} if names else {})
+    return found
 
 
 def _place(path: Path, role: str) -> Place:
@@ -94,24 +89,17 @@ def _place(path: Path, role: str) -> Place:
 
 
 def _inotify() -> Inotify | None:
-    limits = _PROC / "sys/fs/inotify"
-    try:
-        instances = int((limits / "max_user_instances").read_text())
-        watches = int((limits / "max_user_watches").read_text())
-    except (OSError, ValueError):
-        return None
-    return Inotify(instances, watches, _used_instances())
-
-
-def _used_instances() -> int:
-    count = 0
+    used = 0
     for process in _PROC.glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if process.stat().st_uid == os.getuid():
-                for each in (process / "fd").iterdir():
-                    with contextlib.suppress(OSError):
-                        count += str(each.readlink()) == "anon_inode:inotify"
-    return count
+            for each in (process / "fd").iterdir() if process.stat().st_uid == os.getuid() else ():
+                with contextlib.suppress(OSError):
+                    used += str(each.readlink()) == "anon_inode:inotify"
+    limits = _PROC / "sys/fs/inotify"
+    with contextlib.suppress(OSError, ValueError):
+        instances, watches = (int((limits / f"max_user_{each}").read_text()) for each in ("instances", "watches"))
+        return Inotify(instances, watches, used)
+    return None
 
 
 def _has_locale() -> bool:
@@ -152,7 +140,7 @@ def _reach(urls: Sequence[str], presets: Sequence[Preset], limit_s: float) -> tu
     return tuple(found)
 
 
-def _clock(urls: Sequence[str], limit_s: float) -> Clock | None:
+def _clock(urls: Sequence[str], limit_s: float) -> tuple[str, float] | None:
     hosts = dict.fromkeys(
         f"{parts.scheme}://{parts.netloc}/" for parts in map(urlsplit, urls) if parts.scheme in ("http", "https")
     )
@@ -162,16 +150,15 @@ def _clock(urls: Sequence[str], limit_s: float) -> Clock | None:
             date = client.date(host, patience)
             skew_s = skew_of(date, time.time()) if date else None
             if skew_s is not None:
-                return Clock(without_credentials(host), skew_s)
+                return without_credentials(host), skew_s
     return None
 
 
-def _condarc() -> tuple[Conda, ...]:
-    places = [Path("/etc/conda/.condarc"), config_files.condarc_path()]
-    found = []
-    for path in dict.fromkeys(places):
+def _condarc() -> dict[Path, Mapping[str, str]]:
+    found: dict[Path, Mapping[str, str]] = {}
+    for path in (Path("/etc/conda/.condarc"), config_files.condarc_path()):
         with contextlib.suppress(OSError, UnicodeDecodeError):
             document = YamlDocument(str(path), path.read_text(encoding="utf-8"))
-            keys = {key: str(value.data) for key, value in document.mapping(document.root, "the file").items()}
-            found.append(Conda(path, keys))
-    return tuple(found)
+            stated = document.mapping(document.root, "the file")
+            found[path] = {key: str(value.data) for key, value in stated.items()}
+    return found

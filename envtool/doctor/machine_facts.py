@@ -67,30 +67,6 @@ class Reach:
 
 
 @dataclass(frozen=True)
-class Clock:
-    """This machine's clock against a server's."""
-
-    host: str
-    skew_s: float
-
-
-@dataclass(frozen=True)
-class Conda:
-    """One configuration file of conda."""
-
-    path: Path
-    keys: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Shadow:
-    """A directory that the loader searches before those of an environment, and the libraries in it."""
-
-    path: Path
-    libraries: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class MachineFacts:
     """Everything that is known of a machine."""
 
@@ -108,10 +84,12 @@ class MachineFacts:
     # for each proxy of the environment, why it cannot be used; None when it accepts connections
     proxies: Mapping[str, str | None] = field(default_factory=dict)
     reach: tuple[Reach, ...] | None = None  # the channels of the lock; None when they were not asked
-    clock: Clock | None = None  # this machine's clock; None when no server was asked
-    condarc: tuple[Conda, ...] = ()
+    # a server, and by how many seconds this machine's clock is ahead of that one's; None when no server was asked
+    clock: tuple[str, float] | None = None
+    condarc: Mapping[Path, Mapping[str, str]] = field(default_factory=dict)  # the keys of each file of conda's
     user_packages: tuple[Path, ...] = ()
-    shadows: tuple[Shadow, ...] = ()  # directories of LD_LIBRARY_PATH with libraries of CUDA or PyTorch
+    # directories of LD_LIBRARY_PATH with their libraries of CUDA or PyTorch
+    shadows: Mapping[Path, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,13 +129,10 @@ def needs(
 
 def glibc_of(packages: Iterable[LockedPackage]) -> str | None:
     """The newest glibc that wheels are built for."""
-    found = [_glibc(package.url.rpartition("/")[2]) for package in packages if package.manager == "pip"]
-    known = [each for each in found if each]
-    return ".".join(map(str, max(known))) if known else None
-
-
-def _glibc(wheel: str) -> tuple[int, int] | None:
-    # A wheel may have several tags; the one for the oldest system counts.
-    tags = [(int(major), int(minor)) for major, minor in _MANYLINUX.findall(wheel)]
-    tags += [version for tag, version in _OLD_MANYLINUX.items() if f"{tag}_" in wheel]
-    return min(tags) if tags else None
+    found = []
+    for wheel in (package.url.rpartition("/")[2] for package in packages if package.manager == "pip"):
+        # A wheel may have several tags; the one for the oldest system counts.
+        tags = [(int(major), int(minor)) for major, minor in _MANYLINUX.findall(wheel)]
+        tags += [version for tag, version in _OLD_MANYLINUX.items() if f"{tag}_" in wheel]
+        found += [min(tags)] if tags else []
+    return ".".join(map(str, max(found))) if found else None

@@ -74,19 +74,25 @@ def cyclonedx(request: BomRequest, graph: Graph, facts: Mapping[str, PackageMeta
     bom = Bom()
     root = Component(type=ComponentType.APPLICATION, name=request.name, bom_ref=f"environment:{request.name}")
     bom.metadata.component = root
-    bom.metadata.tools.components.add(
-        Component(type=ComponentType.APPLICATION, name="envtool", version=version("envserve"))
-    )
+    tool = Component(type=ComponentType.APPLICATION, name="envtool", version=version("envserve"))
+    bom.metadata.tools.components.add(tool)
     components = {key: _component(each, facts.get(each.url, PackageMetadata())) for key, each in graph.packages.items()}
     for component in components.values():
         bom.components.add(component)
     for key, component in components.items():
-        bom.register_dependency(component, [components[edge.target] for edge in graph.edges[key]])
+        bom.register_dependency(component, [components[needed] for needed in graph.edges[key]])
     bom.register_dependency(root, [components[key] for key in graph.requested])
-    schema = SchemaVersion.from_version(request.specification)
-    return _deterministic(
-        json.loads(make_outputter(bom, OutputFormat.JSON, schema).output_as_string()), request.platform
-    )
+    outputter = make_outputter(bom, OutputFormat.JSON, SchemaVersion.from_version(request.specification))
+    stated = json.loads(outputter.output_as_string())
+    # The library puts in the time and a random number, neither of which says anything of the environment.
+    stated["metadata"].pop("timestamp", None)
+    stated.pop("serialNumber", None)
+    if request.platform:
+        platform = {"name": "envtool:platform", "value": request.platform}
+        stated["metadata"].setdefault("properties", []).append(platform)
+    digest = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+    stated["serialNumber"] = f"urn:uuid:{uuid.UUID(digest[:32], version=4)}"
+    return json.dumps(stated, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _component(package: LockedPackage, facts: PackageMetadata) -> Component:
@@ -107,48 +113,26 @@ def _component(package: LockedPackage, facts: PackageMetadata) -> Component:
         hashes=() if is_commit else stated,
     )]  # fmt: skip
     return Component(
-        type=ComponentType.LIBRARY,
-        name=package.name,
-        version=package.version,
-        bom_ref=str(url),
-        purl=url,
-        hashes=stated,
-        licenses=[LicenseFactory().make_from_string(facts.license)] if facts.license else None,
-        properties=properties,
-        external_references=origin,
-    )
+        type=ComponentType.LIBRARY, name=package.name, version=package.version, bom_ref=str(url), purl=url,
+        hashes=stated, licenses=[LicenseFactory().make_from_string(facts.license)] if facts.license else None,
+        properties=properties, external_references=origin,
+    )  # fmt: skip
 
 
 def _purl(package: LockedPackage) -> PackageURL:
     from packageurl import PackageURL
 
     if is_repository(package.url):
-        # Source: purl-spec, qualifier `vcs_url`.
-        return PackageURL(
-            "pypi", None, package.name, package.version, {"vcs_url": parse_repository(package.url).locator}
-        )
+        source = {"vcs_url": parse_repository(package.url).locator}  # source: purl-spec
+        return PackageURL("pypi", None, package.name, package.version, source)
     if package.manager == "pip":
         named = {"file_name": package.file_name} if package.url else {}
         return PackageURL("pypi", None, package.name, package.version, named)
     channel, subdir, file_name = package.url.rsplit("/", 2)
-    qualifiers = {
-        "build": package.build_string or "",
-        "channel": channel.rpartition("/")[2],
-        "subdir": subdir,
-        "type": "conda" if file_name.endswith(".conda") else "tar.bz2",
-    }
+    kind = "conda" if file_name.endswith(".conda") else "tar.bz2"
+    channel = channel.rpartition("/")[2]
+    qualifiers = {"build": package.build_string or "", "channel": channel, "subdir": subdir, "type": kind}
     return PackageURL("conda", None, package.name, package.version, qualifiers)
-
-
-def _deterministic(bom: dict[str, Any], platform: str) -> str:
-    # The library puts in the time and a random number, neither of which says anything of the environment.
-    bom["metadata"].pop("timestamp", None)
-    bom.pop("serialNumber", None)
-    if platform:
-        bom["metadata"].setdefault("properties", []).append({"name": "envtool:platform", "value": platform})
-    digest = hashlib.sha256(json.dumps(bom, sort_keys=True).encode()).hexdigest()
-    bom["serialNumber"] = f"urn:uuid:{uuid.UUID(digest[:32], version=4)}"
-    return json.dumps(bom, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 Found = tuple[LockedPackage, PackageMetadata]
@@ -197,9 +181,8 @@ def _wheel(text: str) -> Found:
     headers = HeaderParser().parsestr(text)
     needed = dict(_needed(headers.get_all("Requires-Dist", [])))
     name = canonicalize_name(str(headers["Name"]))
-    return LockedPackage("pip", name, str(headers["Version"]), "", "", None, None, needed), PackageMetadata(
-        license=license_of(text)
-    )
+    package = LockedPackage("pip", name, str(headers["Version"]), "", "", None, None, needed)
+    return package, PackageMetadata(license=license_of(text))
 
 
 def _needed(lines: list[Any]) -> Iterator[tuple[str, str]]:

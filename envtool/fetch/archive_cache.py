@@ -1,9 +1,7 @@
 """The cache: proven files by their sha256, in a directory that processes and users of a group may share.
 
 A file is hashed again whenever it is taken out. To share a cache, its root belongs to the group, is group-writable and
-has the set-group-ID bit; then whatever is made in it is the group's as well, whatever the umask.
-
-    install -d -m 2775 -g ml /srv/envtool-cache
+has the set-group-ID bit (`install -d -m 2775 -g ml DIR`); then whatever is made in it is the group's as well.
 
 A file that grows is claimed by one writer at a time. The lock is the kernel's (flock), so that a killed process leaves
 none behind. Where the file cannot be claimed (another user's, or its holder has stopped moving), the writer takes

@@ -251,8 +251,17 @@ def get(
             yield Body(offset, end - start, _chunks(file, end - start - offset), url)
         return
     limits = patience or Timeouts()
-    with _asked(url, offset, limits, headers or {}) as (answer, place):
-        yield _body(answer, place, offset, limits)
+    with _asked(url, offset, limits, headers or {}) as (response, place):
+        _refuse_unusable(response)
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        # Some servers call a .tar.gz file itself an encoding of a .tar; its bytes are the file.
+        is_decoded = encoding in _DECODED and not urlsplit(place).path.endswith((".gz", ".tgz"))
+        if is_decoded and response.status == 206:
+            raise RangeError("a part of a compressed transfer, which fits nothing", is_transient=False)
+        start, total_bytes = _extent(response, offset)
+        chunks = _read(response, limits, has_begun=start > 0, is_decoded=is_decoded)
+        validators = {name: response.headers[name] for name in _VALIDATORS if name in response.headers}
+        yield Body(start, None if is_decoded else total_bytes, chunks, place, validators)
 
 
 def prepare() -> None:
@@ -282,20 +291,6 @@ def _no_answer(error: Exception) -> TransferError:
             return TransferError("the host name is not known (DNS)", is_transient=True, is_down=True)
         return TransferError(f"no connection: {_innermost(error)}", is_transient=True, is_down=True)
     return TransferError(without_secrets(f"{type(error).__name__}: {_innermost(error)}"), is_transient=False)
-
-
-def _body(response: HTTPResponse, url: str, offset: int, patience: Timeouts) -> Body:
-    _refuse_unusable(response)
-    encoding = response.headers.get("Content-Encoding", "").strip().lower()
-    path = urlsplit(url).path
-    # Some servers call a .tar.gz file itself an encoding of a .tar; its bytes are the file.
-    is_decoded = encoding in _DECODED and not path.endswith((".gz", ".tgz"))
-    if is_decoded and response.status == 206:
-        raise RangeError("a part of a compressed transfer, which fits nothing", is_transient=False)
-    start, total_bytes = _extent(response, offset)
-    chunks = _read(response, patience, has_begun=start > 0, is_decoded=is_decoded)
-    validators = {name: response.headers[name] for name in _VALIDATORS if name in response.headers}
-    return Body(start, None if is_decoded else total_bytes, chunks, url, validators)
 
 
 def _read(response: HTTPResponse, patience: Timeouts, *, has_begun: bool, is_decoded: bool) -> Iterator[bytes]:

@@ -14,19 +14,11 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Edge:
-    """The need of one package for another; the constraint is empty when any version will do."""
-
-    target: Key
-    constraint: str
-
-
-@dataclass(frozen=True)
 class Graph:
     """The packages of one platform, what each needs, and the lines that asked for some."""
 
     packages: Mapping[Key, LockedPackage]
-    edges: Mapping[Key, tuple[Edge, ...]]
+    edges: Mapping[Key, Mapping[Key, str]]  # what each needs, with the constraint; empty when any version will do
     requested: Mapping[Key, str]
 
     def find(self, name: str) -> Key | None:
@@ -37,11 +29,11 @@ class Graph:
 
     def reversed(self) -> Graph:
         """The same graph with every edge turned round."""
-        edges: dict[Key, list[Edge]] = {key: [] for key in self.packages}
-        for key, needed in self.edges.items():
-            for edge in needed:
-                edges[edge.target].append(Edge(key, edge.constraint))
-        return Graph(self.packages, {key: tuple(found) for key, found in edges.items()}, self.requested)
+        edges: dict[Key, dict[Key, str]] = {key: {} for key in self.packages}
+        for key, needs in self.edges.items():
+            for needed, constraint in needs.items():
+                edges[needed][key] = constraint
+        return Graph(self.packages, edges, self.requested)
 
     def chains(self, target: Key) -> list[tuple[Key, ...]]:
         """For every requested package that needs the target, the shortest chain from it to the target."""
@@ -53,10 +45,10 @@ class Graph:
         todo = deque([root])
         while todo and target not in before:
             key = todo.popleft()
-            for edge in self.edges[key]:
-                if edge.target not in before:
-                    before[edge.target] = key
-                    todo.append(edge.target)
+            for needed in self.edges[key]:
+                if needed not in before:
+                    before[needed] = key
+                    todo.append(needed)
         chain: list[Key] = []
         step: Key | None = target if target in before else None
         while step is not None:
@@ -64,23 +56,17 @@ class Graph:
             step = before[step]
         return tuple(reversed(chain))
 
-    def constraint(self, needing: Key, needed: Key) -> str:
-        """What one package needs of another."""
-        return next((edge.constraint for edge in self.edges[needing] if edge.target == needed), "")
-
 
 def graph(lockfile: Lockfile, platform: str, categories: Sequence[str]) -> Graph:
     """The graph of one platform and some categories of a lock."""
     packages = {(each.manager, each.name): each for each in lockfile.select(platform, categories)}
     by_distribution = {each: key for key in sorted(packages) for each in distribution_names(key[1])}
-    edges = {}
+    edges: dict[Key, dict[Key, str]] = {key: {} for key in packages}
     for key, package in packages.items():
-        found = []
         for name, constraint in sorted(package.dependencies.items()):
             target = ("conda", name) if key[0] == "conda" else by_distribution.get(distribution_names(name)[0])
-            if target in packages:
-                found.append(Edge(target, "" if constraint == "*" else constraint))
-        edges[key] = tuple(found)
+            if target is not None and target in packages:
+                edges[key].setdefault(target, "" if constraint == "*" else constraint)
     recorded = lockfile.custom_metadata.get(INPUTS_KEY)
     rows = json.loads(recorded)["platforms"].get(platform, []) if recorded else []
     requested = {}
@@ -90,6 +76,6 @@ def graph(lockfile: Lockfile, platform: str, categories: Sequence[str]) -> Graph
             requested[asked] = str(value)
     if not recorded:
         # A lock of another tool does not say what was asked for: whatever nothing else needs was.
-        needed = {edge.target for found in edges.values() for edge in found}
+        needed = {target for needs in edges.values() for target in needs}
         requested = {key: key[1] for key in packages if key not in needed}
     return Graph(packages, edges, requested)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cmp_to_key
+from itertools import chain
 
 from envtool.errors import EnvtoolError, SolveError
 from envtool.fetch import credentials
@@ -75,10 +76,8 @@ class Reasons:
         old = self.before[manager, name]
         if old.name in self.named:
             return "asked for"
-        lines = [f"{each.place} asks for {each.text}" for each in refusing(self.platform, old)]
-        return next(iter(lines), None) or next(
-            self._by_conda(old) if old.manager == "conda" else self._by_pip(old), None
-        )
+        lines = (f"{each.place} asks for {each.text}" for each in refusing(self.platform, old))
+        return next(chain(lines, self._by_conda(old) if old.manager == "conda" else self._by_pip(old)), None)
 
     def _by_conda(self, old: LockedPackage) -> Iterator[str]:
         for package in self.after.values():
@@ -89,12 +88,10 @@ class Reasons:
             other = self.after.get(("conda", name))
             if other and needed != "*" and not fits(f"{name} {needed}", other):
                 yield f"{old.name} {old.version} needs {name} {needed}, which is {other.version}"
-            elif name.startswith("__") and not self._is_declared(name, needed):
-                yield f"{old.name} {old.version} needs {name} {needed}, which is not declared"
-
-    def _is_declared(self, name: str, needed: str) -> bool:
-        version, _, build = self.platform.virtual_packages.get(name, "").partition(" ")
-        return bool(version) and conda_solver.matches(f"{name} {needed}", name, version, build or "0")
+            elif name.startswith("__"):
+                version, _, build = self.platform.virtual_packages.get(name, "").partition(" ")
+                if not version or not conda_solver.matches(f"{name} {needed}", name, version, build or "0"):
+                    yield f"{old.name} {old.version} needs {name} {needed}, which is not declared"
 
     def _by_pip(self, old: LockedPackage) -> Iterator[str]:
         python, was = self.after.get(("conda", "python")), self.before.get(("conda", "python"))

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from envtool.errors import SolveError
 from envtool.lockfile import model
-from envtool.lockfile.model import Repository, SourceBuild, file_name_of
+from envtool.lockfile.model import SourceBuild, file_name_of
 
 if TYPE_CHECKING:
     from envtool.pypi.resolve import Pins
@@ -64,23 +64,18 @@ def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -
         lines.append(f"requires-python = {json.dumps(requires_python)}")
     for wheel in sorted(wheels, key=lambda each: each.name):
         lines += ["", "[[packages]]", f"name = {json.dumps(wheel.name)}", f"version = {json.dumps(wheel.version)}"]
-        lines.append(_commit(model.parse_repository(wheel.url)) if model.is_repository(wheel.url) else _file(wheel))
+        if model.is_repository(wheel.url):
+            # Source: PEP 751, "packages.vcs".
+            source = model.parse_repository(wheel.url)
+            fields = ['type = "git"', f"url = {json.dumps(source.shown)}", f"commit-id = {json.dumps(source.revision)}"]
+            fields += [f"subdirectory = {json.dumps(source.subdirectory)}"] if source.subdirectory else []
+            lines.append(f"vcs = {{ {', '.join(fields)} }}")
+        else:
+            fields = [f"name = {json.dumps(file_name_of(wheel.url))}", f"url = {json.dumps(wheel.url)}"]
+            fields += [] if wheel.size_bytes is None else [f"size = {wheel.size_bytes}"]
+            fields.append(f"hashes = {{ sha256 = {json.dumps(wheel.sha256)} }}")
+            lines.append(f"wheels = [{{ {', '.join(fields)} }}]")
     return "\n".join(lines) + "\n"
-
-
-def _file(wheel: Wheel) -> str:
-    fields = [f"name = {json.dumps(file_name_of(wheel.url))}", f"url = {json.dumps(wheel.url)}"]
-    if wheel.size_bytes is not None:
-        fields.append(f"size = {wheel.size_bytes}")
-    return f"wheels = [{{ {', '.join(fields)}, hashes = {{ sha256 = {json.dumps(wheel.sha256)} }} }}]"
-
-
-def _commit(source: Repository) -> str:
-    # Source: PEP 751, "packages.vcs".
-    fields = ['type = "git"', f"url = {json.dumps(source.shown)}", f"commit-id = {json.dumps(source.revision)}"]
-    if source.subdirectory:
-        fields.append(f"subdirectory = {json.dumps(source.subdirectory)}")
-    return f"vcs = {{ {', '.join(fields)} }}"
 
 
 def _wheel(package: Mapping[str, Any], kept: Collection[str], *, is_pure: bool, pins: Pins | None) -> Wheel:

@@ -14,6 +14,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import tomlkit
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+from tomlkit.exceptions import TOMLKitError
+
 from envtool.errors import InvalidFileError, Issue
 
 _DEFAULTS = "https://repo.anaconda.com/pkgs/"
@@ -33,7 +39,16 @@ def rewrite_condarc(text: str, mirrors: Mapping[str, str], known: Collection[str
     """The file with other mirrors, canonical channel URL to the mirror's; those in `known`, the URLs of all presets'
     channels, are taken out. Raises InvalidFileError if it is not YAML, or no mapping."""
     document = _parse_condarc(text, name)
-    _take_out_channels(document, known)
+    ours = {each.rstrip("/") for each in known}
+    used = document.get("default_channels")
+    if isinstance(used, list) and used and all(str(each).rstrip("/") in ours for each in used):
+        del document["default_channels"]
+    named = document.get("custom_channels")
+    if isinstance(named, dict):
+        for channel in [key for key, url in named.items() if f"{str(url).rstrip('/')}/{key}" in ours]:
+            del named[channel]
+        if not named:
+            del document["custom_channels"]
     defaults = [url for origin, url in mirrors.items() if origin.startswith(_DEFAULTS)]
     if defaults:
         document["default_channels"] = [each.rstrip("/") for each in defaults]
@@ -54,23 +69,7 @@ def rewrite_condarc(text: str, mirrors: Mapping[str, str], known: Collection[str
     return stream.getvalue()
 
 
-def _take_out_channels(document: Any, known: Collection[str]) -> None:
-    ours = {each.rstrip("/") for each in known}
-    defaults = document.get("default_channels")
-    if isinstance(defaults, list) and defaults and all(str(each).rstrip("/") in ours for each in defaults):
-        del document["default_channels"]
-    custom = document.get("custom_channels")
-    if isinstance(custom, dict):
-        for channel in [key for key, url in custom.items() if f"{str(url).rstrip('/')}/{key}" in ours]:
-            del custom[channel]
-        if not custom:
-            del document["custom_channels"]
-
-
 def _parse_condarc(text: str, name: str) -> Any:
-    from ruamel.yaml.comments import CommentedMap
-    from ruamel.yaml.error import YAMLError
-
     try:
         document = _yaml(text).load(text)
     except YAMLError as error:
@@ -87,8 +86,6 @@ def _parse_condarc(text: str, name: str) -> Any:
 
 
 def _yaml(text: str) -> Any:
-    from ruamel.yaml import YAML
-
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -149,8 +146,6 @@ def uv_toml_path() -> Path:
 
 def rewrite_uv_toml(text: str, index: str | None, known: Collection[str], name: str = "uv.toml") -> str:
     """The file with another default index; None takes out the mirrors in `known`, and those only."""
-    import tomlkit
-
     document = parse_toml(text, name)
     if index is not None:
         _put_in_index(document, index)
@@ -168,9 +163,6 @@ def rewrite_uv_toml(text: str, index: str | None, known: Collection[str], name: 
 
 def parse_toml(text: str, name: str) -> Any:
     """A TOML file that keeps its comments and blanks when it is written. Raises InvalidFileError if it is not TOML."""
-    import tomlkit
-    from tomlkit.exceptions import TOMLKitError
-
     try:
         return tomlkit.parse(text)
     except TOMLKitError as error:
@@ -178,8 +170,6 @@ def parse_toml(text: str, name: str) -> Any:
 
 
 def _put_in_index(document: Any, index: str) -> None:
-    import tomlkit
-
     if "index-url" in document:  # the older way to say the same
         document["index-url"] = index
         return

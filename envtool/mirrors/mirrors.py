@@ -2,19 +2,8 @@
 
 A lock names canonical URLs only; where the bytes come from is a matter of the machine, and is configured there:
 `[mirrors]` in `config.toml` under envtool's home, and the variable `ENVTOOL_MIRRORS`, which is looked at first.
-
-    [mirrors]
-    use = "auto"            # or the name of a preset, or several; `envtool mirror use` writes it
-    origin = "last"         # or "never"
-    "https://conda.anaconda.org/conda-forge/" = ["https://mirror.example.org/anaconda/cloud/conda-forge/"]
-
-Presets are mirrors by name, each with the channels that it has. Ours are data beside this file, users add their own:
-
-    [presets.corp]
-    pypi = "https://mirror.example.org/simple"
-
-    [presets.corp.channels]
-    "https://conda.anaconda.org/conda-forge/" = "https://${MIRROR_USER}:${MIRROR_PASSWORD}@mirror.example.org/conda-forge/"
+docs/reference/mirrors.md describes the tables. Presets are mirrors by name, each with the channels that it has: ours
+are data beside this file, users add their own.
 
 Out of scope: which mirror is quick (`envtool.mirrors.selection`), and what to do when one fails."""
 
@@ -89,7 +78,16 @@ class Mirrors:
 
 def configured() -> Mirrors:
     """The mirrors that this machine is set up for. Raises InvalidFileError with every issue of config.toml."""
-    by_prefix = _from_variable(os.environ.get(VARIABLE, ""))
+    by_prefix: dict[str, tuple[str, ...]] = {}
+    for pair in os.environ.get(VARIABLE, "").split():
+        prefix, equals, mirror = pair.partition("=")
+        if not equals or _problem(prefix) or _problem(mirror):
+            raise EnvtoolError(
+                f"{VARIABLE} must be pairs of CANONICAL=MIRROR URLs separated by spaces; not a pair: "
+                f"{prefix.rpartition('@')[2]}{equals}{mirror.rpartition('@')[2]}",
+                f"{VARIABLE}='https://conda.anaconda.org/conda-forge/=https://mirror.example.org/conda-forge/'",
+            )
+        by_prefix[with_slash(prefix)] = (*by_prefix.get(with_slash(prefix), ()), with_slash(mirror))
     table = _table()
     for prefix, mirrors in table.items():
         if prefix not in _WORDS:
@@ -104,20 +102,6 @@ def used() -> tuple[str, ...]:
     names = _table().get("use", ())
     chosen = (names,) if isinstance(names, str) else tuple(names)
     return () if chosen == ("off",) else chosen
-
-
-def _from_variable(text: str) -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for pair in text.split():
-        prefix, equals, mirror = pair.partition("=")
-        if not equals or _problem(prefix) or _problem(mirror):
-            raise EnvtoolError(
-                f"{VARIABLE} must be pairs of CANONICAL=MIRROR URLs separated by spaces; not a pair: "
-                f"{prefix.rpartition('@')[2]}{equals}{mirror.rpartition('@')[2]}",
-                f"{VARIABLE}='https://conda.anaconda.org/conda-forge/=https://mirror.example.org/conda-forge/'",
-            )
-        found[with_slash(prefix)] = (*found.get(with_slash(prefix), ()), with_slash(mirror))
-    return found
 
 
 def _table() -> dict[str, Any]:

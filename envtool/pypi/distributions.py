@@ -32,6 +32,7 @@ from urllib.parse import unquote
 from envtool.artifacts.conda_archive import DAMAGED, open_part, read_info
 from envtool.artifacts.download import archive_at_hand, find_archive
 from envtool.errors import ArchiveError, EnvtoolError, SolveError
+from envtool.fetch import client
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.pylock import parse_pylock
 from envtool.mirrors import mirrors as mirrors_module
@@ -111,8 +112,6 @@ def metadata_at(url: str) -> str | None:
 
     Source: PEP 658; the index has it beside the wheel.
     """
-    from envtool.fetch import client
-
     for each in mirrors_module.configured().for_url(f"{url}.metadata"):
         try:
             with client.get(each) as body:
@@ -196,7 +195,11 @@ def stand_in(provided: Provided, extras: str, directory: Path) -> Path:
     """Write the stand-in of a distribution, unless it is there; its path states its content, so uv may remember it."""
     metadata = f"Metadata-Version: 2.1\nName: {provided.name}\nVersion: {provided.version}\n{extras}"
     stem = f"{provided.name.replace('-', '_')}-{provided.version}"
-    content = _wheel(stem, metadata)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in (("METADATA", metadata), ("WHEEL", _WHEEL), ("RECORD", "")):
+            archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/{name}"), text)
+    content = buffer.getvalue()
     path = directory / hashlib.sha256(metadata.encode()).hexdigest()[:16] / f"{stem}-py3-none-any.whl"
     if not path.is_file() or path.stat().st_size != len(content):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,14 +219,6 @@ def extras_in(metadata: str) -> str:
     needs = (" ".join(str(each).split()) for each in headers.get_all("Requires-Dist", []))
     lines += [f"Requires-Dist: {each}" for each in needs if "extra" in each.partition(";")[2]]
     return "".join(f"{each}\n" for each in lines)
-
-
-def _wheel(stem: str, metadata: str) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, text in (("METADATA", metadata), ("WHEEL", _WHEEL), ("RECORD", "")):
-            archive.writestr(zipfile.ZipInfo(f"{stem}.dist-info/{name}"), text)
-    return buffer.getvalue()
 
 
 def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:

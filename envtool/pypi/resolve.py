@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from envtool import paths
+from envtool.artifacts.download import SILENT
 from envtool.errors import ProcessError, SolveError
 from envtool.fetch import credentials, failover
 from envtool.fetch.archive_cache import Cache, Wanted, update_from
+from envtool.fetch.downloader import fetch
 from envtool.lockfile.model import file_name_of
 from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
 from envtool.mirrors import pip_index
@@ -64,9 +66,6 @@ class Pins:
         others = [each for each in hashes if not each.startswith("sha256:")]
         if not others:
             return False
-        from envtool.artifacts.download import SILENT  # most lines pin nothing
-        from envtool.fetch.downloader import fetch
-
         wanted = Wanted(file_name_of(file["url"]), sha256, (file["url"],), file.get("size"))
         path = fetch([wanted], self._cache, SILENT)[wanted]
         for each in others:
@@ -256,7 +255,11 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
 
 
 def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:
-    lines = [_from_file(each, request.built) for each in request.requirements]
+    lines = []
+    for each in request.requirements:
+        made = request.built.get(pip_requirements.name_of(each) or "")
+        bare = pip_requirements.split_hashes(each)[0]
+        lines.append(pip_requirements.with_url(each, made[1].as_uri()) if made else pip_requirements.expanded(bare))
     known: dict[str, str] = {}  # the extras of what conda brings
     wanted: set[str] = set()
     with scratch_directory() as scratch:
@@ -294,10 +297,3 @@ def _resolve(
     # The second answer is the same resolution with the reasons, from uv's own cache; pylock.toml has no place
     # for them. Fixing the wheels of the first keeps the two equal even if the index changes in between.
     return wheels, asked.reasons(lines, [*constraints, *(f"{each.name}=={each.version}" for each in wheels)])
-
-
-def _from_file(requirement: str, built: Mapping[str, tuple[Wheel, Path]]) -> str:
-    found = built.get(pip_requirements.name_of(requirement) or "")
-    if found:
-        return pip_requirements.with_url(requirement, found[1].as_uri())
-    return pip_requirements.expanded(pip_requirements.split_hashes(requirement)[0])

@@ -56,19 +56,15 @@ def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path,
         argv += ["--require-hashes", "--reinstall", "--link-mode", "hardlink", "--cache-dir", str(cache_dir)]
         argv += ["--python", str(prefix / "bin" / "python"), "--requirements", str(listed)]
         run(argv, cwd=scratch)
-    _forget_origin(prefix)
-
-
-def uninstall(names: Sequence[str], prefix: Path) -> None:
-    """Remove distributions that wheels brought from a prefix."""
-    argv = ["pip", "uninstall", "--quiet", "--python", str(prefix / "bin" / "python")]
-    run([*argv, *names])
-
-
-def _forget_origin(prefix: Path) -> None:
     # For a wheel from a directory uv notes the time stamp of the file, which would differ on every machine.
     for note in prefix.glob("lib/python3.*/site-packages/*.dist-info/uv_cache.json"):
         note.unlink()
         record = note.with_name("RECORD")
         lines = record.read_text(encoding="utf-8").splitlines(keepends=True)
         record.write_text("".join(line for line in lines if "/uv_cache.json," not in line), encoding="utf-8")
+
+
+def uninstall(names: Sequence[str], prefix: Path) -> None:
+    """Remove distributions that wheels brought from a prefix."""
+    argv = ["pip", "uninstall", "--quiet", "--python", str(prefix / "bin" / "python")]
+    run([*argv, *names])

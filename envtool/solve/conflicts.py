@@ -40,7 +40,11 @@ class Explanation:
     @property
     def message(self) -> str:
         """The explanation for people."""
-        lines = [f"{self.platform} cannot be satisfied:", *(f"  {line}" for line in _without_repeats(self.reason))]
+        lines = [f"{self.platform} cannot be satisfied:"]
+        for text in self.reason.splitlines():
+            # The solver names each build of a package on a line of its own, and all of them read the same.
+            if len(lines) == 1 or text.lstrip("│├└─ ") != lines[-1][2:].lstrip("│├└─ "):
+                lines.append(f"  {text}")
         if self.declarations:
             lines += ["the cause is what the target machines are declared to have:"]
             lines += [f"  {text}" for text in self.declarations.values()]
@@ -78,15 +82,6 @@ class Explanation:
 
 def _shown(line: Dependency) -> str:
     return f"  {line.place}: {line.text}"
-
-
-def _without_repeats(reason: str) -> list[str]:
-    # The solver names each build of a package on a line of its own, and all of them read the same.
-    kept: list[str] = []
-    for line in reason.splitlines():
-        if not kept or line.lstrip("│├└─ ") != kept[-1].lstrip("│├└─ "):
-            kept.append(line)
-    return kept
 
 
 @contextmanager

@@ -1,12 +1,9 @@
 """conda-lock's hash of the sources, so that its `--check-input-hash` agrees with our locks.
 
-They are declared in the specification when locking and detected when creating, never guessed from the locking machine.
-
-Source: conda/models/match_spec.py `_parse_spec_str`, conda/models/version.py `VersionSpec` and `treeify`, conda 24.7.1.
-
 For each platform the sha256 of a JSON text: the channels, every line as conda-lock understands it, and the virtual
 packages (`envtool export virtual-packages` gives conda-lock ours). A line that conda-lock cannot read goes in as it is.
-Source: conda_lock/content_hash.py, conda_lock/src_parser, conda_lock/virtual_package.py (conda-lock 3.0.4 and 4.0.3).
+Source: conda_lock/content_hash.py, conda_lock/src_parser, conda_lock/virtual_package.py (conda-lock 3.0.4 and 4.0.3);
+conda/models/match_spec.py `_parse_spec_str`, conda/models/version.py `VersionSpec` and `treeify` (conda 24.7.1).
 """
 
 from __future__ import annotations
@@ -20,7 +17,8 @@ from urllib.parse import urldefrag, urlsplit
 
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
 
-# What nearly every Linux machine in service has; CUDA is on no machine until a template declares it.
+# What nearly every Linux machine in service has, never guessed from the one that locks; CUDA is on no machine until a
+# template declares it.
 _DECLARED: Mapping[str, Mapping[str, str]] = {
     "linux": {"__unix": "0", "__linux": "5.10", "__glibc": "2.28"},
     "osx": {"__unix": "0", "__osx": "11.0"},
@@ -265,17 +263,9 @@ def _subdir(subdir: str, packages: list[tuple[str, str]]) -> dict[str, Any]:
 def _record(subdir: str, name: str, version: str, build: str = "") -> tuple[str, dict[str, Any]]:
     full = f"{build}_0" if build else "0"
     return f"{name}-{version}-{full}.tar.bz2", {
-        "name": name,
-        "version": version,
-        "build_string": build,
-        "build_number": 0,
-        "build": full,
-        "noarch": "",
-        "depends": [],
-        "timestamp": 1577854800000,
-        "package_type": "virtual_system",
-        "subdir": subdir,
-    }
+        "name": name, "version": version, "build_string": build, "build_number": 0, "build": full, "noarch": "",
+        "depends": [], "timestamp": 1577854800000, "package_type": "virtual_system", "subdir": subdir,
+    }  # fmt: skip
 
 
 def _default_virtual_packages(subdir: str) -> list[tuple[str, str]]:

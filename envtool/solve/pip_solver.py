@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -42,14 +42,6 @@ from envtool.spec.version_policy import VersionPolicy
 _OLDEST_PYTHON = "3.9"
 
 
-@dataclass(frozen=True)
-class BuiltWheel:
-    """A wheel and how it was made."""
-
-    wheel: Wheel
-    path: Path
-
-
 class GitWheels:
     """The wheels of one environment's requirements that name repositories; each is built once for all platforms."""
 
@@ -61,12 +53,12 @@ class GitWheels:
         self._policy = policy
         self._display = display
         self._cache = Cache(paths.cache())
-        self._built: dict[str, BuiltWheel] = {}
+        self._built: dict[str, tuple[Wheel, Path]] = {}
 
-    def wheel(self, requirement: Dependency, kept: Sequence[Wheel] = ()) -> BuiltWheel:
-        """The wheel of a requirement (`kept`: wheels of an old lock; one of the same name stays, whatever its branch
-        has moved on to). Raises SolveError if the wheel cannot be built, or not twice to the same bytes; NetworkError
-        if the repository or a tool cannot be downloaded."""
+    def wheel(self, requirement: Dependency, kept: Sequence[Wheel] = ()) -> tuple[Wheel, Path]:
+        """The wheel of a requirement, and its file (`kept`: wheels of an old lock; one of the same name stays, whatever
+        its branch has moved on to). Raises SolveError if the wheel cannot be built, or not twice to the same bytes;
+        NetworkError if the repository or a tool cannot be downloaded."""
         name = name_of(requirement.text)
         old = next((each for each in kept if each.name == name and each.built), None)
         key = old.url if old else str(url_of(requirement.text))
@@ -74,17 +66,17 @@ class GitWheels:
             repository = parse_repository(key)
             with self._display.task(f"build {name} from {repository.shown}") as task:
                 self._built[key] = self._kept(old) if old else self._new(repository, requirement, task)
-        found = self._built[key]
-        if found.wheel.name != name:
-            message = f"{requirement.place}: expected {name} in {parse_repository(key).shown}, found {found.wheel.name}"
-            raise SolveError(message, f"write {found.wheel.name} @ {key}")
-        return found
+        found = self._built[key][0].name
+        if found != name:
+            message = f"{requirement.place}: expected {name} in {parse_repository(key).shown}, found {found}"
+            raise SolveError(message, f"write {found} @ {key}")
+        return self._built[key]
 
-    def _kept(self, old: Wheel) -> BuiltWheel:
+    def _kept(self, old: Wheel) -> tuple[Wheel, Path]:
         package = LockedPackage("pip", old.name, old.version, "", old.url, old.sha256, built=old.built)
-        return BuiltWheel(old, rebuild(package, self._cache, self._display, mirrors=self._mirrors))
+        return old, rebuild(package, self._cache, self._display, mirrors=self._mirrors)
 
-    def _new(self, repository: Repository, requirement: Dependency, progress: Progress) -> BuiltWheel:
+    def _new(self, repository: Repository, requirement: Dependency, progress: Progress) -> tuple[Wheel, Path]:
         with scratch_directory() as scratch:
             first = Checkout.of_revision(repository, scratch / "first")
             pinned = first.repository
@@ -103,10 +95,8 @@ class GitWheels:
                 message = f"{requirement.place}: {pinned.shown} does not build the same {made.name} twice"
                 raise SolveError(message, "build the wheel once, put it where all can get it, and write NAME @ URL")
             name, built = first.describe(made, tools)
-            return BuiltWheel(
-                Wheel(name, built.version, str(pinned), sha256, made.stat().st_size, built=built),
-                store(made, sha256, self._cache, progress),
-            )
+            wheel = Wheel(name, built.version, str(pinned), sha256, made.stat().st_size, built=built)
+            return wheel, store(made, sha256, self._cache, progress)
 
     def _tools(self, asked: Sequence[str]) -> tuple[Tool, ...]:
         if not asked:
@@ -150,17 +140,29 @@ def add_wheels(
         if model.is_repository(pip_requirements.url_of(each.text))
     }
     git_wheels = GitWheels(spec, sources.mirrors, policy, sources.display)
-    made = {text: git_wheels.wheel(each, kept) for text, (each, kept) in repositories.items()}
-    built = {text: (each.wheel, each.path) for text, each in made.items()}
+    built = {text: git_wheels.wheel(each, kept) for text, (each, kept) in repositories.items()}
 
     def choose(platform: PlatformSpec, solution: Solution) -> Solution:
         if not platform.pip:
             return solution
-        preference = preferred.get(platform.platform, Preference())
-        request = _request(spec, platform, solution.records, policy, preference, built)
+        preference, records = preferred.get(platform.platform, Preference()), solution.records
+        python = {each.name: each.version for each in records}.get("python")
+        if python is None:
+            section = f"{platform.platform}: {platform.pip[0].place} starts a pip: section"
+            raise SolveError(f"{section}, but python is not among the packages", "add python=3.9 to the dependencies")
+        request = WheelRequest(
+            target=Target(platform.platform, python, platform.virtual_packages.get("__glibc")),
+            requirements=tuple(sorted({each.text for each in platform.pip})),
+            constraints=(*sorted({each.text for each in platform.pip_constraints}), *preference.pip_constraints),
+            provided=provided_distributions(records, Cache(paths.cache())), index_url=spec.pip_index,
+            extra_index_urls=spec.pip_repositories, allows_default_index=spec.allows_default_index,
+            allows_prereleases=spec.allows_prereleases, requires_hashes=spec.requires_hashes,
+            keep=preference.keep_wheels, policy=policy,
+            built={built[each.text][0].name: built[each.text] for each in platform.pip if each.text in built},
+        )  # fmt: skip
         chosen = _with_fewest_moves(request, sources.mirrors)
-        if _look_into_suspects(chosen, request, solution.records, sources.mirrors):
-            request = _request(spec, platform, solution.records, policy, preference, built)
+        if _look_into_suspects(chosen, request, records, sources.mirrors):
+            request = replace(request, provided=provided_distributions(records, Cache(paths.cache())))
             chosen = _with_fewest_moves(request, sources.mirrors)
         provided = {name: each.record.name for name, each in request.provided.items()}
         return replace(solution, wheels=tuple(chosen), provided=provided)
@@ -204,26 +206,6 @@ def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     return found
 
 
-def _request(
-    spec: EnvironmentSpec,
-    platform: PlatformSpec,
-    records: Sequence[PackageRecord],
-    policy: VersionPolicy,
-    preference: Preference,
-    built: Mapping[str, tuple[Wheel, Path]],
-) -> WheelRequest:
-    return WheelRequest(
-        target=Target(platform.platform, _python_version(platform, records), platform.virtual_packages.get("__glibc")),
-        requirements=tuple(sorted({each.text for each in platform.pip})),
-        constraints=(*sorted({each.text for each in platform.pip_constraints}), *preference.pip_constraints),
-        provided=provided_distributions(records, Cache(paths.cache())), index_url=spec.pip_index,
-        extra_index_urls=spec.pip_repositories, allows_default_index=spec.allows_default_index,
-        allows_prereleases=spec.allows_prereleases, requires_hashes=spec.requires_hashes, keep=preference.keep_wheels,
-        policy=policy,
-        built={built[each.text][0].name: built[each.text] for each in platform.pip if each.text in built},
-    )  # fmt: skip
-
-
 def _look_into_suspects(
     chosen: Sequence[Wheel], request: WheelRequest, records: Sequence[PackageRecord], mirrors: Mirrors
 ) -> bool:
@@ -240,11 +222,3 @@ def _look_into_suspects(
     ]
     found = [path for each in suspects if (path := find_archive(each, cache, mirrors))]
     return any(names & distributions_in(path).keys() for path in found)
-
-
-def _python_version(spec: PlatformSpec, records: Sequence[PackageRecord]) -> str:
-    for record in records:
-        if record.name == "python":
-            return record.version
-    message = f"{spec.platform}: {spec.pip[0].place} starts a pip: section, but python is not among the packages"
-    raise SolveError(message, "add python=3.9 to the dependencies")

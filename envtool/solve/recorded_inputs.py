@@ -79,7 +79,14 @@ def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) ->
     for name, value in options.items():
         if old["options"].get(name) != value:
             changes.append(Change("changed", f"--{name}", old["options"].get(name, "not given"), value, "command line"))
-    return _grouped(changes, len(before & after))
+    groups: dict[tuple[Any, ...], list[Change]] = {}
+    for each in changes:
+        groups.setdefault((each.kind, each.what, each.before, each.after, each.place), []).append(each)
+    return [
+        replace(members[0], platforms=() if len(platforms) == len(before & after) else platforms)
+        for members in groups.values()
+        for platforms in [tuple(dict.fromkeys(name for each in members for name in each.platforms))]
+    ]
 
 
 def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:
@@ -158,14 +165,3 @@ def _diff(before: Mapping[Item, str], after: Mapping[Item, str], platforms: tupl
 def _text(item: Item) -> str:
     text = item.value if not item.name or item.kind not in _NAMED else f"{item.name}={item.value}"
     return text if item.category == "main" else f"{text} [{item.category}]"
-
-
-def _grouped(changes: Sequence[Change], platform_count: int) -> list[Change]:
-    groups: dict[tuple[Any, ...], list[Change]] = {}
-    for each in changes:
-        groups.setdefault((each.kind, each.what, each.before, each.after, each.place), []).append(each)
-    return [
-        replace(members[0], platforms=() if len(platforms) == platform_count else platforms)
-        for members in groups.values()
-        for platforms in [tuple(dict.fromkeys(name for each in members for name in each.platforms))]
-    ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from envtool import console
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, Lockfile
 from envtool.solve import recorded_inputs
+from envtool.solve.content_hash import content_hashes
 from envtool.solve.lock import LockRequest, with_virtual_packages
 from envtool.solve.recorded_inputs import Change
 from envtool.spec.environment import DEFAULT_PLATFORM, package_name, read_spec
@@ -92,8 +93,6 @@ def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
 
 def _compare_hashes(lockfile: Lockfile, request: LockRequest) -> Iterator[Change]:
     # A lock of conda-lock says only a hash of its sources, so that nothing more can be told than whether it differs.
-    from envtool.solve.content_hash import content_hashes
-
     complete = with_virtual_packages(request.spec)
     declared = {each.platform: each.virtual_packages for each in complete.platforms}
     theirs, ours = content_hashes(request.spec, None), content_hashes(request.spec, declared)

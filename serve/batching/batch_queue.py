@@ -3,6 +3,7 @@
 A queue holds the requests for one model of one worker. Those that are ready at the same moment run as one batch, on one
 generation: no timer makes the first one wait, unless the settings ask for it. While a batch runs, the next one gathers.
 
+Requests of one form wait together as one task, a bundle: read, run and answered as one, and one by one if need be.
 Running a batch and answering is the work of `serve.batching.scheduler`.
 """
 
@@ -12,9 +13,112 @@ import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Callable, NamedTuple, Union
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Union
 
-from serve.batching.bundle import Bundle, FormedRequest
+from serve.errors import InputError
+
+if TYPE_CHECKING:
+    from serve.gateway.request_form import RequestForm
+    from serve.model.slot import Generation
+
+Run = Callable[[Sequence[Any]], Any]
+
+
+class FormedRequest(NamedTuple):
+    """One request of a form."""
+
+    numbers: bytes  # what differs in its body
+    arrived_s: float  # on the monotonic clock
+    trace: bytes  # the value of its `traceparent`; empty where it has none
+    owner: Any  # whom to answer; the caller's
+
+
+class Apart(list[Any]):
+    """The results of a bundle's requests that ran one by one; an exception for one that failed."""
+
+
+class Bundle:
+    """A task of several requests of one form; what `Task` documents is the same here.
+
+    It has one lease on its generation, and is open for more requests until it is taken to be run.
+    """
+
+    def __init__(self, form: RequestForm, generation: Generation, key: Hashable, run: Run) -> None:
+        self.form, self.generation, self.key, self.run = form, generation, key, run
+        self.requests: list[FormedRequest] = []
+        self.refused: list[FormedRequest] = []
+        self.is_open = True
+        self.since_s = self.deadline_s = math.inf
+
+    @property
+    def rows(self) -> int:
+        """Rows of all requests."""
+        return len(self.requests) * self.form.layout.shape[0]
+
+    @property
+    def size(self) -> int:
+        """How many requests there are."""
+        return len(self.requests)
+
+    @property
+    def inputs(self) -> Bundle:
+        """The inputs of all: `prepare` reads them."""
+        return self
+
+    def join(self, request: FormedRequest) -> None:
+        """Add a request."""
+        if not self.requests:
+            self.since_s = request.arrived_s
+            self.deadline_s = request.arrived_s + self.form.timeout_s
+        self.requests.append(request)
+
+    def drop_late(self, now_s: float) -> list[FormedRequest]:
+        """Return the requests whose deadline has passed, which are in the bundle no longer."""
+        late = [request for request in self.requests if now_s > request.arrived_s + self.form.timeout_s]
+        self.requests = self.requests[len(late) :]  # they are in the order of their arrival
+        self.deadline_s = self.requests[0].arrived_s + self.form.timeout_s if self.requests else math.inf
+        return late
+
+    def prepare(self) -> Any | None:
+        """Turn the inputs of all into what the module takes; `None` where nothing is left.
+
+        Requests that do not fit are in `refused` then, and not in the bundle.
+        """
+        try:
+            return self.prepare_some(self.requests)
+        except InputError:
+            self._refuse_unfit()
+            return self.prepare_some(self.requests) if self.requests else None
+
+    def run_apart(self) -> Apart:
+        """Run each request alone."""
+        self._refuse_unfit()
+        return Apart(self._run_alone(request) for request in self.requests)
+
+    def done(self, result: Any) -> None:
+        """Answer."""
+        self.form.deliver(self, result)
+
+    def prepare_some(self, requests: Sequence[FormedRequest]) -> Any:
+        """Return what the module takes for some of the requests; raises `InputError` where one does not fit."""
+        return self.form.layout.read([request.numbers for request in requests], self.generation.predictor)
+
+    def _refuse_unfit(self) -> None:
+        waiting, self.requests = self.requests, []
+        for request in waiting:
+            try:
+                self.prepare_some([request])
+            except InputError:
+                self.refused.append(request)
+            else:
+                self.requests.append(request)
+
+    def _run_alone(self, request: FormedRequest) -> Any:
+        try:
+            return self.generation.predictor.run(self.prepare_some([request]))
+        except Exception as error:  # the model's code may raise anything
+            return error
+
 
 # A batch that is shorter than this does not make a health check wait; handing it to a thread would cost more.
 INLINE_S = 0.001
@@ -36,38 +140,25 @@ Runner = Callable[[Sequence[Any]], Sequence[Any]]
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of one batch.
+    """The limits of one batch."""
 
-    Args:
-        max_rows: the most rows; a request that has more runs alone. 1 turns batching off.
-        delay_s: how long the oldest request may wait for others.
-    """
-
-    max_rows: int
-    delay_s: float = 0.0
+    max_rows: int  # the most rows; a request that has more runs alone, and 1 turns batching off
+    delay_s: float = 0.0  # how long the oldest request may wait for others
 
 
 class Task(NamedTuple):
-    """One request that is ready to run.
+    """One request that is ready to run."""
 
-    Args:
-        key: tasks of equal keys may run together: the same generation, the same shape and kind of inputs. `None` for a
-            task that always runs alone.
-        run: runs the inputs of several tasks of this key; one result for each, in order.
-        done: called with the result, or the exception.
-        since_s: when it became ready, on the caller's clock.
-        deadline_s: after which its result is no longer wanted.
-        owner: the caller's.
-    """
-
+    # Tasks of equal keys may run together: the same generation, the same shape and kind of inputs. `None` for a task
+    # that always runs alone.
     key: Hashable
     rows: int
     inputs: Any
-    run: Runner
-    done: Callable[[Any], None]
-    since_s: float = 0.0
-    deadline_s: float = math.inf
-    owner: Any = None
+    run: Runner  # runs the inputs of several tasks of this key; one result for each, in order
+    done: Callable[[Any], None]  # called with the result, or the exception
+    since_s: float = 0.0  # when it became ready, on the caller's clock
+    deadline_s: float = math.inf  # after which its result is no longer wanted
+    owner: Any = None  # the caller's
 
     @property
     def size(self) -> int:
@@ -168,10 +259,9 @@ class BatchQueue:
         return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
 
     def take(self) -> list[Waiting]:
-        """Take the next batch: the task that has waited longest, and those that may run with it.
+        """Take the task that has waited longest, and those that may run with it.
 
-        Returns:
-            At least one task; all have one key, and no more rows than the limit unless the first alone has.
+        All have one key, and no more rows than the limit unless the first alone has.
         """
         first = self._waiting.popleft()
         batch, rows = [first], first.rows
@@ -195,11 +285,7 @@ class BatchQueue:
 
 
 def run_batch(batch: Sequence[Waiting]) -> list[Any]:
-    """Run a batch of one key, so that one bad request spoils no other.
-
-    Returns:
-        For each task its result, or its own exception: a batch that fails is run again task by task.
-    """
+    """Return the result or the exception of each task of one key; a batch that fails is run again task by task."""
     try:
         results = list(batch[0].run([task.inputs for task in batch]))
         if len(results) == len(batch):

@@ -20,8 +20,17 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, Union
 
-from serve.batching.batch_queue import BatchQueue, Limits, RunTime, Task, Waiting, run_batch
-from serve.batching.bundle import Apart, Bundle, Form, FormedRequest
+from serve.batching.batch_queue import (
+    Apart,
+    BatchQueue,
+    Bundle,
+    FormedRequest,
+    Limits,
+    RunTime,
+    Task,
+    Waiting,
+    run_batch,
+)
 from serve.errors import ServeError
 from serve.http.messages import Response
 from serve.inference.inspection import Remade, leave_to_writer, look
@@ -29,9 +38,9 @@ from serve.inference.prediction import Prediction
 from serve.swap.generation import identify
 
 if TYPE_CHECKING:
+    from serve.gateway.request_form import RequestForm
     from serve.inference.model_instance import ModelInstance
     from serve.model.slot import Generation
-    from serve.model.torch_predictor import TorchPredictor
 
 # A request that waits for a run of this length had better be answered by another worker.
 _LONG_S = 0.004
@@ -43,14 +52,7 @@ class LateError(ServeError):
 
 
 class Scheduler:
-    """Runs predictions, on the thread of one event loop.
-
-    Args:
-        note_batch: called with the model's name and the rows of each batch.
-
-    Attributes:
-        is_long: whether the last run took so long that no request should wait behind one.
-    """
+    """Runs predictions, on the thread of one event loop; `note_batch` takes the model and the rows of each batch."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, note_batch: Callable[[str, int], None]) -> None:
         self._loop = loop
@@ -58,7 +60,7 @@ class Scheduler:
         self._batch_queues: dict[ModelInstance, BatchQueue] = {}
         self._threads: dict[int, ThreadPoolExecutor] = {}
         self._due: set[int] = set()
-        self.is_long = False
+        self.is_long = False  # whether the last run took so long that no request should wait behind one
 
     @property
     def waiting(self) -> int:
@@ -89,22 +91,14 @@ class Scheduler:
         until_s = math.inf if deadline_s is None else deadline_s
         now_s = time.monotonic()
         rows = predictor.count_rows(prepared) if predictor.can_batch else 0
-        if rows:
-            key = (id(prediction.generation), predictor.batch_key(prepared))
-            run = functools.partial(_run_together, instance, prediction.generation)
-            batch_queue.put(Task(key, rows, prepared, run, finish, now_s, until_s, prediction))
-        else:
-            run = functools.partial(_run_alone, predictor)
-            batch_queue.put(Task(None, 1, prepared, run, finish, now_s, until_s, prediction))
+        key = (id(prediction.generation), predictor.batch_key(prepared)) if rows else None
+        run = functools.partial(_run_together, instance, prediction.generation)
+        batch_queue.put(Task(key, rows or 1, prepared, run, finish, now_s, until_s, prediction))
         if not is_alone:
             self._wake(batch_queue)
 
-    def open(self, instance: ModelInstance, form: Form, generation: Generation, kind: Hashable) -> Bundle:
-        """Make a bundle, which waits from the first request on that joins it.
-
-        Args:
-            kind: the batch key of its requests.
-        """
+    def open(self, instance: ModelInstance, form: RequestForm, generation: Generation, kind: Hashable) -> Bundle:
+        """Make a bundle, which waits from the first request on that joins it; `kind`: the batch key of its requests."""
         run = functools.partial(_run_together, instance, generation)
         return Bundle(form, generation, (id(generation), kind), run)
 
@@ -231,14 +225,10 @@ def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> li
     return [Apart(several) if isinstance(task, Bundle) else several[0] for task, several in zip(batch, found)]
 
 
-def _run_alone(predictor: TorchPredictor, several: Sequence[Any]) -> Sequence[Any]:
-    return [predictor.run(prepared) for prepared in several]
-
-
 def _run_together(instance: ModelInstance, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:
     predictor = generation.predictor
-    is_apart = instance.shared_state.unbatched == generation.provenance.generation
-    if is_apart or (len(several) == 1 and not isinstance(several[0], Bundle)):
+    is_single = len(several) == 1 and not isinstance(several[0], Bundle)
+    if is_single or instance.shared_state.unbatched == generation.provenance.generation:
         return [one.run_apart() if isinstance(one, Bundle) else predictor.run(one) for one in several]
     prepared = [one.prepare() if isinstance(one, Bundle) else one for one in several]
     left = [one for one in prepared if one is not None]
@@ -250,16 +240,15 @@ def _run_together(instance: ModelInstance, generation: Generation, several: Sequ
 
 
 def _finish(prediction: Prediction, done: Done, raw: Any) -> None:
+    found = raw
     if isinstance(raw, Exception):
         prediction.end()
-        done(raw)
-        return
-    try:
-        answer = prediction.answer(raw)
-    except Exception as error:  # the model class may have code of its own here
-        done(error)
-        return
-    done(answer)
+    else:
+        try:
+            found = prediction.answer(raw)
+        except Exception as error:  # the model class may have code of its own here
+            found = error
+    done(found)
 
 
 class Sampler:
@@ -278,7 +267,7 @@ class Sampler:
         asked = [request for task, result in zip(batch, results) for request in _requests_of(task, result)]
         place = random.randrange(len(asked))  # noqa: S311 - nothing secret about it
         prediction, result, _ = asked[place]
-        is_over = prediction.instance.shared_state.unbatched == _number(prediction)
+        is_over = prediction.instance.shared_state.unbatched == prediction.generation.provenance.generation
         if isinstance(result, (Exception, Remade)) or is_over:
             return None
         prediction.instance.slot.hold(prediction.generation)
@@ -292,13 +281,7 @@ class Sampler:
 
 
 class Sample:
-    """One joined request that is answered once more.
-
-    Args:
-        prediction: the request; its generation is held.
-        result: of the module for it in company.
-        rows: of each request that shared the run.
-    """
+    """One joined request that is answered once more; its generation is held; `rows` are of all that shared the run."""
 
     def __init__(self, sampler: Sampler, prediction: Prediction, result: Any, rows: Sequence[int], place: int) -> None:
         self._sampler, self._prediction, self._result = sampler, prediction, result
@@ -320,7 +303,7 @@ class Sample:
 
     def _report(self, gap: float | str) -> None:
         instance, generation = self._prediction.instance, self._prediction.generation
-        instance.shared_state.unbatched = _number(self._prediction)
+        instance.shared_state.unbatched = generation.provenance.generation
         instance.log.emit(
             "batch_mismatch", **identify(generation), gap=gap, requests=len(self._rows), rows=sum(self._rows)
         )
@@ -333,7 +316,3 @@ def _requests_of(task: Waiting, result: Any) -> list[tuple[Prediction, Any, int]
     results = result if isinstance(result, Apart) else split(result, [rows] * task.size)
     predictions = (task.form.prediction_of(task, request) for request in task.requests)
     return [(prediction, one, rows) for prediction, one in zip(predictions, results)]
-
-
-def _number(prediction: Prediction) -> int:
-    return prediction.generation.provenance.generation

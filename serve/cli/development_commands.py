@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, TypeVar
 
 import click
 
+from serve.cli.options import PATH, Command, answer
 from serve.development import check as checking
 from serve.development.project import TASKS, create_project
 from serve.development.target import Target, parse_arguments, parse_example
 
-_path = click.Path(path_type=Path)
-Command = TypeVar("Command", bound=Callable[..., Any])
 _MARKS = {checking.OK: "ok", checking.NOTE: "--", checking.PROBLEM: "!!"}
 
 
@@ -36,12 +33,7 @@ def _on_a_class(command: Command) -> Command:
     """Add what names a model class."""
     for option in (
         click.argument("model", metavar="[MODEL]", required=False),
-        click.option(
-            "--weights",
-            type=_path,
-            metavar="FILE",
-            help="Weights; the class's initial ones by default.",
-        ),
+        click.option("--weights", type=PATH, metavar="FILE", help="Weights; the class's initial ones by default."),
         click.option(
             "--example",
             callback=_read_example,
@@ -62,7 +54,7 @@ def _on_a_class(command: Command) -> Command:
 
 
 @click.command()
-@click.argument("directory", metavar="NAME", type=_path)
+@click.argument("directory", metavar="NAME", type=PATH)
 @click.option("--task", type=click.Choice(TASKS), default=TASKS[0], help="What the model does (default tabular).")
 def new(directory: Path, task: str) -> None:
     """Start a project: a model class, its training, settings, environment, test and CI, in the directory NAME.
@@ -89,13 +81,12 @@ def check(model: str | None, weights: Path | None, example: object, arguments: d
       python -m serve check mypackage.models:Net --arg hidden=64 --example "float32[1, 16]"
     """
     found = checking.check(Target(model, arguments, example), weights)
-    if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in found]))
-    else:
-        for finding in found:
-            click.echo(f"{_MARKS[finding.level]}  {finding.about:8} {finding.text}")
-            if finding.hint:
-                click.echo(f"    hint: {finding.hint}")
+    lines = [
+        f"{_MARKS[finding.level]}  {finding.about:8} {finding.text}"
+        + (f"\n    hint: {finding.hint}" if finding.hint else "")
+        for finding in found
+    ]
+    answer(as_json, [asdict(finding) for finding in found], "\n".join(lines))
     return int(any(finding.level == checking.PROBLEM for finding in found))
 
 
@@ -122,10 +113,10 @@ def run(model: str | None, weights: Path | None, example: object, arguments: dic
 
 @click.command("import")
 @click.argument("server", type=click.Choice(["torchserve"]))
-@click.argument("archive", metavar="FILE.mar", type=_path)
-@click.option("--config", type=_path, metavar="FILE", help="Its config.properties.")
+@click.argument("archive", metavar="FILE.mar", type=PATH)
+@click.option("--config", type=PATH, metavar="FILE", help="Its config.properties.")
 @click.option(
-    "-o", "--output", "directory", type=_path, metavar="DIR", help="The new project (default: the archive's name)."
+    "-o", "--output", "directory", type=PATH, metavar="DIR", help="The new project (default: the archive's name)."
 )
 def import_(server: str, archive: Path, config: Path | None, directory: Path | None) -> None:
     """Carry a model over from another server: a project with its class, its settings and its weights.

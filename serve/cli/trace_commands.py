@@ -13,29 +13,26 @@ import click
 
 from serve import durable_files
 from serve.checkpoint.provenance import read_env_digest
-from serve.cli.operator_commands import on_a_store
+from serve.cli.options import PATH, answer, on_a_store, settings_of
 from serve.errors import OperationError, ServeError
 from serve.operations import trace as chain
 from serve.operations.bom import bill_of_materials
 from serve.operations.operations import Operations
-from serve.settings.settings import load_settings
 from serve.store.ledger import Entry
-
-_path = click.Path(path_type=Path)
 
 
 @click.command()
 @on_a_store
-@click.argument("answer", type=click.File())
+@click.argument("head", metavar="ANSWER", type=click.File())
 @click.option("--request", metavar="ID", help="ANSWER is an access log: the trace or span id of the request.")
-@click.option("--key", "keys", type=_path, multiple=True, metavar="FILE", help="A public key you trust. Repeatable.")
+@click.option("--key", "keys", type=PATH, multiple=True, metavar="FILE", help="A public key you trust. Repeatable.")
 @click.option(
-    "--statement", "statements", type=_path, multiple=True, metavar="FILE", help="What attest wrote. Repeatable."
+    "--statement", "statements", type=PATH, multiple=True, metavar="FILE", help="What attest wrote. Repeatable."
 )
-@click.option("--lock", type=_path, metavar="FILE", help="The conda-lock.yml of the environment.")
-@click.option("--checkpoint", type=_path, metavar="FILE", help="The checkpoint, where the store has it no more.")
+@click.option("--lock", type=PATH, metavar="FILE", help="The conda-lock.yml of the environment.")
+@click.option("--checkpoint", type=PATH, metavar="FILE", help="The checkpoint, where the store has it no more.")
 def trace(
-    root: Path | None, model: str | None, as_json: bool, answer: TextIO, request: str | None,
+    root: Path | None, model: str | None, as_json: bool, head: TextIO, request: str | None,
     keys: tuple[Path, ...], statements: tuple[Path, ...], lock: Path | None, checkpoint: Path | None,
 ) -> int:  # fmt: skip
     """Follow an answer back to the bytes that made it, without a network.
@@ -49,23 +46,21 @@ def trace(
     """
     if root is None:
         try:
-            root = load_settings(os.environ, Path.cwd()).find(model).store
+            root = settings_of(model).store
         except ServeError:
             root = None  # years later there may be no settings
     evidence = chain.Evidence(root, keys, statements, lock, checkpoint)
-    links = chain.trace(chain.read_answer(answer.read(), request), evidence)
-    if as_json:
-        click.echo(json.dumps([asdict(link) for link in links]))
-    else:
-        click.echo("\n".join(f"{link.name:12} {link.verdict:9} {link.detail}" for link in links))
-    return 1 if any(link.verdict == chain.FAILED for link in links) else 0
+    links = chain.trace(chain.read_answer(head.read(), request), evidence)
+    text = "\n".join(f"{link.name:12} {link.verdict:9} {link.detail}" for link in links)
+    answer(as_json, [asdict(link) for link in links], text)
+    return int(any(link.verdict == chain.FAILED for link in links))
 
 
 @click.command()
 @on_a_store
-@click.option("--key", "key", type=_path, metavar="FILE", required=True, help="Your private key: Ed25519 or ECDSA.")
+@click.option("--key", "key", type=PATH, metavar="FILE", required=True, help="Your private key: Ed25519 or ECDSA.")
 @click.option("--generation", type=int, help="Which one; the live one by default.")
-@click.option("-o", "--output", type=_path, metavar="FILE", help="Where to; standard output by default.")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Where to; standard output by default.")
 def attest(
     root: Path | None, model: str | None, as_json: bool, key: Path, generation: int | None, output: Path | None
 ) -> None:
@@ -83,12 +78,12 @@ def attest(
 
 @click.command()
 @on_a_store
-@click.option("--environment", type=_path, metavar="FILE", help="What envtool export cyclonedx wrote; it is joined.")
+@click.option("--environment", type=PATH, metavar="FILE", help="What envtool export cyclonedx wrote; it is joined.")
 @click.option("--generation", type=int, help="Which one; the live one by default.")
 @click.option(
     "--spec", type=click.Choice(["1.7", "1.6"]), default="1.7", help="The version of CycloneDX (default 1.7)."
 )
-@click.option("-o", "--output", type=_path, metavar="FILE", help="Where to; standard output by default.")
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Where to; standard output by default.")
 def bom(
     root: Path | None, model: str | None, as_json: bool, environment: Path | None, generation: int | None, spec: str,
     output: Path | None,
@@ -105,7 +100,7 @@ def bom(
 
 
 def _find(root: Path | None, model: str | None, generation: int | None) -> Entry:
-    entries = Operations(root or load_settings(os.environ, Path.cwd()).find(model).store).generations()
+    entries = Operations(root or settings_of(model).store).generations()
     found = [entry for entry in entries if generation in (None, entry.generation)]
     if not found:
         raise OperationError(f"generation {generation or 1}: expected in the ledger, found none", hint="serve history")

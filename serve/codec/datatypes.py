@@ -94,11 +94,7 @@ def count_elements(shape: Sequence[int]) -> int:
 def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: str) -> Array:
     """Make an array of a request's bytes: a read-only view of them, except for `BYTES` and `BF16`.
 
-    Args:
-        data: little-endian, row-major, nothing between the elements.
-
-    Raises:
-        RequestError: there are fewer or more bytes than the shape takes.
+    They are little-endian, row-major, with nothing between the elements; too few or too many raise `RequestError`.
     """
     count = count_elements(shape)
     if datatype == BYTES:
@@ -167,10 +163,7 @@ _JSON_NAMES = {
 
 
 def from_json(data: object, datatype: str, shape: tuple[int, ...], where: str) -> Array:
-    """Make an array of a JSON list; its `BYTES` are the texts in UTF-8.
-
-    Args:
-        data: the elements in a flat list, or in lists nested as the shape is.
+    """Make an array of a JSON list, flat or nested as the shape is; its `BYTES` are the texts in UTF-8.
 
     Raises:
         RequestError: the elements are too few, too many, of another type, too large or not finite.
@@ -185,11 +178,7 @@ def from_json(data: object, datatype: str, shape: tuple[int, ...], where: str) -
 
 
 def flatten(data: object, where: str) -> tuple[list[object], tuple[int, ...]]:
-    """Return the elements of nested lists in row-major order, and the lengths of the lists.
-
-    Raises:
-        RequestError: it is not a list, or lists of one level differ in length.
-    """
+    """Return the elements of nested lists in row-major order, and the lengths; ragged ones raise `RequestError`."""
     if not isinstance(data, list):
         raise RequestError(400, f"{where}: expected a list, found {excerpt(data)}")
     lengths, level = [len(data)], data
@@ -206,7 +195,10 @@ def _convert(flat: list[object], datatype: str, where: str) -> Array:
     kinds = set(map(type, flat))
     if datatype == BYTES:
         _require_kinds(kinds, {str}, "texts", where)
-        return text_array(_encode(flat, where))
+        try:
+            return text_array([text.encode() for text in flat])  # type: ignore[attr-defined]
+        except UnicodeEncodeError as error:
+            raise RequestError(400, f"{where}: expected texts of Unicode characters, found {error.reason}") from error
     dtype = np.dtype("<f4") if datatype == BF16 else DTYPES[datatype]
     if dtype.kind == "b":
         _require_kinds(kinds, {bool}, "true or false", where)
@@ -239,13 +231,6 @@ def _to_floats(flat: list[object], dtype: np.dtype[Any], where: str) -> Array:
     if not np.isfinite(array).all():
         raise RequestError(400, f"{where}: expected numbers that fit {dtype.name}, found larger ones")
     return array
-
-
-def _encode(texts: list[Any], where: str) -> list[bytes]:
-    try:
-        return [text.encode() for text in texts]
-    except UnicodeEncodeError as error:
-        raise RequestError(400, f"{where}: expected texts of Unicode characters, found {error.reason}") from error
 
 
 def to_json(array: Array, where: str) -> Array | list[str]:

@@ -6,7 +6,6 @@ An image is not turned by its Exif orientation.
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 
@@ -20,20 +19,19 @@ MOST_PIXELS = 32 * 1024 * 1024
 
 
 def decode(body: bytes, most_pixels: int = MOST_PIXELS) -> Array:
-    """Read an image as red, green and blue, from 0 to 255.
-
-    Args:
-        most_pixels: refused beyond, before any pixel is made.
+    """Read an image as red, green and blue, from 0 to 255: [height, width, 3] of uint8.
 
     Raises:
-        RequestError: it is damaged or too large, or Pillow is not installed.
-
-    Shapes:
-        [height, width, 3] of uint8.
+        RequestError: it is damaged, or has more than `most_pixels`, of which none is made; or Pillow is not installed.
     """
-    reader = _pillow()
     try:
-        with reader.open(io.BytesIO(body), formats=_FORMATS) as image:
+        from PIL import Image
+    except ImportError as error:
+        raise RequestError(
+            415, "the image: expected a server with Pillow, found none; its operator installs the extra [images]"
+        ) from error
+    try:
+        with Image.open(io.BytesIO(body), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > most_pixels:
                 raise RequestError(413, f"the image: expected at most {most_pixels} pixels, found {width} by {height}")
@@ -44,13 +42,3 @@ def decode(body: bytes, most_pixels: int = MOST_PIXELS) -> Array:
         raise RequestError(
             400, f"the image: expected a whole {' or '.join(_FORMATS)} file, found {type(error).__name__}: {error}"
         ) from error
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise RequestError(
-            415, "the image: expected a server with Pillow, found none; its operator installs the extra [images]"
-        ) from error
-    return Image

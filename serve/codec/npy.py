@@ -36,7 +36,10 @@ def decode(body: bytes) -> Array:
         RequestError: it is malformed, holds something other than numbers, or is too short or too long.
     """
     header, begin = _read_header(body)
-    dtype = _require_dtype(_find(_DESCR, header))
+    stated = _find(_DESCR, header)
+    if not _NUMBERS.fullmatch(stated):
+        raise RequestError(400, f"{_WHERE}: expected numbers or truth values, found the dtype {excerpt(stated)}")
+    dtype: np.dtype[Any] = np.dtype(stated)
     lengths = [int(length) for length in _find(_SHAPE, header).split(",") if length.strip()]
     shape = datatypes.require_shape(lengths, f"{_WHERE}: shape")
     expected_bytes = datatypes.count_elements(shape) * dtype.itemsize
@@ -67,12 +70,6 @@ def _find(entry: re.Pattern[str], header: str) -> str:
             f"{_WHERE}: expected a header with descr, fortran_order and shape of one array, found {excerpt(header)}",
         )
     return found.group(1)
-
-
-def _require_dtype(found: str) -> np.dtype[Any]:
-    if not _NUMBERS.fullmatch(found):
-        raise RequestError(400, f"{_WHERE}: expected numbers or truth values, found the dtype {excerpt(found)}")
-    return np.dtype(found)
 
 
 def encode(array: Array) -> bytes:

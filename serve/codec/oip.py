@@ -43,21 +43,13 @@ class RequestedOutput:
 
 
 class InferRequest(NamedTuple):
-    """An infer request.
+    """An infer request."""
 
-    Args:
-        inputs: in the order of the request; names are unique.
-        outputs: the outputs that are wanted; empty for all of them.
-        is_binary: whether outputs that are not named are wanted as bytes.
-        id: sent back with the answer.
-        parameters: of the request; unknown ones are kept.
-    """
-
-    inputs: tuple[InputTensor, ...]
-    outputs: tuple[RequestedOutput, ...] = ()
-    is_binary: bool = False
-    id: str | None = None
-    parameters: Parameters = _NO_PARAMETERS
+    inputs: tuple[InputTensor, ...]  # in the order of the request; names are unique
+    outputs: tuple[RequestedOutput, ...] = ()  # the outputs that are wanted; empty for all of them
+    is_binary: bool = False  # whether outputs that are not named are wanted as bytes
+    id: str | None = None  # sent back with the answer
+    parameters: Parameters = _NO_PARAMETERS  # of the request; unknown ones are kept
 
 
 @dataclass(frozen=True)
@@ -77,11 +69,18 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
     """Read an infer request with a JSON part, or raise `RequestError`; arrays from bytes are views of the body."""
     text, binary = split_body(body, header_length)
     is_worth_it = header_length is not None and len(text) <= _LONGEST_REMEMBERED_BYTES
-    said = _remember(text) if is_worth_it else _understand(text)
+    described, request = _remember(text) if is_worth_it else _understand(text)
     part = BinaryPart(binary)
-    inputs = tuple([_input(described, part) for described in said.inputs])
-    part.require_end()
-    return InferRequest(inputs, said.outputs, said.is_binary, said.id, said.parameters)
+    inputs = []
+    for name, datatype, shape, where, size_bytes, data in described:
+        if size_bytes is None:
+            array = datatypes.from_json(data, datatype, shape, f"{where}: data")
+        else:
+            array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
+        inputs.append(InputTensor(name, datatype, array))
+    if part.position != len(binary):
+        raise RequestError(400, f"the body: expected {part.position} bytes after its JSON part, found {len(binary)}")
+    return InferRequest(tuple(inputs), request.outputs, request.is_binary, request.id, request.parameters)
 
 
 class _Described(NamedTuple):
@@ -95,17 +94,8 @@ class _Described(NamedTuple):
     data: object
 
 
-class _Text(NamedTuple):
-    """The JSON of a request; never changed."""
-
-    inputs: tuple[_Described, ...]
-    outputs: tuple[RequestedOutput, ...]
-    is_binary: bool
-    id: str | None
-    parameters: Parameters
-
-
-def _understand(text: bytes) -> _Text:
+def _understand(text: bytes) -> tuple[tuple[_Described, ...], InferRequest]:
+    """Read the JSON of a request: its inputs, whose bytes may follow, and the rest of it, which is never changed."""
     content = strict_json.parse(text, "the body")
     if not isinstance(content, dict):
         raise RequestError(400, f"the body: expected an object with inputs, found {excerpt(content)}")
@@ -115,21 +105,27 @@ def _understand(text: bytes) -> _Text:
         raise RequestError(400, "inputs: expected at least one, found none")
     is_binary = _truth(parameters, "binary_data_output", False, "the request")
     listed = content.get("outputs")
-    outputs = () if listed is None else tuple(_output(*pair, is_binary) for pair in _entries(listed, "outputs"))
-    return _Text(inputs, outputs, is_binary, _id(content), parameters)
+    outputs = (
+        ()
+        if listed is None
+        else tuple(
+            RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
+            for entry, where in _entries(listed, "outputs")
+        )
+    )
+    id = content.get("id")
+    if id is not None and not isinstance(id, str):
+        raise RequestError(400, f"id: expected a text, found {excerpt(id)}")
+    return inputs, InferRequest((), outputs, is_binary, id, parameters)
 
 
 _remember = functools.lru_cache(_REMEMBERED_TEXTS)(_understand)
 
 
 def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
-    """Read a request whose body is the bytes of the model's only input.
+    """Read a request whose body is the bytes of the model's only input, or raise `RequestError`.
 
-    Args:
-        spec: of the input; one of its lengths may be open, and follows from the length of the body.
-
-    Raises:
-        RequestError: the body does not fit.
+    One length of its `spec` may be open, and follows from the length of the body.
     """
     where = f"inputs[0] ({spec.name})"
     if spec.datatype == datatypes.BYTES:
@@ -173,19 +169,6 @@ def _describe(entry: dict[str, Any], where: str) -> _Described:
     return _Described(entry["name"], datatype, shape, where, size_bytes, entry.get("data"))
 
 
-def _input(said: _Described, part: BinaryPart) -> InputTensor:
-    name, datatype, shape, where, size_bytes, data = said
-    if size_bytes is None:
-        array = datatypes.from_json(data, datatype, shape, f"{where}: data")
-    else:
-        array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
-    return InputTensor(name, datatype, array)
-
-
-def _output(entry: dict[str, Any], where: str, is_binary: bool) -> RequestedOutput:
-    return RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
-
-
 def _parameters(entry: dict[str, Any], where: str) -> dict[str, Any]:
     found = entry.get("parameters")
     if found is None:
@@ -205,13 +188,6 @@ def _truth(parameters: Parameters, name: str, default: bool, where: str) -> bool
     return found
 
 
-def _id(content: dict[str, Any]) -> str | None:
-    found = content.get("id")
-    if found is not None and not isinstance(found, str):
-        raise RequestError(400, f"id: expected a text, found {excerpt(found)}")
-    return found
-
-
 HEADER = "Inference-Header-Content-Length"
 
 
@@ -224,11 +200,8 @@ _DIGITS = re.compile(r"[0-9]{1,18}")
 def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
     """Split a body into its JSON text and a view of the bytes after it.
 
-    Args:
-        header_length: the value of `Inference-Header-Content-Length`.
-
     Raises:
-        RequestError: the length is malformed, or goes beyond the body.
+        RequestError: the header `Inference-Header-Content-Length` is malformed, or goes beyond the body.
     """
     if header_length is None:
         return bytes(body), memoryview(b"")
@@ -248,25 +221,17 @@ class BinaryPart:
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
-        self._position = 0
+        self.position = 0
 
     def take(self, size_bytes: object, where: str) -> memoryview:
         """Take the next bytes, as a view; raises `RequestError` for a malformed size, or one beyond what is left."""
-        rest = len(self._data) - self._position
+        rest = len(self._data) - self.position
         if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
             raise RequestError(
                 400, f"{where}: binary_data_size: expected 0 to the {rest} bytes left, found {excerpt(size_bytes)}"
             )
-        begin, self._position = self._position, self._position + size_bytes
-        return self._data[begin : self._position]
-
-    def require_end(self) -> None:
-        """Refuse bytes that belong to no tensor; raises `RequestError`."""
-        rest = len(self._data) - self._position
-        if rest:
-            raise RequestError(
-                400, f"the body: expected {self._position} bytes after its JSON part, found {len(self._data)}"
-            )
+        begin, self.position = self.position, self.position + size_bytes
+        return self._data[begin : self.position]
 
 
 Part = Union[bytes, memoryview]
@@ -289,70 +254,46 @@ def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, 
         ValueError: an output has NaN or infinities, and is wanted as JSON.
     """
     wanted = _wanted(tuple(answer.outputs), request)
-    forms: list[tuple[str, str, tuple[int, ...], int]] = []
-    parts: list[Part] = []
-    for name, is_binary in wanted:
-        if not is_binary:
-            return _encode_mixed(answer, request, wanted)
-        array = answer.outputs[name]
-        parts.append(datatypes.to_bytes(array))
-        forms.append((name, datatypes.name_of(array.dtype), array.shape, len(parts[-1])))
-    # An id is another one in each request.
-    write = _text if request.id is None else _text.__wrapped__
-    text = write(answer.model_name, answer.model_version, request.id, tuple(answer.parameters.items()), tuple(forms))
-    return _headers(text), (text, *parts)
-
-
-def _encode_mixed(
-    answer: InferAnswer, request: InferRequest, wanted: Sequence[tuple[str, bool]]
-) -> tuple[dict[str, str], tuple[Part, ...]]:
-    described: list[dict[str, object]] = []
+    forms: list[tuple[str, str, tuple[int, ...], Any]] = []
     parts: list[Part] = []
     for name, is_binary in wanted:
         array = answer.outputs[name]
-        output = _form(name, datatypes.name_of(array.dtype), array.shape)
         if is_binary:
             parts.append(datatypes.to_bytes(array))
-            output["parameters"] = {"binary_data_size": len(parts[-1])}
+            content: Any = len(parts[-1])
         else:
-            output["data"] = datatypes.to_json(array, f"outputs ({name})")
-        described.append(output)
-    frame = _frame(answer.model_name, answer.model_version, request.id, answer.parameters)
-    text = strict_json.dump({**frame, "outputs": described})
-    return _headers(text) if parts else {"Content-Type": "application/json"}, (text, *parts)
+            content = datatypes.to_json(array, f"outputs ({name})")
+        forms.append((name, datatypes.name_of(array.dtype), array.shape, content))
+    name, version, id, parameters = answer.model_name, answer.model_version, request.id, answer.parameters
+    # The same for many answers of a generation where all outputs go as bytes; an id is another one in each request.
+    if id is None and len(parts) == len(wanted):
+        text = _remembered_text(name, version, id, tuple(parameters.items()), tuple(forms))
+    else:
+        text = _text(name, version, id, parameters, forms)
+    if wanted and not parts:
+        return {"Content-Type": "application/json"}, (text,)
+    return {"Content-Type": "application/octet-stream", HEADER: str(len(text))}, (text, *parts)
 
 
-@functools.lru_cache(_REMEMBERED_TEXTS)
 def _text(
-    name: str,
-    version: str,
-    id: str | None,
-    parameters: tuple[tuple[str, object], ...],
-    forms: tuple[tuple[str, str, tuple[int, ...], int], ...],
+    name: str, version: str, id: str | None, parameters: Any, forms: Sequence[tuple[str, str, tuple[int, ...], Any]]
 ) -> bytes:
-    """Write the JSON before outputs that all go as bytes; it is the same for many answers of a generation."""
-    outputs = [
-        {**_form(output, datatype, shape), "parameters": {"binary_data_size": size}}
-        for output, datatype, shape, size in forms
-    ]
-    return strict_json.dump({**_frame(name, version, id, dict(parameters)), "outputs": outputs})
-
-
-def _headers(text: bytes) -> dict[str, str]:
-    return {"Content-Type": "application/octet-stream", HEADER: str(len(text))}
-
-
-def _form(name: str, datatype: str, shape: Sequence[int]) -> dict[str, object]:
-    return {"name": name, "datatype": datatype, "shape": list(shape)}
-
-
-def _frame(name: str, version: str, id: str | None, parameters: Mapping[str, Any]) -> dict[str, object]:
-    frame: dict[str, object] = {"model_name": name, "model_version": version}
+    """Write the JSON of an answer; the last of an output's form is the size of its bytes, or its data."""
+    answer: dict[str, object] = {"model_name": name, "model_version": version}
     if id is not None:
-        frame["id"] = id
+        answer["id"] = id
     if parameters:
-        frame["parameters"] = dict(parameters)
-    return frame
+        answer["parameters"] = dict(parameters)
+    answer["outputs"] = [
+        {"name": output, "datatype": datatype, "shape": list(shape), "parameters": {"binary_data_size": content}}
+        if isinstance(content, int)
+        else {"name": output, "datatype": datatype, "shape": list(shape), "data": content}
+        for output, datatype, shape, content in forms
+    ]
+    return strict_json.dump(answer)
+
+
+_remembered_text = functools.lru_cache(_REMEMBERED_TEXTS)(_text)
 
 
 def _wanted(names: Sequence[str], request: InferRequest) -> list[tuple[str, bool]]:

@@ -15,11 +15,7 @@ CONTENT_TYPES = ("application/x-safetensors", "application/vnd.safetensors", "ap
 
 
 def decode(body: bytes) -> dict[str, Array]:
-    """Read named arrays.
-
-    Raises:
-        RequestError: it is damaged, empty, or holds a dtype that numpy does not have.
-    """
+    """Read named arrays; raises `RequestError`: it is damaged, empty, or holds a dtype that numpy does not have."""
     try:
         arrays: dict[str, Array] = load(body)
     except (SafetensorError, ValueError, KeyError, AttributeError, TypeError, OverflowError) as error:

@@ -42,10 +42,7 @@ def parse(body: bytes, what: str = "the body") -> Any:
 
 
 def dump(content: object) -> bytes:
-    """Write JSON text.
-
-    Args:
-        content: what JSON can hold, and numpy arrays, which must be contiguous.
+    """Write what JSON can hold, and numpy arrays, which must be contiguous.
 
     Raises:
         ValueError: a number is NaN or infinite.

@@ -15,7 +15,6 @@ from serve.development.target import Target
 from serve.errors import ModelError, ServeError
 from serve.publishing.golden_file import load_own
 from serve.publishing.publish import publish
-from serve.settings.settings import Settings
 
 if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
@@ -26,33 +25,22 @@ _TIMED_S, _MOST_TIMED = 0.5, 200
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
+    """One line of the report."""
 
-    Args:
-        level: `ok`, `note` for what its author may not know, `problem` for what keeps it from being served.
-        about: the class, its example, weights, answers, batches, state, time, memory.
-    """
-
-    level: str
-    about: str
+    level: str  # `ok`, `note` for what its author may not know, `problem` for what keeps it from being served
+    about: str  # the class, its example, weights, answers, batches, state, time, memory
     text: str
     hint: str | None = None
 
 
 @dataclass
 class Prepared:
-    """A model class that can be built, with an example and weights of its own where none were given.
-
-    Args:
-        example: inputs as a request has them.
-        weights: the file to publish.
-        findings: what was found out on the way.
-    """
+    """A model class that can be built, with an example and weights of its own where none were given."""
 
     target: Target
-    example: object
-    weights: Path
-    findings: list[Finding]
+    example: object  # inputs as a request has them
+    weights: Path  # the file to publish
+    findings: list[Finding]  # what was found out on the way
 
 
 def prepare(target: Target, weights: Path | None, home: Path) -> Prepared:
@@ -109,11 +97,7 @@ def _as_code(form: object) -> str:
 
 
 def check(target: Target, weights: Path | None) -> list[Finding]:
-    """Try a model class out as a server would, in this process.
-
-    Returns:
-        What was found; a problem comes last, as nothing after it could be tried.
-    """
+    """Try a model class out as a server would; a problem comes last, as nothing after it could be tried."""
     with tempfile.TemporaryDirectory(prefix="envserve-check-") as place:
         findings: list[Finding] = []
         try:
@@ -144,19 +128,11 @@ def _try_out(prepared: Prepared, home: Path) -> Iterator[Finding]:
             NOTE, "state", f"requests leave {kept} behind, so one runs at a time", "keep it in local variables"
         )
     prepared_inputs = predictor.prepare(prepared.example)
-    yield Finding(
-        OK,
-        "time",
-        f"{_time(_median(predictor, [prepared_inputs]))} for one request"
-        + _of_batch(predictor, prepared_inputs, settings),
-    )
-
-
-def _of_batch(predictor: TorchPredictor, one: Any, settings: Settings) -> str:
-    several = max(1, settings.max_batch_size // max(1, predictor.count_rows(one)))
-    if not predictor.can_batch or several == 1:
-        return ""
-    return f", {_time(_median(predictor, [one] * several))} for {several} in one run"
+    took = f"{_time(_median(predictor, [prepared_inputs]))} for one request"
+    several = settings.max_batch_size // max(1, predictor.count_rows(prepared_inputs))
+    if predictor.can_batch and several > 1:
+        took += f", {_time(_median(predictor, [prepared_inputs] * several))} for {several} in one run"
+    yield Finding(OK, "time", took)
 
 
 def _median(predictor: TorchPredictor, several: list[Any]) -> float:

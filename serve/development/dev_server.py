@@ -11,7 +11,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,10 +31,7 @@ _Stamp = tuple[int, int]
 class DevServer:
     """Gunicorn with one model, its weights and its code watched.
 
-    Args:
-        weights: the file that the trainer overwrites; `None` for the weights that the class begins with.
-        bind: `HOST:PORT`.
-        show: takes the lines for people.
+    Without `weights`, which the trainer overwrites, it has those that the class begins with; `show` prints lines.
     """
 
     def __init__(self, target: Target, weights: Path | None, bind: str, show: Show) -> None:
@@ -48,10 +44,7 @@ class DevServer:
         self._served: dict[Path, _Stamp] = {}
 
     def run(self) -> int:
-        """Serve until Ctrl-C.
-
-        Returns:
-            0, or the exit code of gunicorn where it ended by itself.
+        """Serve until Ctrl-C, and return 0, or the exit code of gunicorn where it ended by itself.
 
         Raises:
             ServeError: the class or the weights cannot be served.
@@ -106,10 +99,13 @@ class DevServer:
     def _wait_until_ready(self, server: subprocess.Popen[str]) -> None:
         until_s = time.monotonic() + _READY_S
         while server.poll() is None and time.monotonic() < until_s:
-            if _is_ready(self._bind):
-                self._show(f"http://{self._bind}/ has a page to try it, POST /predict answers; Ctrl-C ends it")
-                return
-            time.sleep(0.1)
+            try:
+                urllib.request.urlopen(f"http://{self._bind}/readyz", timeout=2).close()
+            except OSError:
+                time.sleep(0.1)
+                continue
+            self._show(f"http://{self._bind}/ has a page to try it, POST /predict answers; Ctrl-C ends it")
+            return
 
     def _look(self, server: subprocess.Popen[str], home: Path) -> subprocess.Popen[str]:
         """Serve what has changed, and return the server, which is another one where weights need the new code."""
@@ -178,14 +174,6 @@ def _as_text(facts: Mapping[str, object]) -> str:
         return f"live: generation {facts.get('generation')}, sha256 {sha256}, loaded in {took_s:.2f} s"
     hint = facts.get("hint")
     return f"{event}" + (f": {about}" if about else "") + (f" (hint: {hint})" if hint else "")
-
-
-def _is_ready(bind: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{bind}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _end(server: subprocess.Popen[str]) -> None:

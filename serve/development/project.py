@@ -17,11 +17,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def create_project(directory: Path, task: str) -> Path:
-    """Write a project into a new directory, whole or not at all.
-
-    Args:
-        directory: its last part is the project's name.
-        task: one of `TASKS`.
+    """Write a project for one of `TASKS` into a new directory, whole or not at all; the last part is its name.
 
     Raises:
         OperationError: the name does not fit, or the directory has files.
@@ -29,9 +25,12 @@ def create_project(directory: Path, task: str) -> Path:
     if not _NAME.fullmatch(directory.name):
         raise OperationError(f"the name: expected letters, digits, - and _, found {directory.name!r}")
     with new_directory(directory) as made:
-        shutil.copytree(_examples() / task, made, ignore=_IGNORED, dirs_exist_ok=True)
-        for source in sorted((_examples() / "project").rglob("*")):
-            target = made / source.relative_to(_examples() / "project")
+        examples = Path(__file__).parent.parent / "examples"
+        if not examples.is_dir():  # not in an installed package, but at the root of a checkout
+            examples = examples.parent.parent / "examples"
+        shutil.copytree(examples / task, made, ignore=_IGNORED, dirs_exist_ok=True)
+        for source in sorted((examples / "project").rglob("*")):
+            target = made / source.relative_to(examples / "project")
             if source.is_file():
                 target = target.with_name(".gitignore") if target.name == "gitignore" else target
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -54,9 +53,3 @@ def new_directory(directory: Path) -> Iterator[Path]:
         made.mkdir()
         yield made
         made.replace(directory)
-
-
-def _examples() -> Path:
-    """Return where the examples are: inside the installed package, or at the root of a checkout."""
-    package = Path(__file__).parent.parent / "examples"
-    return package if package.is_dir() else package.parent.parent / "examples"

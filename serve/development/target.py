@@ -18,23 +18,14 @@ _CLASS = re.compile(r"^class\s+(\w+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Target:
-    """A model class as a command line names it, and what it is built with.
+    """A model class as a command line names it, and what it is built with."""
 
-    Args:
-        name: `PATH.py:Class`, `module:Class`, a file with one class, or `None` for what the settings name.
-        arguments: keyword arguments of the class.
-        example: inputs as a request has them, or their form; `None` for those of the class.
-    """
-
-    name: str | None
-    arguments: Mapping[str, object]
-    example: object = None
+    name: str | None  # `PATH.py:Class`, `module:Class`, a file with one class, or `None` for what the settings name
+    arguments: Mapping[str, object]  # keyword arguments of the class
+    example: object = None  # inputs as a request has them, or their form; `None` for those of the class
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Return the variables that make a server of it.
-
-        Args:
-            home: for the checkpoints and the store.
+        """Return the variables that make a server of it, with checkpoints and store in `home`.
 
         Raises:
             ModelError: there is no such file, or it has several classes.
@@ -57,11 +48,7 @@ class Target:
 
 
 def parse_arguments(texts: Sequence[str]) -> dict[str, object]:
-    """Read `NAME=VALUE` texts; a value is JSON where it can be read as such, else a text.
-
-    Raises:
-        ValueError: one has no name.
-    """
+    """Read `NAME=VALUE` texts; a value is JSON where it can be read so; raises `ValueError` where one has no name."""
     found: dict[str, object] = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -98,20 +85,16 @@ def _resolve(name: str) -> tuple[str, Path]:
     module, directory = path.stem, path.parent
     while (directory / "__init__.py").is_file():
         module, directory = f"{directory.name}.{module}", directory.parent
-    return f"{module}:{class_name or _sole_class(path)}", directory
+    if not class_name:
+        classes = find_classes(path)
+        if len(classes) != 1:
+            found, write = ", ".join(classes) or "none", f"write a torch.nn.Module into it: {_EXAMPLE}"
+            hint = f"name it: {path.name}:{classes[-1]}" if classes else write
+            raise ModelError(f"{path.name}: expected one class, found {found}", hint)
+        class_name = classes[0]
+    return f"{module}:{class_name}", directory
 
 
 def find_classes(path: Path) -> list[str]:
     """List the classes that a Python file defines at its top, in their order; nothing of it is run."""
     return _CLASS.findall(path.read_text(encoding="utf-8", errors="replace"))
-
-
-def _sole_class(path: Path) -> str:
-    classes = find_classes(path)
-    if len(classes) == 1:
-        return str(classes[0])
-    found = ", ".join(classes) or "none"
-    raise ModelError(
-        f"{path.name}: expected one class, found {found}",
-        hint=f"name it: {path.name}:{classes[-1]}" if classes else f"write a torch.nn.Module into it: {_EXAMPLE}",
-    )

@@ -69,26 +69,18 @@ _OF_IMAGES = '''    example_inputs = torch.randn(1, 3, 224, 224, generator=torch
 
 @dataclass(frozen=True)
 class Imported:
-    """What was carried over.
-
-    Args:
-        notes: what was not, and what to write in its place.
-    """
+    """What was carried over."""
 
     directory: Path
     checkpoint: Path
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what was not, and what to write in its place
 
 
 def import_archive(archive: Path, directory: Path, config: Path | None = None) -> Imported:
     """Make a project of an archive: its files, a model class, settings, and the weights as a published checkpoint.
 
-    Args:
-        directory: for the project; new or empty.
-        config: TorchServe's `config.properties`.
-
     Raises:
-        OperationError: it is no such archive, or the directory has files.
+        OperationError: it is no such archive, `config` no `config.properties`, or the directory has files.
         PublishError: the weights cannot be published.
     """
     with new_directory(directory) as made:
@@ -97,13 +89,9 @@ def import_archive(archive: Path, directory: Path, config: Path | None = None) -
         is_scripted = "modelFile" not in model
         notes = list(_notes_on(model))
         (made / "model.py").write_text(_write_class(archive, made, model), "utf-8")
-        settings = {
-            "model": "model:Model",
-            "name": model["modelName"],
-            "python_path": ["."],
-            "checkpoints": "checkpoints",
-        }
-        settings.update({"store": "store"}, **({"format": "torchscript"} if is_scripted else {}))
+        settings = {"model": "model:Model", "name": model["modelName"], "python_path": ["."]}
+        settings.update({"checkpoints": "checkpoints", "store": "store"})
+        settings.update({"format": "torchscript"} if is_scripted else {})
         settings.update(_read_config(config, str(model["modelName"]), notes) if config else {})
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
         (made / "serve.toml").write_text("\n".join(lines) + "\n", "utf-8")

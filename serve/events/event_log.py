@@ -11,6 +11,7 @@ lost here is missing on the status page and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -24,22 +25,13 @@ _STDERR = 2
 
 
 class EventLog:
-    """Tells subscribers of events.
-
-    Args:
-        facts: what every event repeats, for example the model's name and the env digest.
-        subscribers: called with every event, in this order; they must neither wait nor raise.
-    """
+    """Tells subscribers, which must neither wait nor raise, of events; every event repeats the `facts`."""
 
     def __init__(self, facts: Mapping[str, object], *subscribers: Subscriber) -> None:
         self._facts, self._subscribers = facts, subscribers
 
     def emit(self, event: str, **facts: object) -> None:
-        """Tell of an event.
-
-        Args:
-            facts: what is known about it; names carry their units.
-        """
+        """Tell of an event; the names of the facts carry their units."""
         happened = Event(event, {**self._facts, **facts})
         for subscriber in self._subscribers:
             subscriber(happened)
@@ -63,16 +55,11 @@ def _now() -> str:
 
 @dataclass(frozen=True)
 class Event:
-    """One change of state.
-
-    Args:
-        facts: what is known about it; names carry their units.
-        time: when it happened, as ISO 8601 in UTC.
-    """
+    """One change of state."""
 
     name: str
-    facts: Mapping[str, object]
-    time: str = field(default_factory=_now)
+    facts: Mapping[str, object]  # what is known about it; names carry their units
+    time: str = field(default_factory=_now)  # when it happened, as ISO 8601 in UTC
     worker: int = field(default_factory=os.getpid)
 
     @functools.cached_property
@@ -105,14 +92,15 @@ class Journal:
         """Keep an event, where it is one that people look for; a subscriber of `EventLog`."""
         if event.name not in _KEPT:
             return
-        try:
+        with contextlib.suppress(OSError):  # a full disk must not stop a swap, and the line is in the log
             self._append(event.line)
-        except OSError:
-            return  # a full disk must not stop a swap, and the line is in the log
 
     def read(self, most: int, names: Collection[str] = ()) -> list[dict[str, Any]]:
         """Return the last events, the newest first; with `names`, those of these names alone."""
-        lines = [line for path in (self._older, self._path) for line in _read_lines(path)]
+        lines: list[bytes] = []
+        for path in (self._older, self._path):
+            with contextlib.suppress(OSError):
+                lines += path.read_bytes().splitlines()
         if names:
             wanted = [f'"event": "{name}"'.encode() for name in names]
             lines = [line for line in lines if any(name in line for name in wanted)]
@@ -133,13 +121,6 @@ class Journal:
         if is_full:
             # Two workers may do this at once; then the older lines are gone a little sooner.
             self._path.replace(self._older)
-
-
-def _read_lines(path: Path) -> list[bytes]:
-    try:
-        return path.read_bytes().splitlines()
-    except OSError:
-        return []
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -21,11 +21,9 @@ _TIMEOUT_S = 10.0
 
 
 class Webhook:
-    """Delivers lines in the background.
+    """Delivers lines in the background, to a command or an http(s) URL.
 
-    Args:
-        target: a command, or an http(s) URL.
-        report: called with the reason of a failed delivery, once for each; it must not lead back here.
+    `report` is called with the reason of a failed delivery, once for each; it must not lead back here.
     """
 
     def __init__(self, target: str, report: Callable[[str], None], timeout_s: float = _TIMEOUT_S) -> None:

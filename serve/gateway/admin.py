@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve.errors import NotServedError, OperationError
+from serve.errors import OperationError
 from serve.http.messages import Request, Response, fail, succeed
 
 if TYPE_CHECKING:
@@ -38,11 +38,9 @@ def order(server: Server, request: Request) -> Response:
         return refused
     try:
         operations = server.telemetry.operations(request.place["name"])
-    except NotServedError as error:
-        return fail(404, error.message)
+        return carry_out(operations, request.place["action"], bytes(request.body))
     except OperationError as error:
         return fail(409, error.message, hint=error.hint)
-    return carry_out(operations, request.place["action"], bytes(request.body))
 
 
 def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Response | None:
@@ -61,15 +59,14 @@ def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Response |
 
 
 def carry_out(operations: Operations, action: str, body: bytes) -> Response:
-    """Give an order.
-
-    Args:
-        action: one of `ACTIONS`.
-        body: empty, or a JSON object: `version` for a rollback, `reason` for a pin.
+    """Give one of `ACTIONS`; the body is empty, or a JSON object: `version` for a rollback, `reason` for a pin.
 
     Returns:
         202 with the order, which the workers carry out as soon as they look; 404 for another action, 400 or 422 for a
-        body that does not fit, 409 for an order that cannot be carried out.
+        body that does not fit.
+
+    Raises:
+        OperationError: it cannot be carried out.
     """
     if action not in ACTIONS:
         return fail(404, f"{action}: expected one of {', '.join(ACTIONS)}")
@@ -80,18 +77,13 @@ def carry_out(operations: Operations, action: str, body: bytes) -> Response:
     keys = _KEYS.get(action, frozenset())
     if not isinstance(stated, dict) or not set(stated) <= keys or not all(isinstance(v, str) for v in stated.values()):
         return fail(422, f"the body: expected an object of texts with the keys {sorted(keys)}")
-    try:
-        return Response(202, *succeed({"action": action, **_order(operations, action, stated)})[1:])
-    except OperationError as error:
-        return fail(409, error.message, hint=error.hint)
-
-
-def _order(operations: Operations, action: str, stated: Mapping[str, str]) -> dict[str, object]:
+    given: dict[str, object] = {}
     if action == "rollback":
-        return asdict(operations.rollback(stated.get("version")))
-    if action == "pin":
-        return asdict(operations.pin(stated.get("reason", "")))
-    if action == "unpin":
-        return {"was_pinned": operations.unpin()}
-    operations.look()
-    return {}
+        given = asdict(operations.rollback(stated.get("version")))
+    elif action == "pin":
+        given = asdict(operations.pin(stated.get("reason", "")))
+    elif action == "unpin":
+        given = {"was_pinned": operations.unpin()}
+    else:
+        operations.look()
+    return succeed({"action": action, **given})._replace(status=202)

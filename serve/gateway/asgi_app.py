@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
-from serve.batching.scheduler import Done, Scheduler
+from serve.batching.scheduler import Scheduler
 from serve.gateway.protocol_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_form import RequestForm, RequestForms, Understood
 from serve.gateway.request_lifecycle import HELD_S, Arrival, Origins, RequestContext, RequestLifecycle
@@ -49,14 +49,7 @@ class AsgiApp:
         done: Callable[[Response], None],
         is_alone: bool = False,
     ) -> Understood | None:
-        """Answer a prediction, now or later in this loop.
-
-        Args:
-            is_alone: whether no other request is expected to join it.
-
-        Returns:
-            The request, where the model is run for it.
-        """
+        """Answer a prediction, now or later in this loop, alone or with others; return it where the model is run."""
         waiting = self._scheduler.waiting_for(self._lifecycle.model_of(request))
         context = self._lifecycle.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
         return self._go_on(context, lambda answer: done(self._share(request, answer)), is_alone)
@@ -79,20 +72,16 @@ class AsgiApp:
             finish(found)
             return None
         try:
-            self._submit(found, finish, context.deadline_s, is_alone)
-        except Exception as error:  # a predictor that cannot say what may share a run
+            self._scheduler.submit(found, finish, context.deadline_s, is_alone)
+        except BaseException as error:  # a predictor that cannot say what may share a run
+            found.end()
+            if not isinstance(error, Exception):
+                raise
             finish(error)
             return None
         if is_alone:
             self._scheduler.run_now(found.instance)
         return context, found
-
-    def _submit(self, prediction: Prediction, finish: Done, deadline_s: float | None, is_alone: bool) -> None:
-        try:
-            self._scheduler.submit(prediction, finish, deadline_s, is_alone)
-        except BaseException:
-            prediction.end()
-            raise
 
     def _share(self, request: Request, answer: Response) -> Response:
         if self._origins is None:

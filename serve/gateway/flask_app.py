@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, request
 from flask import Response as FlaskResponse
@@ -21,7 +21,7 @@ from serve.gateway.routes import ROUTES
 from serve.gateway.server import Server
 from serve.http.drain import EXTENSION, Drain
 from serve.http.messages import Request, Response, fail, read_away, read_body
-from serve.http.thread_pool import Ticket, current_ticket
+from serve.http.thread_pool import current_ticket
 from serve.settings.settings import ServerSettings, load_settings
 
 if TYPE_CHECKING:
@@ -32,13 +32,9 @@ _LAST_ANSWERS = frozenset({413, 503})
 
 
 def create_app(settings: ServerSettings | None = None, drain: Drain | None = None) -> Flask:
-    """Create the application of one worker.
+    """Create the application of one worker; without settings, they are read from the file and the environment.
 
-    Args:
-        settings: how to serve; read from the file and the environment when absent.
-
-    Returns:
-        The application. Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
+    Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
 
     Raises:
         SettingsError: the settings cannot be used.
@@ -67,7 +63,9 @@ def _add_route(app: Flask, server: Server, lifecycle: RequestLifecycle, route: A
 
     def view(**place: str) -> FlaskResponse:
         ticket = current_ticket()
-        arrival = _arrival_of(ticket)
+        now_s = time.monotonic()
+        waited_s, waiting = (0.0, 0) if ticket is None else (ticket.waited_s, ticket.pool.waiting)
+        arrival = Arrival(now_s - waited_s, waited_s, waiting)
         stream = request.stream
         body = None if (request.content_length or 0) > limit_bytes else read_body(stream, limit_bytes)
         if ticket is not None:
@@ -79,23 +77,16 @@ def _add_route(app: Flask, server: Server, lifecycle: RequestLifecycle, route: A
         answer = lifecycle.refuse_body(context, limit_bytes) if body is None else lifecycle.carry(context)
         response = _carry(answer)
         if ticket is not None:
-            _let_go(ticket, answer)
+            if answer.status in _LAST_ANSWERS:
+                ticket.hang_up()
+            ticket.write()
             if body is None:
-                response.call_on_close(lambda: _end_sending(ticket, stream))
+                # The answer has gone. A client that is still sending sees it, and the end, before it is cut off.
+                response.call_on_close(ticket.end_answer)
+                response.call_on_close(lambda: read_away(stream))
         return response
 
     app.add_url_rule(route.pattern, f"{route.method} {route.pattern}", view, methods=[route.method])
-
-
-def _arrival_of(ticket: Ticket | None) -> Arrival:
-    now_s = time.monotonic()
-    return Arrival(now_s) if ticket is None else Arrival(now_s - ticket.waited_s, ticket.waited_s, ticket.pool.waiting)
-
-
-def _let_go(ticket: Ticket, answer: Response) -> None:
-    if answer.status in _LAST_ANSWERS:
-        ticket.hang_up()
-    ticket.write()
 
 
 def _share_with(app: Flask, origins: Origins) -> None:
@@ -108,12 +99,6 @@ def _share_with(app: Flask, origins: Origins) -> None:
             origins.preflight(asked, allowed) if is_question else origins.headers(asked.get("origin"))
         )
         return response
-
-
-def _end_sending(ticket: Ticket, stream: IO[bytes]) -> None:
-    # The answer has gone. A client that is still sending sees it, and the end, before it is cut off.
-    ticket.end_answer()
-    read_away(stream)
 
 
 def _add_error_handlers(app: Flask, lifecycle: RequestLifecycle) -> None:

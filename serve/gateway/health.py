@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from serve.errors import NotServedError
 from serve.http.messages import Request, Response, fail, not_live, succeed
 from serve.settings.settings import STABLE
 
-_MOST_SHOWN = 1000  # numbers and texts of an example
+_MOST_SHOWN = 1000  # numbers and texts of an example, for a person to read
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -18,14 +17,9 @@ if TYPE_CHECKING:
 
 def livez(server: Server, request: Request) -> Response:
     """Say whether this process is worth keeping."""
-    if server.is_reloading:
-        return _say_alive(server)
     dead = [instance for instance in server.instances if not instance.is_reloading]
-    return fail(503, "the reloader is not running", reason=_verdicts(dead))
-
-
-def _say_alive(server: Server) -> Response:
-    """Whether a restart of this worker could help, and if not, why nothing is live."""
+    if dead:
+        return fail(503, "the reloader is not running", reason=_verdicts(dead))
     waiting = [
         instance
         for instance in server.instances
@@ -34,7 +28,7 @@ def _say_alive(server: Server) -> Response:
     if not waiting:
         return succeed({"live": True})
     reason = _verdicts(waiting)
-    if waiting[0].hanging:
+    if waiting[0].hanging:  # a restart could help
         return fail(503, "nothing is live, and a warm-up that was given up still runs", reason=reason)
     return succeed({"live": True, "reason": reason, "hint": "a restart does not help: what may pass is tried again"})
 
@@ -58,10 +52,7 @@ def readyz(server: Server, request: Request) -> Response:
 
 def model(server: Server, request: Request) -> Response:
     """Describe the live generation of a model, and its other labels."""
-    try:
-        found = server.find(request.place.get("name"))
-    except NotServedError as error:
-        return fail(404, error.message)
+    found = server.find(request.place.get("name"))
     live = found.stable.slot.live
     if live is None:
         return not_live(found.stable.reloader.status.verdict)
@@ -77,17 +68,12 @@ def model(server: Server, request: Request) -> Response:
         **live.facts,
         "expected_shape": list(predictor.expected_shape),
         **{name: [{**vars(form), "shape": list(form.shape)} for form in forms[name]] for name in forms},
-        **_brief_example(predictor.example),
+        **({"example": predictor.example} if _count(predictor.example) <= _MOST_SHOWN else {}),
         "can_batch": predictor.can_batch and found.stable.shared_state.unbatched != live.provenance.generation,
         **({"labels": labels} if labels else {}),
         "newest": found.stable.reloader.status.verdict,
     }
     return succeed(description, live.provenance.headers)
-
-
-def _brief_example(example: object) -> dict[str, object]:
-    """Return the example under its key, where a person could read it."""
-    return {"example": example} if _count(example) <= _MOST_SHOWN else {}
 
 
 def _count(value: object) -> int:

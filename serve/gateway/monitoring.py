@@ -82,15 +82,7 @@ _HEADERS = {
 
 
 def send_asset(name: str, known: str | None = None) -> Response:
-    """Answer with one file of the page.
-
-    Args:
-        name: of the file.
-        known: the `If-None-Match` of the request.
-
-    Returns:
-        200, 304 when the browser has the same bytes, or 404.
-    """
+    """Answer with one file of the page; 304 where the browser knows its tag (`If-None-Match`), or 404."""
     if name not in ASSETS:
         return fail(404, f"{name}: no such file of the status page")
     body = (_DIRECTORY / name).read_bytes()

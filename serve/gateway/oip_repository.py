@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from serve.codec import strict_json
-from serve.errors import NotServedError, RequestError, excerpt
+from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, read_content, succeed
 from serve.inference.prediction import select
-from serve.metrics.totals import Tally
+from serve.metrics.worker_metrics import Tally
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 
 def index(server: Server, request: Request) -> Response:
     """List the models and the state of each of their labels."""
-    try:
-        wanted = _options(server, request)
-    except RequestError as error:
-        return fail(error.status, error.message)
-    is_ready = wanted.get("ready", False)
+    is_ready = _options(server, request).get("ready", False)
     if not isinstance(is_ready, bool):
         return fail(400, f"ready: expected true or false, found {excerpt(is_ready)}")
     listed = [
@@ -52,13 +48,8 @@ def _entry(model: Model, label: str, instance: ModelInstance) -> dict[str, objec
 
 def load(server: Server, request: Request) -> Response:
     """Have the watched directories of a model looked at now, and say whether their content is live or was refused."""
-    try:
-        model = server.find(request.place["name"])
-        parameters = _options(server, request).get("parameters")
-    except NotServedError as error:
-        return fail(404, error.message)
-    except RequestError as error:
-        return fail(error.status, error.message)
+    model = server.find(request.place["name"])
+    parameters = _options(server, request).get("parameters")
     if parameters:
         return fail(400, f"parameters: expected none, as the settings say how to serve, found {excerpt(parameters)}")
     for instance in model.labels.values():
@@ -76,10 +67,7 @@ def load(server: Server, request: Request) -> Response:
 
 def unload(server: Server, request: Request) -> Response:
     """Stop serving a model in all workers, where the settings allow it; until `load`, also after a restart."""
-    try:
-        model = server.find(request.place["name"])
-    except NotServedError as error:
-        return fail(404, error.message)
+    model = server.find(request.place["name"])
     if any(instance.settings.unload != "allow" for instance in model.labels.values()):
         return fail(
             400, f'{model.name}: expected to be served, as the settings say; unload = "allow" lets it be unloaded'
@@ -103,10 +91,7 @@ _NS = 1_000_000_000
 
 def statistics(server: Server, request: Request) -> Response:
     """Tell how many predictions a model, or every model, has answered, and how long they took."""
-    try:
-        models = [select(server, request).model] if "name" in request.place else list(server.models.values())
-    except NotServedError as error:
-        return fail(404, error.message)
+    models = [select(server, request).model] if "name" in request.place else server.models.values()
     tallies = server.telemetry.worker_metrics.tallies()
     return succeed({"model_stats": [_describe(model, tallies.get(model.name, Tally())) for model in models]})
 

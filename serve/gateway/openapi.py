@@ -30,12 +30,7 @@ _TAGS = {
 }
 _PART = re.compile(r"<(\w+)>")
 _PROVENANCE = (
-    "X-Model-Name",
-    "X-Model-Version",
-    "X-Model-Generation",
-    "X-Model-SHA256",
-    "X-Model-Label",
-    "X-Env-Digest",
+    *("X-Model-Name", "X-Model-Version", "X-Model-Generation", "X-Model-SHA256", "X-Model-Label", "X-Env-Digest"),
 )
 _REFUSALS = {
     "400": "the request is malformed; the error states what was expected and what was found",
@@ -71,7 +66,12 @@ def describe(routes: Sequence[Route[Any, Any]]) -> dict[str, Any]:
             "carry, as headers, which bytes and which environment computed them.",
         },
         "paths": paths,
-        "components": {"schemas": SCHEMAS, "responses": {code: _refusal(text) for code, text in _REFUSALS.items()}},
+        "components": {
+            "schemas": SCHEMAS,
+            "responses": {
+                code: {"description": text, "content": _json(_ref("Error"))} for code, text in _REFUSALS.items()
+            },
+        },
     }
 
 
@@ -80,6 +80,9 @@ def _operation(route: Route[Any, Any]) -> dict[str, Any]:
     module = handler.__module__.rpartition(".")[2]
     name = f"{module}_{handler.__name__}"
     shape = BODIES.get(name, Shape(answer={"*/*": {}}))
+    success: dict[str, Any] = {"description": "done", "content": shape.answer}
+    if shape.is_of_model:
+        success["headers"] = {name: {"schema": {"type": "string"}} for name in _PROVENANCE}
     refusals = {code: {"$ref": f"#/components/responses/{code}"} for code in _REFUSALS}
     operation: dict[str, Any] = {
         "operationId": route.method.lower() + re.sub(r"\W+", "_", route.pattern),
@@ -89,25 +92,11 @@ def _operation(route: Route[Any, Any]) -> dict[str, Any]:
             {"name": part, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
             for part in _PART.findall(route.pattern)
         ],
-        "responses": {"200": _success(shape), **refusals},
+        "responses": {"200": success, **refusals},
     }
     if shape.request:
         operation["requestBody"] = {"required": shape.is_required, "content": shape.request}
     return operation
-
-
-def _success(shape: Shape) -> dict[str, Any]:
-    success: dict[str, Any] = {"description": "done", "content": shape.answer}
-    if shape.is_of_model:
-        success["headers"] = {name: {"schema": {"type": "string"}} for name in _PROVENANCE}
-    return success
-
-
-def _refusal(text: str) -> dict[str, Any]:
-    return {
-        "description": text,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-    }
 
 
 Schema = Mapping[str, Any]
@@ -123,8 +112,12 @@ def _json(schema: Schema) -> dict[str, Any]:
     return {_JSON: {"schema": schema}}
 
 
-def _object(required: Mapping[str, Schema], optional: Mapping[str, Schema] | None = None) -> Schema:
+def _object(optional: Mapping[str, Schema] | None = None, /, **required: Schema) -> Schema:
     return {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
+
+
+def _fields(optional: Mapping[str, Schema] | None = None, /, **required: Schema) -> dict[str, Any]:
+    return _json(_object(optional, **required))
 
 
 def _list(items: Schema) -> Schema:
@@ -140,37 +133,33 @@ _OPEN_LENGTHS = _list({"type": "integer", "minimum": -1})
 _DATATYPE: Schema = {"type": "string", "enum": [*DTYPES, "BF16", "BYTES"]}
 _STATE: Schema = {"type": "string", "enum": ["UNKNOWN", "READY", "UNAVAILABLE", "LOADING", "UNLOADING"]}
 
+_NAME: Schema = {"type": "string", "minLength": 1}
+_INTEGER: Schema = {"type": "integer"}
+_MORE = {"data": {"type": "array"}, "parameters": _OBJECT}
+
 SCHEMAS: Mapping[str, Schema] = {
-    "Error": _object({"error": _TEXT}),
+    "Error": _object(error=_TEXT),
     "Provenance": _object(
-        {
-            "name": _TEXT,
-            "version": _TEXT,
-            "generation": {"type": "integer"},
-            "sha256": _TEXT,
-            "env_digest": {"type": ["string", "null"]},
-            "label": _TEXT,
-        }
+        name=_TEXT,
+        version=_TEXT,
+        generation=_INTEGER,
+        sha256=_TEXT,
+        env_digest={"type": ["string", "null"]},
+        label=_TEXT,
     ),
-    "InputTensor": _object(
-        {"name": {"type": "string", "minLength": 1}, "shape": _LENGTHS, "datatype": _DATATYPE},
-        {"data": {"type": "array"}, "parameters": _OBJECT},
-    ),
-    "RequestedOutput": _object({"name": {"type": "string", "minLength": 1}}, {"parameters": _OBJECT}),
+    "InputTensor": _object(_MORE, name=_NAME, shape=_LENGTHS, datatype=_DATATYPE),
+    "RequestedOutput": _object({"parameters": _OBJECT}, name=_NAME),
     "InferRequest": _object(
-        {"inputs": {**_list(_ref("InputTensor")), "minItems": 1}},
         {"id": _TEXT, "outputs": _list(_ref("RequestedOutput")), "parameters": _OBJECT},
+        inputs={**_list(_ref("InputTensor")), "minItems": 1},
     ),
-    "OutputTensor": _object(
-        {"name": _TEXT, "shape": _LENGTHS, "datatype": _DATATYPE}, {"data": {"type": "array"}, "parameters": _OBJECT}
-    ),
+    "OutputTensor": _object(_MORE, name=_TEXT, shape=_LENGTHS, datatype=_DATATYPE),
     "InferAnswer": _object(
-        {"model_name": _TEXT, "model_version": _TEXT, "outputs": _list(_ref("OutputTensor"))},
-        {"id": _TEXT, "parameters": _OBJECT},
+        {"id": _TEXT, "parameters": _OBJECT}, model_name=_TEXT, model_version=_TEXT, outputs=_list(_ref("OutputTensor"))
     ),
-    "TensorSpec": _object({"name": _TEXT, "datatype": _DATATYPE, "shape": _OPEN_LENGTHS}),
-    "ModelConfigTensor": _object({"name": _TEXT, "data_type": _TEXT, "dims": _OPEN_LENGTHS}),
-    "IndexEntry": _object({"name": _TEXT, "version": _TEXT, "state": _STATE, "reason": _TEXT, "label": _TEXT}),
+    "TensorSpec": _object(name=_TEXT, datatype=_DATATYPE, shape=_OPEN_LENGTHS),
+    "ModelConfigTensor": _object(name=_TEXT, data_type=_TEXT, dims=_OPEN_LENGTHS),
+    "IndexEntry": _object(name=_TEXT, version=_TEXT, state=_STATE, reason=_TEXT, label=_TEXT),
 }
 # The bytes of tensors follow the JSON; the header Inference-Header-Content-Length says where they begin.
 _INFER_ANSWER = {**_json(_ref("InferAnswer")), _BINARY: {}}
@@ -182,54 +171,40 @@ _CONFIGS = _list(_ref("ModelConfigTensor"))
 
 @dataclass(frozen=True)
 class Shape:
-    """The bodies of a route.
+    """The bodies of a route."""
 
-    Args:
-        request: content of the body by media type; none where there is no body.
-        answer: the same of a success.
-        is_of_model: whether a success carries the headers that say where it comes from.
-        is_required: whether the body may not be left out.
-    """
-
+    # Content of the body by media type; none where there is no body.
     request: Mapping[str, Any] = field(default_factory=dict)
-    answer: Mapping[str, Any] = field(default_factory=lambda: {_JSON: {}})
-    is_of_model: bool = False
-    is_required: bool = True
+    answer: Mapping[str, Any] = field(default_factory=lambda: {_JSON: {}})  # the same of a success
+    is_of_model: bool = False  # whether a success carries the headers that say where it comes from
+    is_required: bool = True  # whether the body may not be left out
 
 
 # By module and name of the handler.
 BODIES: Mapping[str, Shape] = {
     "native_predict": Shape(
-        {**_json(_object({"inputs": _ANY})), **_TENSORS, **_IMAGES},
-        {**_json(_object({"outputs": _ANY, "model": _ref("Provenance")})), **_TENSORS},
+        {**_fields(inputs=_ANY), **_TENSORS, **_IMAGES},
+        {**_fields(outputs=_ANY, model=_ref("Provenance")), **_TENSORS},
         is_of_model=True,
     ),
-    "health_livez": Shape(answer=_json(_object({"live": _TRUTH}))),
-    "health_readyz": Shape(answer=_json(_object({"ready": _TRUTH}))),
+    "health_livez": Shape(answer=_fields(live=_TRUTH)),
+    "health_readyz": Shape(answer=_fields(ready=_TRUTH)),
     "health_model": Shape(answer=_json(_ref("Provenance")), is_of_model=True),
     "oip_infer": Shape({**_json(_ref("InferRequest")), _BINARY: {}}, _INFER_ANSWER, is_of_model=True),
-    "oip_server_metadata": Shape(answer=_json(_object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}))),
+    "oip_server_metadata": Shape(answer=_fields(name=_TEXT, version=_TEXT, extensions=_list(_TEXT))),
     "oip_model_metadata": Shape(
-        answer=_json(
-            _object(
-                {"name": _TEXT, "platform": _TEXT, "inputs": _SPECS, "outputs": _SPECS},
-                {"versions": _list(_TEXT), "properties": _OBJECT},
-            )
+        answer=_fields(
+            {"versions": _list(_TEXT), "properties": _OBJECT}, name=_TEXT, platform=_TEXT, inputs=_SPECS, outputs=_SPECS
         ),
         is_of_model=True,
     ),
-    "oip_model_ready": Shape(answer=_json(_object({"name": _TEXT, "ready": _TRUTH}))),
+    "oip_model_ready": Shape(answer=_fields(name=_TEXT, ready=_TRUTH)),
     "oip_model_config": Shape(
-        answer=_json(
-            _object({"name": _TEXT, "max_batch_size": {"type": "integer"}, "input": _CONFIGS, "output": _CONFIGS})
-        ),
-        is_of_model=True,
+        answer=_fields(name=_TEXT, max_batch_size=_INTEGER, input=_CONFIGS, output=_CONFIGS), is_of_model=True
     ),
-    "oip_repository_statistics": Shape(answer=_json(_object({"model_stats": _list(_OBJECT)}))),
-    "oip_repository_index": Shape(
-        _json(_object({}, {"ready": _TRUTH})), _json(_list(_ref("IndexEntry"))), is_required=False
-    ),
-    "oip_repository_load": Shape(_json(_OBJECT), _json(_object({"name": _TEXT, "state": _STATE})), is_required=False),
+    "oip_repository_statistics": Shape(answer=_fields(model_stats=_list(_OBJECT))),
+    "oip_repository_index": Shape(_fields({"ready": _TRUTH}), _json(_list(_ref("IndexEntry"))), is_required=False),
+    "oip_repository_load": Shape(_json(_OBJECT), _fields(name=_TEXT, state=_STATE), is_required=False),
     "oip_repository_unload": Shape(_json(_OBJECT), is_required=False),
     "tfserving_predict": Shape(
         _json(
@@ -239,13 +214,13 @@ BODIES: Mapping[str, Shape] = {
                 "oneOf": [{"required": ["instances"]}, {"required": ["inputs"]}],
             }
         ),
-        _json({"oneOf": [_object({"predictions": _ANY}), _object({"outputs": _ANY})]}),
+        _json({"oneOf": [_object(predictions=_ANY), _object(outputs=_ANY)]}),
         is_of_model=True,
     ),
-    "tfserving_status": Shape(answer=_json(_object({"model_version_status": _list(_OBJECT), "ready": _TRUTH}))),
-    "tfserving_metadata": Shape(answer=_json(_object({"model_spec": _OBJECT, "metadata": _OBJECT})), is_of_model=True),
+    "tfserving_status": Shape(answer=_fields(model_version_status=_list(_OBJECT), ready=_TRUTH)),
+    "tfserving_metadata": Shape(answer=_fields(model_spec=_OBJECT, metadata=_OBJECT), is_of_model=True),
     "torchserve_predictions": Shape({**_json(_ANY), **_TENSORS, **_IMAGES}, is_of_model=True),
-    "torchserve_ping": Shape(answer=_json(_object({"status": _TEXT}))),
-    "torchserve_models": Shape(answer=_json(_object({"models": _list(_OBJECT)}))),
+    "torchserve_ping": Shape(answer=_fields(status=_TEXT)),
+    "torchserve_models": Shape(answer=_fields(models=_list(_OBJECT))),
     "torchserve_model": Shape(answer=_json(_list(_OBJECT)), is_of_model=True),
 }

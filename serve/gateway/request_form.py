@@ -9,14 +9,15 @@ ordinary way, so that there is one implementation of it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Any, Callable, Protocol
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from serve.batching.bundle import Apart, Bundle, FormedRequest
+from serve.batching.batch_queue import Apart, Bundle, FormedRequest
 from serve.errors import InputError, NotLiveError
 from serve.gateway.request_lifecycle import Arrival, RequestContext, RequestLifecycle
 from serve.http.messages import SHORTEST_BYTES, Request, Response
@@ -44,27 +45,13 @@ _INDIFFERENT = VARYING | {"host", "user-agent", "content-length"}
 
 
 class AnswerFrame:
-    """What is around the outputs in the answers of one form by one generation.
-
-    Args:
-        written: the transport's own.
-    """
+    """What is around the outputs in the answers of one form by one generation; `written`: the transport's own."""
 
     __slots__ = ("after", "before", "headers", "longest_bytes", "written")
 
     def __init__(self, headers: Mapping[str, str], before: bytes, after: bytes, longest_bytes: float) -> None:
         self.headers, self.before, self.after, self.longest_bytes = headers, before, after, longest_bytes
         self.written: Any = None
-
-
-class Asker(Protocol):
-    """A connection whose request is answered."""
-
-    def answer_formed(self, frame: AnswerFrame, outputs: bytes, trace: bytes) -> None:
-        """Send an answer of status 200."""
-
-    def answer_alone(self, answer: Response) -> None:
-        """Send any answer."""
 
 
 class RequestForms:
@@ -116,6 +103,9 @@ class RequestForm:
 
     def take(self, request: FormedRequest, is_alone: bool) -> bool:
         """Answer a request later in this loop; false for one that is to take the ordinary way."""
+        recorder = self.instance.recorder
+        if recorder is not None and recorder.is_due():
+            return False
         if self._max_queue and self._scheduler.waiting_for(self._context.model) > self._max_queue:
             return False
         bundle = self._bundle
@@ -139,20 +129,15 @@ class RequestForm:
         except NotLiveError:
             return None
         if generation is not self._known[0]:
-            self._known = generation, self._kind_of(generation)
+            predictor, kind = generation.predictor, None
+            if predictor.joins_arrays and predictor.inputs == self._prediction.generation.predictor.inputs:
+                with contextlib.suppress(InputError):
+                    kind = predictor.batch_key(self.layout.read([self._numbers], predictor))
+            self._known = generation, kind
         if self._known[1] is None:
             self._slot.release(generation)
             return None
         return self._scheduler.open(self.instance, self, generation, self._known[1])
-
-    def _kind_of(self, generation: Generation) -> Hashable:
-        predictor, layout = generation.predictor, self.layout
-        if not predictor.joins_arrays or predictor.inputs != self._prediction.generation.predictor.inputs:
-            return None
-        try:
-            return predictor.batch_key(layout.read([self._numbers], predictor))
-        except InputError:
-            return None
 
     def deliver(self, bundle: Bundle, result: Any) -> None:
         """Answer the requests of a bundle, and end its lease."""

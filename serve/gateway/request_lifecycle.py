@@ -14,15 +14,14 @@ import math
 import time
 import traceback
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.batching.scheduler import LateError
-from serve.errors import HeldError, InputError
+from serve.errors import HeldError, InputError, NotServedError, RequestError
 from serve.http.messages import RETRY_AFTER_S, Request, Response, fail
 from serve.inference.prediction import Prediction, complete
 from serve.metrics.request_counters import DEADLINE, QUEUE_FULL, TOO_LARGE, Served
-from serve.observability.access_log import LoggedRequest, provenance_of
+from serve.observability.access_log import provenance_of
 from serve.observability.spans import HEADER, TraceParent, parse_trace_parent
 
 if TYPE_CHECKING:
@@ -35,17 +34,13 @@ HELD_S = 0.001
 
 
 class RequestContext(NamedTuple):
-    """A request that is being answered.
-
-    Args:
-        model: empty where the request names none of the models.
-        deadline_s: after which the client no longer waits, on the monotonic clock; `None` for a malformed timeout.
-    """
+    """A request that is being answered."""
 
     request: Request
     route: Route[Any, Any]
-    model: str
+    model: str  # empty where the request names none of the models
     arrival: Arrival
+    # After which the client no longer waits, on the monotonic clock; `None` for a malformed timeout.
     deadline_s: float | None
     client: str
     trace: TraceParent | None
@@ -75,7 +70,9 @@ class RequestLifecycle:
             if self._telemetry.spans is not None:
                 span = self._telemetry.spans.begin(request.method, route.pattern, request.path, trace)
                 trace = self._telemetry.spans.place_of(span)
-        return RequestContext(request, route, model, arrival, self._deadline_of(request, arrival), client, trace, span)
+        timeout_s = read_timeout(request.headers, self._server.settings.request_timeout_s)
+        deadline_s = None if timeout_s is None else arrival.arrived_s + timeout_s
+        return RequestContext(request, route, model, arrival, deadline_s, client, trace, span)
 
     def reject(self, context: RequestContext) -> Response | None:
         """Return the answer to a prediction that is not to be worked on; `None` for every other request."""
@@ -103,7 +100,7 @@ class RequestLifecycle:
         if context.span is not None and self._telemetry.spans is not None:
             self._telemetry.spans.end(context.span, answer.status, provenance_of(answer.headers))
         if self._telemetry.access_log is not None:
-            self._telemetry.access_log.put(_exchange(context, answer, seconds))
+            self._telemetry.access_log.put(context.request, answer, seconds, context.client, context.trace)
         return answer
 
     def begin(self, context: RequestContext) -> Response | Prediction | Exception:
@@ -148,44 +145,24 @@ class RequestLifecycle:
         return self.end(context, fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
 
     def fail_unknown(self, path: str, error: Exception) -> Response:
-        """Answer a request on which the server failed, or whose inputs the model could not use.
+        """Answer a request that names what is not served, or cannot be read, or on which the server failed.
 
-        The client learns nothing of the inside; the log has all of it.
+        Of a failure the client learns nothing; the log has all of it.
         """
-        if isinstance(error, InputError):  # found when the model ran
-            return fail(422, error.message)
+        if isinstance(error, NotServedError):
+            return fail(404, error.message)
+        if isinstance(error, (InputError, RequestError)):  # the former where it is found when the model runs
+            return fail(error.status if isinstance(error, RequestError) else 422, error.message)
         log = next(self._server.instances).log
         text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         log.emit("request_failed", path=path, reason=repr(error), traceback=text)
         return fail(500, "the server failed on this request; its log has the reason")
 
-    def _deadline_of(self, request: Request, arrival: Arrival) -> float | None:
-        try:
-            return arrival.arrived_s + read_timeout(request.headers, self._server.settings.request_timeout_s)
-        except ValueError:
-            return None
-
-
-def _exchange(context: RequestContext, answer: Response, seconds: float) -> LoggedRequest:
-    request = context.request
-    return LoggedRequest(
-        method=request.method,
-        path=request.path,
-        client=context.client,
-        status=answer.status,
-        seconds=seconds,
-        taken_bytes=len(request.body),
-        given_bytes=sum(len(part) for part in answer.parts),
-        headers=answer.headers,
-        trace=context.trace,
-    )
-
 
 TIMEOUT_HEADER = "x-request-timeout"
 
 
-@dataclass(frozen=True)
-class Rejection:
+class Rejection(NamedTuple):
     """Why a request is not worked on."""
 
     status: int
@@ -194,26 +171,17 @@ class Rejection:
 
 
 class Arrival(NamedTuple):
-    """A request at the moment at which its work begins.
+    """A request at the moment at which its work begins."""
 
-    Args:
-        arrived_s: when it came, on the monotonic clock.
-        waiting: how many other requests wait behind it.
-    """
-
-    arrived_s: float
+    arrived_s: float  # when it came, on the monotonic clock
     waited_s: float = 0.0
-    waiting: int = 0
+    waiting: int = 0  # how many other requests wait behind it
 
 
-def read_timeout(headers: Mapping[str, str], default_s: float) -> float:
-    """Read how many seconds a client wants to wait; infinity where there is no limit.
+def read_timeout(headers: Mapping[str, str], default_s: float) -> float | None:
+    """Read how many seconds a client wants to wait; infinity without a limit, `None` for a malformed header.
 
-    Args:
-        default_s: for clients that do not state it; 0 for no limit.
-
-    Raises:
-        ValueError: the header is not a number of seconds.
+    `default_s` is for clients that do not state it; 0 is no limit.
     """
     stated = headers.get(TIMEOUT_HEADER)
     if stated is None:
@@ -221,18 +189,14 @@ def read_timeout(headers: Mapping[str, str], default_s: float) -> float:
     try:
         timeout_s = float(stated)
     except ValueError:
-        timeout_s = math.nan
-    if not 0 < timeout_s < math.inf:
-        raise ValueError(f"{TIMEOUT_HEADER}: expected a number of seconds above 0, found {stated!r}")
-    return timeout_s
+        return None
+    return timeout_s if 0 < timeout_s < math.inf else None
 
 
 def admit(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> Rejection | None:
-    """Decide whether a request is worked on; return why it is turned away, or `None`.
+    """Return why a request is turned away, or `None`.
 
-    Args:
-        deadline_s: after which the client no longer waits, on the monotonic clock.
-        max_queue: how many requests may wait behind it; 0 for any number.
+    `deadline_s` is on the monotonic clock; `max_queue` may wait behind the request, where 0 is any number.
     """
     if now_s > deadline_s:
         after_s = now_s - arrival.arrived_s
@@ -249,11 +213,7 @@ _PREFLIGHT_AGE_S = 600
 
 
 class Origins:
-    """The origins that the setting `cors_origins` allows.
-
-    Args:
-        allowed: `https://example.org`, for example; `*` allows all.
-    """
+    """The origins that the setting `cors_origins` allows, `https://example.org` for example; `*` allows all."""
 
     def __init__(self, allowed: Collection[str]) -> None:
         self._allowed = frozenset(allowed)

@@ -46,17 +46,8 @@ class Server(Registry):
         ]
         self.telemetry = Telemetry(settings, by_name, drain or Drain(), worker_metrics)
 
-    @property
-    def is_reloading(self) -> bool:
-        """Whether every reloader's thread is alive."""
-        return all(instance.is_reloading for instance in self.instances)
-
     def start(self, read_queued: Callable[[], int] = lambda: 0) -> None:
-        """Start the reloaders' threads in this process, once; after the fork, which threads do not survive.
-
-        Args:
-            read_queued: returns how many requests wait in this worker.
-        """
+        """Start the reloaders' threads in this process, once; after the fork, which threads do not survive."""
         self.telemetry.start(read_queued)
         for instance in self.instances:
             instance.start()
@@ -75,16 +66,10 @@ class Server(Registry):
         self.telemetry.stop()
 
     def wait_until_booted(self, is_wanted: Callable[[], bool]) -> bool:
-        """Wait until the committed generation of every model is live again, or cannot be.
+        """Wait until the committed generation of every model is live again, or cannot be; return whether all are.
 
         A worker that replaces a dead one takes no requests meanwhile; its siblings do. On a host that has committed
-        nothing there is nothing to wait for, and requests are answered so.
-
-        Args:
-            is_wanted: asked ten times a second whether to go on waiting.
-
-        Returns:
-            Whether this worker can answer for every model that the host has committed.
+        nothing there is nothing to wait for, and requests are answered so. `is_wanted` is asked ten times a second.
         """
         until_s = time.monotonic() + self.settings.boot_wait_s
         for instance in self.instances:

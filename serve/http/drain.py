@@ -33,8 +33,7 @@ class Drain:
     def precede(self, handler: Handler, delay_s: float) -> Handler:
         """Put the drop of readiness, for a time, before what a signal does.
 
-        Returns:
-            The handler to install instead, in the master's main thread. A second signal does not wait.
+        Install what is returned, in the master's main thread. A second signal does not wait.
         """
 
         def begin_and_wait(number: int, frame: FrameType | None) -> None:

@@ -24,21 +24,14 @@ Part = Union[bytes, memoryview]
 
 
 class Request(NamedTuple):
-    """One HTTP request.
-
-    Args:
-        headers: by their names in lower case.
-        body: as it was sent, not decompressed.
-        place: the parts of the path that its route names, `name` and `version` among them.
-        query: the part after the question mark, undecoded.
-    """
+    """One HTTP request."""
 
     method: str
     path: str
-    headers: Mapping[str, str]
-    body: Body
-    place: Mapping[str, str]
-    query: str = ""
+    headers: Mapping[str, str]  # by their names in lower case
+    body: Body  # as it was sent, not decompressed
+    place: Mapping[str, str]  # the parts of the path that its route names, `name` and `version` among them
+    query: str = ""  # the part after the question mark, undecoded
 
 
 class Response(NamedTuple):
@@ -84,19 +77,19 @@ _LONGEST_READ_AWAY_BYTES = 64 * 1024 * 1024
 
 
 def read_body(stream: IO[bytes], limit_bytes: int) -> bytes | None:
-    """Read a body to its end; return `None` for one that is too long, the rest of which is still to be read.
-
-    Raises:
-        RequestError: it is cut off, or its chunks are malformed.
-    """
+    """Read a body to its end; return `None` within one that is too long; a malformed one raises `RequestError`."""
     chunks: list[bytes] = []
     size_bytes = 0
-    while chunk := _read(stream):
+    while size_bytes <= limit_bytes:
+        try:
+            chunk = stream.read(_CHUNK_BYTES)
+        except Exception as error:  # the server's parser has errors of its own, which are all the client's
+            raise RequestError(400, f"the body: expected it whole, found {type(error).__name__}") from error
+        if not chunk:
+            return b"".join(chunks)
         size_bytes += len(chunk)
-        if size_bytes > limit_bytes:
-            return None
         chunks.append(chunk)
-    return b"".join(chunks)
+    return None
 
 
 def read_away(stream: IO[bytes]) -> None:
@@ -107,19 +100,8 @@ def read_away(stream: IO[bytes]) -> None:
             size_bytes += len(chunk)
 
 
-def _read(stream: IO[bytes]) -> bytes:
-    try:
-        return stream.read(_CHUNK_BYTES)
-    except Exception as error:  # the server's parser has errors of its own, which are all the client's
-        raise RequestError(400, f"the body: expected it whole, found {type(error).__name__}") from error
-
-
 def read_content(request: Request, limit_bytes: int) -> Body:
-    """Return the decompressed body of a request.
-
-    Raises:
-        RequestError: its encoding is unknown, or it is damaged or too long.
-    """
+    """Return the decompressed body of a request; raises `RequestError` for one that is damaged, too long or unknown."""
     encoding = request.headers.get("content-encoding")
     if encoding is None:
         return request.body
@@ -131,8 +113,12 @@ def pack(answer: Response, request: Request) -> Response:
     accepted = request.headers.get("accept-encoding")
     if not accepted or sum(map(len, answer.parts)) < SHORTEST_BYTES:
         return answer
-    headers, body = compress(b"".join(answer.parts), accepted)
-    return answer._replace(headers={**answer.headers, **headers}, body=body)
+    name, headers = choose_encoding(accepted), {**answer.headers, "Vary": "Accept-Encoding"}
+    if name is None:
+        return answer._replace(headers=headers)
+    body = b"".join(answer.parts)
+    packed = gzip.compress(body, _QUICK, mtime=0) if name == "gzip" else zlib.compress(body, _QUICK)
+    return answer._replace(headers={**headers, "Content-Encoding": name}, body=packed)
 
 
 ENCODINGS = ("gzip", "deflate")
@@ -143,17 +129,9 @@ _EITHER_FORMAT = 32 + zlib.MAX_WBITS  # zlib tells a gzip header from its own
 _NO_HEADER = -zlib.MAX_WBITS
 
 
-def decompress(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
-    """Decompress a request's body; one that was not compressed is returned as it is.
-
-    Args:
-        encoding: the value of `Content-Encoding`.
-        limit_bytes: the longest that the result may be.
-
-    Raises:
-        RequestError: the encoding is unknown, the data are damaged, or the result is too long.
-    """
-    wanted = (encoding or "identity").strip().lower()
+def decompress(body: bytes, encoding: str, limit_bytes: int) -> bytes:
+    """Decompress a body by its `Content-Encoding`; raises `RequestError` for one unknown, damaged or too long."""
+    wanted = encoding.strip().lower()
     if wanted in ("identity", ""):
         return body
     name = wanted[2:] if wanted.startswith("x-") else wanted
@@ -178,9 +156,9 @@ def decompress(body: bytes, encoding: str | None, limit_bytes: int) -> bytes:
     return content
 
 
-def choose_encoding(accepted: str | None) -> str | None:
+def choose_encoding(accepted: str) -> str | None:
     """Choose one of `ENCODINGS` by the value of `Accept-Encoding`; `None` where it allows none of them."""
-    weights = dict(_weigh(part) for part in (accepted or "").lower().split(","))
+    weights = dict(_weigh(part) for part in accepted.lower().split(","))
     known = [(weights.get(name, weights.get("*", 0.0)), -place, name) for place, name in enumerate(ENCODINGS)]
     weight, _, name = max(known)
     return name if weight > 0 else None
@@ -195,14 +173,3 @@ def _weigh(part: str) -> tuple[str, float]:
         return name.strip(), min(max(float(value), 0.0), 1.0)
     except ValueError:
         return name.strip(), 0.0
-
-
-def compress(body: bytes, accepted: str | None) -> tuple[dict[str, str], bytes]:
-    """Compress an answer where `Accept-Encoding` allows it and it pays; return the headers for it, and the body."""
-    if len(body) < SHORTEST_BYTES:
-        return {}, body
-    name = choose_encoding(accepted)
-    if name is None:
-        return {"Vary": "Accept-Encoding"}, body
-    packed = gzip.compress(body, _QUICK, mtime=0) if name == "gzip" else zlib.compress(body, _QUICK)
-    return {"Vary": "Accept-Encoding", "Content-Encoding": name}, packed

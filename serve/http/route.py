@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Generic, TypeVar
 
@@ -15,18 +15,12 @@ Result = TypeVar("Result", covariant=True)
 
 @dataclass(frozen=True, eq=False)
 class Route(Generic[Context, Result]):
-    """One path.
+    """One path."""
 
-    Args:
-        method: of the requests; `GET` means `HEAD` too.
-        handle: answers, without knowing which server carries it.
-        protocol: in which a prediction speaks, as the metrics name it; nothing for what is no prediction.
-    """
-
-    method: str
+    method: str  # of the requests; `GET` means `HEAD` too
     pattern: str
-    handle: Callable[[Context, Request], Result]
-    protocol: str = ""
+    handle: Callable[[Context, Request], Result]  # answers, without knowing which server carries it
+    protocol: str = ""  # in which a prediction speaks, as the metrics name it; nothing for what is no prediction
 
 
 _MOST_REMEMBERED_PATHS = 1000
@@ -37,27 +31,16 @@ class Table:
     """Finds the route of a prediction by its path."""
 
     def __init__(self, routes: Sequence[Route[Any, Any]]) -> None:
-        self._routes = [(route, _compile(route.pattern)) for route in routes]
+        part = re.compile(r"<(\w+)>")
+        self._routes = [(route, re.compile(part.sub(r"(?P<\1>[^/]+)", route.pattern))) for route in routes]
         self._remembered: dict[tuple[str, str], Found] = {}
 
     def find(self, method: str, path: str) -> Found | None:
-        """Find a route by the decoded path, without its query.
-
-        Returns:
-            The route and the parts of the path that it names; `None` where no route fits.
-        """
+        """Find a route, and the parts of the path that it names, by the decoded path without its query."""
         found = self._remembered.get((method, path))
         if found is None:
-            found = next(self._match(method, path), None)
+            fitting = ((route, pattern.fullmatch(path)) for route, pattern in self._routes if route.method == method)
+            found = next(((route, fits.groupdict()) for route, fits in fitting if fits), None)
             if found is not None and len(self._remembered) < _MOST_REMEMBERED_PATHS:
                 self._remembered[method, path] = found
         return found
-
-    def _match(self, method: str, path: str) -> Iterator[Found]:
-        for route, pattern in self._routes:
-            if route.method == method and (fitting := pattern.fullmatch(path)):
-                yield route, fitting.groupdict()
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/]+)", pattern))

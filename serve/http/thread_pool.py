@@ -19,22 +19,14 @@ _LOOK_S = 0.5
 
 @dataclass(eq=False)
 class Ticket:
-    """One connection that has, or waits for, a thread.
+    """One connection that has, or waits for, a thread."""
 
-    Args:
-        connection: gunicorn's; its `sock` is the socket.
-        queued_s: since when it waits, on the monotonic clock.
-        waited_s: how long it has waited for its thread.
-        idle_since_s: since when the server waits for the client; `None` while it works.
-        request: gunicorn's, once its headers are read.
-    """
-
-    connection: Any
+    connection: Any  # gunicorn's; its `sock` is the socket
     pool: RequestPool
-    queued_s: float = field(default_factory=time.monotonic)
-    waited_s: float = 0.0
-    idle_since_s: float | None = None
-    request: Any = None
+    queued_s: float = field(default_factory=time.monotonic)  # since when it waits, on the monotonic clock
+    waited_s: float = 0.0  # how long it has waited for its thread
+    idle_since_s: float | None = None  # since when the server waits for the client; `None` while it works
+    request: Any = None  # gunicorn's, once its headers are read
 
     def work(self) -> None:
         """The request is read; what takes time now is ours."""
@@ -65,23 +57,14 @@ def current_ticket() -> Ticket | None:
 
 @dataclass(frozen=True)
 class SlowClients:
-    """How slow clients are treated.
+    """How slow clients are treated."""
 
-    Args:
-        timeout_s: how long a client may take to send its request, and to take its answer.
-        report: called for each connection that was shut down.
-    """
-
-    timeout_s: float = 30.0
-    report: Callable[[], None] = lambda: None
+    timeout_s: float = 30.0  # how long a client may take to send its request, and to take its answer
+    report: Callable[[], None] = lambda: None  # called for each connection that was shut down
 
 
 class RequestPool(ThreadPoolExecutor):
-    """The request threads of one worker.
-
-    Args:
-        find_rule: returns how slow clients are treated; called with the first connection.
-    """
+    """The request threads of one worker; `find_rule`, for slow clients, is called with the first connection."""
 
     def __init__(self, threads: int, find_rule: Callable[[], SlowClients]) -> None:
         super().__init__(max_workers=threads, thread_name_prefix="request")
@@ -124,13 +107,11 @@ class RequestPool(ThreadPoolExecutor):
         rule = self._find_rule()
         while not self._shutdown:
             time.sleep(min(_LOOK_S, rule.timeout_s / 2))
-            self._shut_down_idle(time.monotonic() - rule.timeout_s, rule.report)
-
-    def _shut_down_idle(self, before_s: float, report: Callable[[], None]) -> None:
-        with self._lock:
-            slow = [one for one in self._running if one.idle_since_s is not None and one.idle_since_s < before_s]
-        for ticket in slow:
-            ticket.idle_since_s = None
-            report()
-            with contextlib.suppress(OSError):
-                ticket.connection.sock.shutdown(socket.SHUT_RDWR)
+            before_s = time.monotonic() - rule.timeout_s
+            with self._lock:
+                slow = [one for one in self._running if one.idle_since_s is not None and one.idle_since_s < before_s]
+            for ticket in slow:
+                ticket.idle_since_s = None
+                rule.report()
+                with contextlib.suppress(OSError):
+                    ticket.connection.sock.shutdown(socket.SHUT_RDWR)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.inference.prediction import Prediction
     from serve.model.slot import Generation
-    from serve.rollout.guard import Guard
+    from serve.rollout.evidence_board import Guard
 
 
 _SHORT_S = 0.001

@@ -2,7 +2,7 @@
 
 Units are seconds and bytes, counters end in `_total`. Labels take few values: the model's name, the label under which a
 version serves, fixed words. A sha256 is in none of them, because a series that has begun is kept for ever; the version
-is only in what is read anew for each answer (`serve.metrics.collectors`).
+is only in what is read anew for each answer (`serve.observability.telemetry`).
 
 Every series that an alarm or a panel reads begins with 0, in each worker, before anything happens: Prometheus sees no
 increase in a series whose first value is 1 ("Avoid missing metrics" in its practices), and would miss a first fault.
@@ -22,11 +22,10 @@ from serve.events.event_log import Event
 from serve.metrics.multiprocess_directory import VARIABLE
 from serve.metrics.request_counters import (
     BATCH_BOUNDS,
-    DEADLINE,
     LATENCY_BOUNDS_S,
-    QUEUE_FULL,
     SLOW_CLIENT,
     TOO_LARGE,
+    WHY_REJECTED,
     Counts,
     Served,
     Spread,
@@ -108,13 +107,9 @@ class MetricFamilies:
         self._in_flight = self._gauge("requests_in_flight", "Requests that are being answered.", "model")
         self._queued = self._gauge("requests_queued", "Requests that wait in the workers.")
         self._swaps = self._counter("swaps", READ[SWAPS], "model", "label", "outcome", "reason")
+        of_phases = "model", "label", "phase"
         self._phase = self._histogram(
-            "swap_phase_seconds",
-            "How long the phases of a swap took a worker.",
-            _PHASE_BOUNDS_S,
-            "model",
-            "label",
-            "phase",
+            "swap_phase_seconds", "How long the phases of a swap took a worker.", _PHASE_BOUNDS_S, *of_phases
         )
         self._delay = self._histogram(
             "publish_to_live_seconds", "From the writing of a marker to the swap.", _PHASE_BOUNDS_S, "model", "label"
@@ -240,15 +235,11 @@ def _no_requests(whose: ModelLabel) -> Counts:
     model = whose.model
     # A request that reached no version has no label.
     labels = ((whose.label, _STATUSES), ("", _STATUSES[1:]))
+    served = [(label, protocol, code) for label, codes in labels for protocol in PROTOCOLS for code in codes]
     return Counts(
-        requests={
-            Served(model, label, protocol, code): 0
-            for label, codes in labels
-            for protocol in PROTOCOLS
-            for code in codes
-        },
+        requests={Served(model, *one): 0 for one in served},
         latencies={(model, label): Spread.over(LATENCY_BOUNDS_S) for label, _ in labels},
         waits={model: Spread.over(LATENCY_BOUNDS_S)},
         batches={model: Spread.over(tuple(map(float, BATCH_BOUNDS)))},
-        rejected={(model, reason): 0 for reason in (QUEUE_FULL, DEADLINE, TOO_LARGE, SLOW_CLIENT)},
+        rejected={(model, reason): 0 for reason in WHY_REJECTED},
     )

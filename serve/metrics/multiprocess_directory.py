@@ -27,9 +27,7 @@ _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory below it is made pri
 def make(environ: MutableMapping[str, str], parent: Path | None = None) -> Path:
     """Make the directory of this server, empty but for its lock, and remove those of servers that are gone.
 
-    Args:
-        environ: the environment variables of the master; gets the directory's name.
-        parent: by default in memory, because the counts are written all the time.
+    `environ`, the master's, gets its name. It is in memory by default, because the counts are written all the time.
     """
     parent = parent or (_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else Path(tempfile.gettempdir()))
     for left in parent.glob(_PREFIX + "*"):

@@ -18,32 +18,24 @@ LATENCY_BOUNDS_S = (
     *(0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0, 10.0, 30.0),
 )
 # The reasons of rejections.
-QUEUE_FULL, DEADLINE, TOO_LARGE, SLOW_CLIENT = "queue_full", "deadline", "too_large", "slow_client"
+QUEUE_FULL, DEADLINE, TOO_LARGE, SLOW_CLIENT = WHY_REJECTED = "queue_full", "deadline", "too_large", "slow_client"
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Served(NamedTuple):
-    """The labels of one request's count; every part takes few values.
+    """The labels of one request's count; every part takes few values."""
 
-    Args:
-        model: empty for a request that names none of the models.
-        label: under which the model answered: `stable`, `canary`, `shadow`.
-    """
-
-    model: str
-    label: str
+    model: str  # empty for a request that names none of the models
+    label: str  # under which the model answered: `stable`, `canary`, `shadow`
     protocol: str
     status: int
 
 
 @dataclass
 class Spread:
-    """How many values fell between which bounds.
+    """How many values fell between which bounds."""
 
-    Args:
-        counts: one for each bound, of values up to it and above the one before, and one for values above them all.
-    """
-
+    # One for each bound, of values up to it and above the one before, and one for values above them all.
     counts: list[int]
     total: float = 0.0
 
@@ -60,22 +52,17 @@ class Spread:
 
 @dataclass
 class Counts:
-    """Counts since the last hand-over, except for `in_flight` and `queued`, which are current.
-
-    Args:
-        latencies: seconds from a request's arrival to its answer, by model and label.
-        waits: seconds that requests waited before they were worked on, by model.
-        batches: rows that were computed at once, by model.
-        rejected: requests that were turned away, by model and reason.
-        in_flight: requests that are being answered, by model.
-    """
+    """Counts since the last hand-over, except for `in_flight` and `queued`, which are current."""
 
     requests: dict[Served, int] = field(default_factory=dict)
+    # Seconds from a request's arrival to its answer, by model and label.
     latencies: dict[tuple[str, str], Spread] = field(default_factory=dict)
+    # Seconds that requests waited before they were worked on, by model.
     waits: dict[str, Spread] = field(default_factory=dict)
-    batches: dict[str, Spread] = field(default_factory=dict)
+    batches: dict[str, Spread] = field(default_factory=dict)  # rows that were computed at once, by model
+    # Requests that were turned away, by model and reason.
     rejected: dict[tuple[str, str], int] = field(default_factory=dict)
-    in_flight: dict[str, int] = field(default_factory=dict)
+    in_flight: dict[str, int] = field(default_factory=dict)  # requests that are being answered, by model
     queued: int = 0
 
 

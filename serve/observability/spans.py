@@ -80,17 +80,11 @@ _FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-
 
 @dataclass(frozen=True)
 class TraceParent:
-    """The place of a request in a trace.
+    """The place of a request in a trace."""
 
-    Args:
-        trace_id: of the whole trace, 32 hexadecimal digits.
-        span_id: of the caller's span, 16 hexadecimal digits.
-        flags: two hexadecimal digits; the lowest bit states that the caller records the trace.
-    """
-
-    trace_id: str
-    span_id: str
-    flags: str
+    trace_id: str  # of the whole trace, 32 hexadecimal digits
+    span_id: str  # of the caller's span, 16 hexadecimal digits
+    flags: str  # two hexadecimal digits; the lowest bit states that the caller records the trace
 
     def __str__(self) -> str:
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"

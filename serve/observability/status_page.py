@@ -5,38 +5,33 @@ Made from the files of the stores, so every worker answers the same; pure: the c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from serve.metrics.worker_metrics import Traffic
 from serve.operations.formatting import status_as_json
+from serve.operations.operations import Past, Status
 
-if TYPE_CHECKING:
-    from serve.metrics.totals import Traffic
-    from serve.operations.operations import Past, Status
-
+_SHOWN = ("generation", "version", "sha256", "size_bytes", "name", "cause")
+_HIDDEN = ("marker", "fingerprints", "judge")
 _PHASES = ("copy", "hash", "load", "warm_up", "commit")
 MOST_SWAPS = 50
 
 
 @dataclass(frozen=True)
 class Look:
-    """The state of one model at one moment.
+    """The state of one model at one moment."""
 
-    Args:
-        full_name: `NAME` for the default label, `NAME@LABEL` for the others.
-        verdict: of the reloader about the newest checkpoint.
-        unserved_s: the age of the newest published checkpoint while it is not served.
-    """
-
-    full_name: str
+    full_name: str  # `NAME` for the default label, `NAME@LABEL` for the others
     name: str
     label: str
     status: Status
     history: Sequence[Past]
     events: Sequence[Mapping[str, Any]]
-    verdict: str
-    unserved_s: float
+    verdict: str  # of the reloader about the newest checkpoint
+    unserved_s: float  # the age of the newest published checkpoint while it is not served
     traffic: Traffic
     memory: Mapping[int, Mapping[str, int]]
 
@@ -47,13 +42,13 @@ def describe_model(look: Look) -> dict[str, object]:
     for worker in stated["workers"]:
         memory = look.memory.get(worker["pid"], {})
         worker.update({f"{kind}_bytes": size_bytes for kind, size_bytes in memory.items()})
-    proposal = look.status.proposal
+    proposal, latency = look.status.proposal, sorted(look.traffic.latency.items())
     return {
         "full_name": look.full_name,
         "name": look.name,
         "label": look.label,
-        "committed": _without_marker(stated["committed"]),
-        "proposal": _without_marker(asdict(proposal.entry)) if proposal else None,
+        "committed": _without(stated["committed"], "marker") if stated["committed"] else None,
+        "proposal": _without(asdict(proposal.entry), "marker") if proposal else None,
         "pin": stated["pin"],
         "probation": stated["probation"],
         "verdict": look.verdict,
@@ -65,8 +60,12 @@ def describe_model(look: Look) -> dict[str, object]:
             {"name": note.name, "code": note.code, "since": note.since, "reason": note.reason, "hint": note.hint}
             for note in reversed(look.status.unserved)
         ],
-        "quarantine": [_describe_record(record) for record in reversed(stated["quarantine"])],
-        "traffic": _describe_traffic(look.traffic),
+        "quarantine": [_without(record, *_HIDDEN) for record in reversed(stated["quarantine"])],
+        # JSON has no infinity; null stands for "however long".
+        "traffic": {
+            **asdict(look.traffic),
+            "latency": [[bound_s if bound_s < math.inf else None, count] for bound_s, count in latency],
+        },
     }
 
 
@@ -82,17 +81,18 @@ def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> 
             {
                 "refused": False,
                 "at": entry.committed,
-                **{
-                    key: getattr(entry, key)
-                    for key in ("generation", "version", "sha256", "size_bytes", "name", "cause")
-                },
+                **{key: getattr(entry, key) for key in _SHOWN},
                 "is_kept": past.is_kept,
                 "outcome": past.outcome,
                 "phases": {phase: _slowest(reports, f"{phase}_s") for phase in _PHASES},
                 "since_marker_s": _slowest(reports, "since_marker_s") if entry.cause == "checkpoint" else None,
             }
         )
-    swaps += [_describe_refusal(event) for event in events if event["event"] == "refused"]
+    for event in events:
+        if event["event"] == "refused":
+            name = str(event.get("checkpoint", "")).rpartition("/")[2]
+            facts = {key: event.get(key) for key in ("code", "reason", "version", "sha256", "will_retry")}
+            swaps.append({"refused": True, "at": event["time"], "name": name, **facts})
     return sorted(swaps, key=lambda swap: str(swap["at"]), reverse=True)
 
 
@@ -100,22 +100,5 @@ def _slowest(events: Iterable[Mapping[str, Any]], key: str) -> float | None:
     return max((event[key] for event in events if event.get(key) is not None), default=None)
 
 
-def _describe_refusal(event: Mapping[str, Any]) -> dict[str, object]:
-    name = str(event.get("checkpoint", "")).rpartition("/")[2]
-    facts = {key: event.get(key) for key in ("code", "reason", "version", "sha256", "will_retry")}
-    return {"refused": True, "at": event["time"], "name": name, **facts}
-
-
-def _describe_record(record: dict[str, Any]) -> dict[str, object]:
-    return {key: value for key, value in record.items() if key not in ("marker", "fingerprints", "judge")}
-
-
-def _describe_traffic(traffic: Traffic) -> dict[str, object]:
-    # JSON has no infinity; null stands for "however long".
-    pairs = sorted(traffic.latency.items())
-    latency = [[None if bound_s == float("inf") else bound_s, count] for bound_s, count in pairs]
-    return {**asdict(traffic), "latency": latency}
-
-
-def _without_marker(entry: Mapping[str, object] | None) -> dict[str, object] | None:
-    return None if entry is None else {key: value for key, value in entry.items() if key != "marker"}
+def _without(facts: Mapping[str, object], *keys: str) -> dict[str, object]:
+    return {key: value for key, value in facts.items() if key not in keys}

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 from serve.errors import NotServedError
 from serve.inference.shadow import Counts
-from serve.metrics.collectors import memory_of, read_memory, read_model, unserved_s
-from serve.metrics.metric_families import ModelLabel, Reading
-from serve.metrics.totals import Traffic
+from serve.metrics.metric_families import SWAPS, ModelLabel, Reading
+from serve.metrics.worker_metrics import Traffic
 from serve.observability.access_log import AccessLog
 from serve.observability.spans import Spans
 from serve.observability.status_page import MOST_SWAPS, Look
 from serve.operations.operations import Operations, Status
 from serve.settings.settings import SHADOW
+from serve.store.ledger import CHECKPOINT, Entry
 
 if TYPE_CHECKING:
     from serve.http.drain import Drain
@@ -34,11 +36,7 @@ _MEMORY_AGE_S = 5.0
 
 
 class Telemetry:
-    """Sees all models of one worker.
-
-    Args:
-        instances: by `NAME` for the default label and `NAME@LABEL` for the others.
-    """
+    """Sees all models of one worker; `instances`: by `NAME` for the default label and `NAME@LABEL` for the others."""
 
     def __init__(
         self,
@@ -72,12 +70,7 @@ class Telemetry:
             self.spans.stop()
 
     def operations(self, name: str) -> Operations:
-        """Return the operations on `NAME` or `NAME@LABEL`.
-
-        Raises:
-            NotServedError: there is no such model.
-            OperationError: it has no store yet.
-        """
+        """Return the operations on `NAME` or `NAME@LABEL`; raises `NotServedError`, or `OperationError`."""
         if name not in self._instances:
             raise NotServedError(f"model: expected {' or '.join(self._instances)}, found {name}")
         if name not in self._operations:
@@ -127,3 +120,64 @@ class Telemetry:
             known = {pid: memory_of(pid) for pid in workers}
             self._memory = time.monotonic(), known
         return known
+
+
+_PROC = Path("/proc")
+_KIBIBYTE = 1024
+
+
+def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], age_s: float) -> Iterator[Reading]:
+    """Yield the values of one model; `age_s`: the age of the newest checkpoint while it is not served."""
+    of_model = whose._asdict()
+    committed = status.committed.generation if status.committed else 0
+    yield Reading("envserve_committed_generation", of_model, committed)
+    if status.committed is not None:
+        yield Reading("envserve_model_info", {**of_model, "version": status.committed.version}, 1)
+    for row in status.workers:
+        yield Reading("envserve_serving_generation", {**of_model, "worker": str(row.pid)}, row.live)
+    slowest = min((row.live for row in status.workers), default=committed)
+    yield Reading("envserve_generation_skew", of_model, committed - slowest)
+    yield Reading("envserve_workers", of_model, len(status.workers))
+    yield Reading("envserve_unserved_seconds", of_model, age_s)
+    yield Reading("envserve_quarantined_checkpoints", of_model, len(status.quarantine))
+    for tensor in status.changed_tensors:
+        yield Reading("envserve_changed_tensor", {**of_model, "tensor": tensor}, 1)
+    yield Reading("envserve_pinned", of_model, status.pin is not None)
+    probation = status.probation
+    yield Reading("envserve_probation_generation", of_model, probation.generation if probation else 0)
+    for signal, count in probation.bad.items() if probation else ():
+        yield Reading("envserve_probation_bad_answers", {**of_model, "signal": signal}, count)
+    for cause, count in Counter(entry.cause for entry in history).items():
+        yield Reading(SWAPS, {**of_model, "outcome": "committed", "reason": cause}, count)
+
+
+def unserved_s(written_ns: int | None, status: Status) -> float:
+    """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it.
+
+    `written_ns` is when its marker was written, as this worker's reloader knows.
+    """
+    known_ns = [] if written_ns is None else [written_ns]
+    if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
+        known_ns.append(status.proposal.entry.marker_mtime_ns)
+    return max(0.0, time.time() - max(known_ns) / 1e9) if known_ns else 0.0
+
+
+def read_memory(workers: Sequence[int]) -> Iterator[Reading]:
+    """Yield the memory that workers use; nothing for a worker that has ended."""
+    for pid in workers:
+        for kind, size_bytes in memory_of(pid).items():
+            yield Reading("envserve_memory_bytes", {"worker": str(pid), "kind": kind}, size_bytes)
+
+
+def memory_of(pid: int, proc: Path = _PROC) -> dict[str, int]:
+    """Ask the kernel how many bytes of memory a process uses, by kind; nothing where there is no such process.
+
+    `rss` is what is resident; `pss` divides each shared page by the number of its users, so that the sum over all
+    workers is what they take together.
+    """
+    try:
+        lines = (proc / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return {}
+    stated = dict(line.split(":", 1) for line in lines if line.startswith(("Rss:", "Pss:")))
+    return {kind.lower(): int(value.split()[0]) * _KIBIBYTE for kind, value in stated.items()}

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from serve.operations.operations import Status
 from serve.rollout.decision import SLOWER, Rule, smallest
 from serve.rollout.rules import probation_of, rollout_of, why_no_probation
-from serve.settings.settings import CANARY, SHADOW, STABLE
-
-if TYPE_CHECKING:
-    from serve.operations.operations import Status
-    from serve.settings.settings import Settings
+from serve.settings.settings import CANARY, SHADOW, STABLE, Settings
 
 _RETRIES = {
     "finite": "Answers that are not finite are made again by it before they leave.",
@@ -25,22 +21,12 @@ _MEMORY = {
 }
 
 
-def explain(settings: Settings, status: Status | None) -> list[str]:
-    """Explain what becomes of the next checkpoint, a sentence or two for each step.
-
-    Args:
-        status: of the store; `None` where no server has run.
-    """
-    return list(_steps(settings, status))
-
-
-def _steps(settings: Settings, status: Status | None) -> Iterator[str]:
+def explain(settings: Settings, status: Status | None) -> Iterator[str]:
+    """Explain what becomes of the next checkpoint, a sentence or two for each step; no `status` where no server ran."""
     if status is not None and status.pin is not None:
         yield f"Nothing: version {status.pin.version} is pinned. What follows holds after serve unpin."
-    look = "by file events and" if settings.watch != "poll" else ""
-    yield f"It is noticed in {settings.checkpoints} {look} at the latest after {settings.poll_s:g} s.".replace(
-        "  ", " "
-    )
+    look = "by file events and " if settings.watch != "poll" else ""
+    yield f"It is noticed in {settings.checkpoints} {look}at the latest after {settings.poll_s:g} s."
     signed = ", its signature" if settings.verify_key else ""
     yield (
         f"Its sha256{signed}, format and names are proven; its weights must be finite; the example, golden requests "

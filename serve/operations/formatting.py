@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from serve.checkpoint.manifest import read_object
 from serve.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from serve.operations.operations import Occupant, OnProbation, Past, Status
+    from serve.operations.operations import Occupant, Past, Status
     from serve.operations.verification import Verdict
     from serve.swap.changed_weights import Checked
 
@@ -27,7 +28,11 @@ def status_as_json(status: Status) -> dict[str, object]:
 
 def status_as_text(status: Status) -> str:
     """Write a status as a table."""
-    lines = ["committed   " + _describe_committed(status)]
+    entry, about = status.committed, "nothing yet"
+    if entry is not None:
+        about = f"generation {entry.generation}, version {entry.version}, sha256 {entry.sha256[:_SHORT_SHA256]}"
+        about += f", since {entry.committed[:19]}"
+    lines = [f"committed   {about}"]
     if status.pin is not None:
         reason = f": {status.pin.reason}" if status.pin.reason else ""
         lines.append(f"pinned      to version {status.pin.version} since {status.pin.pinned[:19]}{reason}")
@@ -35,7 +40,12 @@ def status_as_text(status: Status) -> str:
         entry = status.proposal.entry
         lines.append(f"proposed    generation {entry.generation}, version {entry.version}, {entry.name}")
     if status.probation is not None:
-        lines.append("probation   " + _describe_probation(status.probation))
+        found = status.probation
+        bad = ", ".join(f"{count} {signal}" for signal, count in found.bad.items() if count) or "nothing against it"
+        lines.append(
+            f"probation   generation {found.generation} for {found.seconds:g} s, {found.answers:,} answers, {bad}; "
+            f"generation {found.way_back} stays loaded ({found.kept_bytes:,} bytes)"
+        )
     rows = [
         (str(row.pid), str(row.live or "-"), _state_of(status, row.preparing, row.prepared)) for row in status.workers
     ]
@@ -60,45 +70,26 @@ def status_as_text(status: Status) -> str:
 
 
 def history_as_json(history: Sequence[Past]) -> list[dict[str, object]]:
-    """Return a history in the form that JSON can hold.
-
-    Args:
-        history: the newest generation first.
-    """
-    rows = [{**asdict(past.entry), "is_kept": past.is_kept, "outcome": past.outcome} for past in history]
-    return [{**{key: row[key] for key in row if key != "marker"}, **_stated(str(row["marker"]))} for row in rows]
-
-
-def _stated(marker: str) -> dict[str, object]:
-    """Where a generation comes from, as its marker states it."""
-    try:
-        stated = read_object(marker.encode())
-    except CheckpointError:  # that of an earlier version of ours
-        return {}
-    return {key: stated[key] for key in ("created", "metrics", "mlflow") if key in stated}
+    """Return a history in the form that JSON can hold."""
+    rows = []
+    for past in history:
+        row = {**asdict(past.entry), "is_kept": past.is_kept, "outcome": past.outcome}
+        with contextlib.suppress(CheckpointError):  # the marker may be that of an earlier version of ours
+            stated = read_object(row.pop("marker").encode())
+            row.update({key: stated[key] for key in ("created", "metrics", "mlflow") if key in stated})
+        rows.append(row)
+    return rows
 
 
 def history_as_text(history: Sequence[Past]) -> str:
-    """Write a history as a table.
-
-    Args:
-        history: the newest generation first.
-    """
+    """Write a history as a table."""
     if not history:
         return "nothing was committed yet"
-    rows = [
-        (
-            str(past.entry.generation),
-            past.entry.version,
-            past.entry.sha256[:_SHORT_SHA256],
-            past.entry.cause,
-            past.entry.committed[:19],
-            "yes" if past.is_kept else "no",
-            past.entry.name,
-            past.outcome,
-        )
-        for past in history
-    ]
+    rows = []
+    for past in history:
+        entry, is_kept = past.entry, "yes" if past.is_kept else "no"
+        made = entry.version, entry.sha256[:_SHORT_SHA256], entry.cause, entry.committed[:19]
+        rows.append((str(entry.generation), *made, is_kept, entry.name, past.outcome))
     head = ("GENERATION", "VERSION", "SHA256", "CAUSE", "COMMITTED", "KEPT", "CHECKPOINT", "OUTCOME")
     return "\n".join(_tabulate(head, rows))
 
@@ -130,36 +121,14 @@ def verdicts_as_text(verdicts: Sequence[Verdict]) -> str:
     """Write what `verify` found."""
     if not verdicts:
         return "no checkpoint with a marker"
-    lines = [
-        f"{'ok ' if verdict.problem is None else 'BAD'} {verdict.path}" + _describe_content(verdict)
-        for verdict in verdicts
-    ]
+    lines = []
+    for verdict in verdicts:
+        about = f"  sha256 {(verdict.sha256 or '')[:_SHORT_SHA256]}"
+        about += f"  version {verdict.version}" if verdict.version else ""
+        is_bad = verdict.problem is not None
+        lines.append(f"BAD {verdict.path}: {verdict.problem}" if is_bad else f"ok  {verdict.path}{about}")
     bad = sum(verdict.problem is not None for verdict in verdicts)
     return "\n".join([*lines, f"{len(verdicts)} checkpoints, {bad} bad"])
-
-
-def _describe_content(verdict: Verdict) -> str:
-    if verdict.problem is not None:
-        return f": {verdict.problem}"
-    return f"  sha256 {(verdict.sha256 or '')[:_SHORT_SHA256]}" + (
-        f"  version {verdict.version}" if verdict.version else ""
-    )
-
-
-def _describe_committed(status: Status) -> str:
-    entry = status.committed
-    if entry is None:
-        return "nothing yet"
-    sha256 = entry.sha256[:_SHORT_SHA256]
-    return f"generation {entry.generation}, version {entry.version}, sha256 {sha256}, since {entry.committed[:19]}"
-
-
-def _describe_probation(probation: OnProbation) -> str:
-    bad = ", ".join(f"{count} {signal}" for signal, count in probation.bad.items() if count) or "nothing against it"
-    return (
-        f"generation {probation.generation} for {probation.seconds:g} s, {probation.answers:,} answers, {bad}; "
-        f"generation {probation.way_back} stays loaded ({probation.kept_bytes:,} bytes)"
-    )
 
 
 def _state_of(status: Status, preparing: int, prepared: int) -> str:

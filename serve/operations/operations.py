@@ -7,10 +7,10 @@ come back; printing them is `serve.operations.formatting`'s part.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from serve.errors import OperationError
 from serve.events.event_log import Journal
@@ -22,9 +22,7 @@ from serve.store.quarantine import Quarantine, Record
 from serve.swap.changed_weights import Checked, ask_workers, changed_tensors
 from serve.swap.host_coordinator import Coordinator, Proposal
 from serve.swap.seen_checkpoints import Note, Unserved
-
-if TYPE_CHECKING:
-    from serve.swap.shared_state import Row
+from serve.swap.shared_state import Row
 
 _LOOK_S = 0.05
 _MOST_EVENTS = 1000
@@ -34,66 +32,44 @@ _OUTCOMES = {"held": "held", "returned": "taken back", "promoted": "promoted", "
 
 @dataclass(frozen=True)
 class Past:
-    """One generation of the history.
-
-    Args:
-        is_kept: whether its checkpoint is in the store, so that a rollback to it is possible.
-        outcome: what became of it on probation, and why, while the journal has it.
-    """
+    """One generation of the history."""
 
     entry: Entry
-    is_kept: bool
-    outcome: str = ""
+    is_kept: bool  # whether its checkpoint is in the store, so that a rollback to it is possible
+    outcome: str = ""  # what became of it on probation, and why, while the journal has it
 
 
 @dataclass(frozen=True)
 class OnProbation:
-    """The generation that is on probation.
-
-    Args:
-        way_back: the generation that all workers go back to where it does not hold.
-        kept_bytes: the size of the checkpoint that stays loaded for it.
-        bad: by signal, the answers that only this generation spoils.
-    """
+    """The generation that is on probation."""
 
     generation: int
-    way_back: int
-    kept_bytes: int
+    way_back: int  # the generation that all workers go back to where this one does not hold
+    kept_bytes: int  # the size of the checkpoint that stays loaded for it
     seconds: float
     answers: int
-    bad: Mapping[str, int]
+    bad: Mapping[str, int]  # by signal, the answers that only this generation spoils
 
 
 @dataclass(frozen=True)
 class Status:
-    """What a host serves, and what hinders it.
-
-    Args:
-        committed: the committed generation, or `None` before the first.
-        quarantine: what was refused, the newest last.
-        unserved: what is published and not served, though nothing is wrong with it, the newest last.
-        changed_tensors: of the committed generation, which differ from the published ones in some worker.
-    """
+    """What a host serves, and what hinders it."""
 
     committed: Entry | None
     workers: tuple[Row, ...]
     proposal: Proposal | None
     pin: Pin | None
-    quarantine: tuple[Record, ...]
-    unserved: tuple[Note, ...] = ()
-    changed_tensors: tuple[str, ...] = ()
+    quarantine: tuple[Record, ...]  # what was refused, the newest last
+    unserved: tuple[Note, ...] = ()  # what is published and not served, though nothing is wrong, the newest last
+    changed_tensors: tuple[str, ...] = ()  # of the committed generation, which were changed in some worker
     probation: OnProbation | None = None
 
 
 @dataclass(frozen=True)
 class Occupant:
-    """One file of the store that takes room.
+    """One file of the store that takes room."""
 
-    Args:
-        name: its sha256, or that of an unfinished copy.
-    """
-
-    name: str
+    name: str  # its sha256, or that of an unfinished copy
     size_bytes: int
     why: str
 
@@ -158,10 +134,7 @@ class Operations:
         return OnProbation(number, way_back, kept.size_bytes, seconds, evidence.answers, bad)
 
     def rollback(self, version: str | None) -> Rollback:
-        """Order an older version as a new generation.
-
-        Returns:
-            The order. Where no worker is alive it is carried out already.
+        """Order an older version as a new generation; where no worker is alive, it is so at once.
 
         Raises:
             OperationError: there is no such version, or its checkpoint is not in the store any more.
@@ -173,11 +146,7 @@ class Operations:
         return order
 
     def wait_for(self, order: Rollback, timeout_s: float) -> Entry:
-        """Wait until a rollback is live, and return its generation.
-
-        Raises:
-            OperationError: it was refused, or it takes longer; the order is withdrawn then.
-        """
+        """Return the generation of a rollback once it is live; raises `OperationError` where it does not become so."""
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
             for entry in reversed(self._ledger.read()):
@@ -198,11 +167,7 @@ class Operations:
         )
 
     def pin(self, reason: str) -> Pin:
-        """Stop automatic moves.
-
-        Raises:
-            OperationError: nothing is committed yet.
-        """
+        """Stop automatic moves; raises `OperationError` where nothing is committed yet."""
         return self._operator_requests.order_pin(self._require_committed(), reason)
 
     def unpin(self) -> bool:
@@ -214,8 +179,7 @@ class Operations:
     def retry(self, wanted: str | None) -> list[Record]:
         """Have what was refused judged anew, and return the rejections that were lifted.
 
-        Args:
-            wanted: the name, the version or the beginning of the sha256 of a checkpoint; all by default.
+        `wanted` is the name, the version or the beginning of the sha256 of a checkpoint; all by default.
 
         Raises:
             OperationError: no such checkpoint was refused.
@@ -231,9 +195,20 @@ class Operations:
 
     def occupants(self) -> list[Occupant]:
         """Return what occupies the store, and why, the largest first."""
-        return _list_occupants(
-            self._store, self._ledger.read(), self._quarantine.records(), self._coordinator.open_proposal()
-        )
+        entries, proposal, reasons = self._ledger.read(), self._coordinator.open_proposal(), {}
+        for record in self._quarantine.records():
+            again = "to be tried again" if record.retry_at_s is not None else "not to be tried again"
+            reasons[record.subject] = f"{record.name} was refused ({record.code}), {again}"
+        for entry in entries:
+            kind = "served" if entry is entries[-1] else "kept"
+            reasons[entry.sha256] = f"{kind}: generation {entry.generation}, version {entry.version}"
+        if proposal is not None:
+            reasons[proposal.entry.sha256] = f"{proposal.entry.name} is being prepared"
+        found = [
+            Occupant(name, size_bytes, reasons.get(name, "being copied" if name.endswith(".part") else "a candidate"))
+            for name, size_bytes in self._store.entries().items()
+        ]
+        return sorted(found, key=lambda occupant: -occupant.size_bytes)
 
     def free_bytes(self) -> int:
         """Return how much room the store's disk has."""
@@ -242,17 +217,15 @@ class Operations:
     def verify_live(self, timeout_s: float) -> list[Checked]:
         """Have each worker compare the weights that it has in memory with their checkpoint, while it serves.
 
-        Returns:
-            What each living worker found, by its process id.
-
         Raises:
             OperationError: no worker is alive, or one has not answered in time.
         """
-
-        def living() -> set[int]:
-            return {row.pid for row in self.status().workers}
-
-        return ask_workers(self._operator_requests, living, self._coordinator.wake, timeout_s)
+        return ask_workers(
+            self._operator_requests,
+            lambda: {row.pid for row in self.status().workers},
+            self._coordinator.wake,
+            timeout_s,
+        )
 
     def look(self) -> None:
         """Have the workers look at the watched place now."""
@@ -286,23 +259,3 @@ class Operations:
 def _outcome_of(event: Mapping[str, Any]) -> tuple[int, str]:
     about = event.get("previous", {}) if event["event"] == "returned" else event
     return int(about.get("generation", 0)), f"{_OUTCOMES[event['event']]}: {event.get('reason', '')}"
-
-
-def _list_occupants(
-    store: Store, entries: Sequence[Entry], refused: Sequence[Record], proposal: Proposal | None
-) -> list[Occupant]:
-    """List the files of a store that take room, the largest first."""
-    reasons: dict[str, str] = {}
-    for record in refused:
-        again = "to be tried again" if record.retry_at_s is not None else "not to be tried again"
-        reasons[record.subject] = f"{record.name} was refused ({record.code}), {again}"
-    reasons.update({entry.sha256: f"kept: generation {entry.generation}, version {entry.version}" for entry in entries})
-    if entries:
-        reasons[entries[-1].sha256] = f"served: generation {entries[-1].generation}, version {entries[-1].version}"
-    if proposal is not None:
-        reasons[proposal.entry.sha256] = f"{proposal.entry.name} is being prepared"
-    found = [
-        Occupant(name, size_bytes, reasons.get(name, "being copied" if name.endswith(".part") else "a candidate"))
-        for name, size_bytes in store.entries().items()
-    ]
-    return sorted(found, key=lambda occupant: -occupant.size_bytes)

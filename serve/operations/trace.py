@@ -35,32 +35,22 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Link:
-    """One link of the chain.
-
-    Args:
-        verdict: VERIFIED, FAILED, or UNKNOWN where nothing at hand can tell.
-    """
+    """One link of the chain."""
 
     name: str
-    verdict: str
+    verdict: str  # VERIFIED, FAILED, or UNKNOWN where nothing at hand can tell
     detail: str
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is at hand.
-
-    Args:
-        keys: public keys that are trusted.
-        statements: files of DSSE envelopes.
-        checkpoint: its file, where it is not in the store.
-    """
+    """What is at hand."""
 
     store: Path | None = None
-    keys: Sequence[Path] = ()
-    statements: Sequence[Path] = ()
+    keys: Sequence[Path] = ()  # public keys that are trusted
+    statements: Sequence[Path] = ()  # files of DSSE envelopes
     lock: Path | None = None
-    checkpoint: Path | None = None
+    checkpoint: Path | None = None  # its file, where it is not in the store
 
 
 def read_answer(text: str, request: str | None = None) -> dict[str, str]:
@@ -91,11 +81,7 @@ def read_answer(text: str, request: str | None = None) -> dict[str, str]:
 def attest(entry: Entry, env_digest: str | None, key_file: Path) -> dict[str, Any]:
     """Return a signed statement that a checkpoint passed every gate and was committed.
 
-    Args:
-        key_file: a private key in PEM, Ed25519 or ECDSA.
-
-    Raises:
-        SignatureError: the key cannot be used.
+    `key_file` is a private key in PEM, Ed25519 or ECDSA; raises `SignatureError` where it cannot be used.
     """
     manifest = manifest_of(entry)
     predicate = {
@@ -109,11 +95,7 @@ def attest(entry: Entry, env_digest: str | None, key_file: Path) -> dict[str, An
 
 
 def trace(answer: Mapping[str, str], evidence: Evidence) -> list[Link]:
-    """Follow an answer back; every link is looked at, whatever the others are.
-
-    Raises:
-        SignatureError: a key cannot be used.
-    """
+    """Follow an answer back; every link is looked at, whatever the others are; bad keys raise `SignatureError`."""
     keys = [load_key(path, is_private=False, takes_ecdsa=True) for path in evidence.keys]
     entry, generation = _generation(answer, evidence.store)
     opened = [_open(path, keys) for path in evidence.statements]
@@ -121,7 +103,7 @@ def trace(answer: Mapping[str, str], evidence: Evidence) -> list[Link]:
     stated = [one for one in opened if not isinstance(one, Link)]
     about = f"{answer.get('model', 'a model')} {answer.get('version', '')}, sha256 {answer['sha256']}"
     return [
-        Link("answer", VERIFIED if _SHA256.fullmatch(answer["sha256"]) else FAILED, about),
+        _judge("answer", _SHA256.fullmatch(answer["sha256"]) is not None, about),
         generation,
         _checkpoint(answer, evidence),
         _signature(answer, entry, evidence.keys),
@@ -129,6 +111,10 @@ def trace(answer: Mapping[str, str], evidence: Evidence) -> list[Link]:
         _statement(answer, entry, stated),
         *_environment(answer, stated, evidence.lock),
     ]
+
+
+def _judge(name: str, holds: bool, detail: str) -> Link:
+    return Link(name, VERIFIED if holds else FAILED, detail)
 
 
 def _generation(answer: Mapping[str, str], store: Path | None) -> tuple[Entry | None, Link]:
@@ -145,20 +131,19 @@ def _generation(answer: Mapping[str, str], store: Path | None) -> tuple[Entry | 
         for key in found
         if answer.get(key, found[key]) != found[key]
     ]
-    return entry, Link("generation", FAILED if differing else VERIFIED,
-                       "; ".join(differing) or f"{entry.generation}, committed {entry.committed}")  # fmt: skip
+    about = "; ".join(differing) or f"{entry.generation}, committed {entry.committed}"
+    return entry, _judge("generation", not differing, about)
 
 
 def _checkpoint(answer: Mapping[str, str], evidence: Evidence) -> Link:
-    places = [evidence.checkpoint] if evidence.checkpoint else []
-    if not places and evidence.store is not None and _SHA256.fullmatch(answer["sha256"]):
-        stored = Store(evidence.store).proven / answer["sha256"]
-        places = [stored] if stored.is_file() else []
-    if not places:
+    path = evidence.checkpoint
+    if path is None and evidence.store is not None and _SHA256.fullmatch(answer["sha256"]):
+        path = Store(evidence.store).proven / answer["sha256"]
+        path = path if path.is_file() else None
+    if path is None:
         return Link("checkpoint", UNKNOWN, "its bytes are not at hand")
-    found = durable_files.hash_file(places[0])
-    is_same = found == answer["sha256"]
-    return Link("checkpoint", VERIFIED if is_same else FAILED, f"{places[0]}: sha256 {found}")
+    found = durable_files.hash_file(path)
+    return _judge("checkpoint", found == answer["sha256"], f"{path}: sha256 {found}")
 
 
 def manifest_of(entry: Entry) -> Manifest:
@@ -189,7 +174,7 @@ def _signature(answer: Mapping[str, str], entry: Entry | None, keys: Sequence[Pa
     except CheckpointError as error:
         return Link("publisher", FAILED, error.message)
     is_same = manifest.sha256 == answer["sha256"]
-    return Link("publisher", VERIFIED if is_same else FAILED, f"signed by {publisher}: sha256 {manifest.sha256}")
+    return _judge("publisher", is_same, f"signed by {publisher}: sha256 {manifest.sha256}")
 
 
 def _open(path: Path, keys: Sequence[Any]) -> dict[str, Any] | Link:
@@ -230,18 +215,18 @@ def _environment(answer: Mapping[str, str], stated: Sequence[Mapping[str, Any]],
         yield Link("environment", UNKNOWN, f"env digest {digest}; envtool verify --attest writes a statement")
         return
     predicate, is_equal = statement["predicate"], statement["predicate"]["verdict"].get("is_equal") is True
-    yield Link("environment", VERIFIED if is_equal else FAILED, f"{statement['file']}: env digest {digest}")
+    yield _judge("environment", is_equal, f"{statement['file']}: env digest {digest}")
     wanted, packages = str(predicate["lock"]["sha256"]), predicate["packages"]
     if lock is None:
         yield Link("lock", UNKNOWN, f"{predicate['lock']['name']} of sha256 {wanted} is not at hand")
     else:
         found = durable_files.hash_file(lock)
-        yield Link("lock", VERIFIED if found == wanted else FAILED, f"{lock}: sha256 {found}")
+        yield _judge("lock", found == wanted, f"{lock}: sha256 {found}")
     text = lock.read_text() if lock is not None else ""
     lost = [one["name"] for one in packages if lock is not None and str(one["sha256"]) not in text]
     sources = sorted({str(one["url"]).rsplit("/", 2 if one["manager"] == "conda" else 1)[0] for one in packages})
     detail = f"not in the lock: {', '.join(lost)}" if lost else f"{len(packages)} packages of {', '.join(sources[:5])}"
-    yield Link("packages", FAILED if lost else VERIFIED, detail)
+    yield _judge("packages", not lost, detail)
     made = next(_about(stated, PROVENANCE, wanted), None)
     if made is not None:
         inputs = [one["uri"] for one in made["predicate"]["buildDefinition"]["resolvedDependencies"]]

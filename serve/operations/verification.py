@@ -8,31 +8,24 @@ from pathlib import Path
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
-from serve.checkpoint.manifest import Manifest, parse_marker
+from serve.checkpoint.manifest import parse_marker
 from serve.errors import CheckpointError, OperationError
 from serve.source.local import LocalSource
-from serve.source.observation import Identity, Observation
+from serve.source.observation import Observation
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `verify` found about one marked checkpoint.
-
-    Args:
-        sha256: of its bytes, where they could be read.
-    """
+    """What `verify` found about one marked checkpoint."""
 
     path: Path
-    sha256: str | None
+    sha256: str | None  # of its bytes, where they could be read
     version: str | None
     problem: str | None
 
 
 def verify(path: Path) -> list[Verdict]:
-    """Check every marked checkpoint of a directory, or one checkpoint, against its marker.
-
-    Returns:
-        One verdict for each, the one that a server would serve first.
+    """Check every marked checkpoint of a directory, the one to be served first, or one checkpoint, against its marker.
 
     Raises:
         OperationError: there is nothing there.
@@ -55,7 +48,11 @@ def _verify(seen: Observation) -> Verdict:
             raise CheckpointError("missing", "the checkpoint: expected beside its marker, found nothing")
         is_index = sharded.is_index(seen.path)
         sha256 = sharded.hash_joined(seen.path) if is_index else durable_files.hash_file(seen.path)
-        _require_stated(manifest, seen.checkpoint, sha256)
+        found_bytes = seen.checkpoint.size_bytes
+        if manifest.size_bytes not in (None, found_bytes):
+            raise CheckpointError("size", f"the size: expected {manifest.size_bytes} bytes, found {found_bytes}")
+        if manifest.sha256 not in (None, sha256):
+            raise CheckpointError("hash", f"the sha256: expected {manifest.sha256}, found {sha256}")
         if not is_index and detect_format(seen.path) == SAFETENSORS:
             read_safetensors_interface(seen.path)
     except CheckpointError as error:
@@ -63,10 +60,3 @@ def _verify(seen: Observation) -> Verdict:
     except OSError as error:
         return Verdict(seen.path, sha256, version, f"it cannot be read: {error.strerror}")
     return Verdict(seen.path, sha256, version, None)
-
-
-def _require_stated(manifest: Manifest, checkpoint: Identity, sha256: str) -> None:
-    if manifest.size_bytes not in (None, checkpoint.size_bytes):
-        raise CheckpointError("size", f"the size: expected {manifest.size_bytes} bytes, found {checkpoint.size_bytes}")
-    if manifest.sha256 not in (None, sha256):
-        raise CheckpointError("hash", f"the sha256: expected {manifest.sha256}, found {sha256}")

@@ -12,17 +12,15 @@ import abc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from serve.checkpoint.provenance import Provenance
 from serve.codec import image, npy, safetensors, strict_json
+from serve.codec.datatypes import Array
 from serve.errors import RequestError, excerpt
-from serve.http.messages import Request, Response, fail, pack, read_content
+from serve.http.messages import Body, Request, Response, fail, pack, read_content
 from serve.inference.body_layout import MATRIX, BodyLayout, find_numbers, write_lists
-from serve.inference.prediction import Prediction, ask
+from serve.inference.prediction import Prediction, Prepare, Registry, ask
 
 if TYPE_CHECKING:
-    from serve.checkpoint.provenance import Provenance
-    from serve.codec.datatypes import Array
-    from serve.http.messages import Body
-    from serve.inference.prediction import Prepare, Registry
     from serve.model.torch_predictor import TorchPredictor
 
 NPY, SAFETENSORS, IMAGE = "npy", "safetensors", "image"
@@ -125,9 +123,8 @@ class PlainDialect(abc.ABC):
 def predict(server: Registry, request: Request) -> Response | Prediction:
     """Answer one prediction.
 
-    Returns:
-        In the end 200; 400 for a malformed body, 404 for a model that is not served, 415 for an unknown form, 422 for
-        inputs that do not fit, 503 while no model is live.
+    In the end 200; 400 for a malformed body, 404 for a model that is not served, 415 for an unknown form, 422 where the
+    inputs do not fit, 503 while no model is live.
     """
     return ask(server, request, _Native(request, server.settings.max_body_bytes))
 

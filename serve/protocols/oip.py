@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from serve.checkpoint.provenance import version
-from serve.codec.datatypes import BYTES, DTYPES, name_of
+from serve.checkpoint.provenance import Provenance, version
+from serve.codec.datatypes import BYTES, DTYPES, Array, name_of
 from serve.codec.oip import HEADER, InferAnswer, InferRequest, TensorSpec, encode_infer, is_raw, parse_infer, parse_raw
-from serve.errors import NotServedError, RequestError
+from serve.errors import RequestError
 from serve.http.messages import Body, Request, Response, fail, pack, read_content, succeed
 from serve.inference.body_layout import FLAT, MATRIX, BodyLayout, find_numbers, write_bytes, write_flat
 from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
@@ -18,8 +18,6 @@ from serve.model.array_form import TEXT, ArrayForm
 from serve.model.slot import Generation
 
 if TYPE_CHECKING:
-    from serve.checkpoint.provenance import Provenance
-    from serve.codec.datatypes import Array
     from serve.model.torch_predictor import TorchPredictor
 
 
@@ -118,10 +116,7 @@ def server_metadata(server: Registry, request: Request) -> Response:
 
 def model_ready(server: Registry, request: Request) -> Response:
     """Say whether a model, or a version of it, can answer predictions in this worker."""
-    try:
-        found = select(server, request)
-    except NotServedError as error:
-        return fail(404, error.message)
+    found = select(server, request)
     if found.instance.slot.live is None:
         return fail(503, "no model is live yet", name=found.model.name, ready=False)
     return succeed({"name": found.model.name, "ready": True})

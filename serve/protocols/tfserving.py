@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
 from serve.codec.oip import TensorSpec
-from serve.errors import NotServedError, RequestError, excerpt
+from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, pack, read_content, succeed
 from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
 from serve.model.array_form import INPUTS, OUTPUTS
@@ -71,10 +71,7 @@ def status(server: Registry, request: Request) -> Response:
     """Say which versions of a model are served."""
     if request.path.endswith(":predict"):  # a prediction's path, in which the router finds a longer name
         return fail(405, f"the method: expected POST, found {request.method}", {"Allow": "OPTIONS, POST"})
-    try:
-        found = select(server, request)
-    except NotServedError as error:
-        return fail(404, error.message)
+    found = select(server, request)
     live = found.instance.slot.live
     named = [live.provenance.version] if live is not None else []
     versions = found.model.versions if len(request.place) == 1 else named
@@ -121,15 +118,11 @@ _B64 = "b64"
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """A predict request.
+    """A predict request."""
 
-    Args:
-        columns: the inputs by name, each with its examples; the name is empty where the request names none.
-        is_by_row: whether the answer lists examples (`predictions`), or columns (`outputs`).
-    """
-
+    # The inputs by name, each with its examples; the name is empty where the request names none.
     columns: Mapping[str, object]
-    is_by_row: bool
+    is_by_row: bool  # whether the answer lists examples (`predictions`), or columns (`outputs`)
 
 
 def parse_predict(body: bytes) -> PredictRequest:
@@ -181,13 +174,7 @@ def _decode_base64(value: object) -> Any:
 
 
 def encode_predict(outputs: Mapping[str, object], request: PredictRequest) -> bytes:
-    """Write the answer to a predict request.
-
-    Args:
-        outputs: by name; what `strict_json.dump` takes.
-
-    Returns:
-        `predictions` by example, each an object where there are several outputs; or `outputs` by name.
+    """Write outputs, by name: `predictions` by example, each an object where there are several; or `outputs` by name.
 
     Raises:
         ValueError: an output has NaN or infinities, or outputs of several names have no rows.

@@ -10,7 +10,6 @@ from urllib.parse import parse_qs
 
 from serve.checkpoint.provenance import Provenance
 from serve.codec import strict_json
-from serve.errors import NotServedError
 from serve.http.messages import Request, Response, fail, pack, succeed
 from serve.inference.prediction import Found, Prediction, Registry, ask, describe_selected, select
 from serve.model.slot import Generation
@@ -68,21 +67,14 @@ def models(server: Registry, request: Request) -> Response:
 
 def model(server: Registry, request: Request) -> Response:
     """Describe a model, or a version of it."""
-    return describe_selected(server, request, _write_model)
+    return describe_selected(server, request, lambda found, live: succeed([_describe(found, live)]))
 
 
 def versions(server: Registry, request: Request) -> Response:
     """Describe every version of a model that can be asked."""
-    try:
-        found = select(server, request)
-    except NotServedError as error:
-        return fail(404, error.message)
+    found = select(server, request)
     lives = [(instance, instance.slot.live) for instance in found.model.versions.values()]
     return succeed([_describe(Found(found.model, instance), live) for instance, live in lives if live is not None])
-
-
-def _write_model(found: Found, live: Generation) -> Response:
-    return succeed([_describe(found, live)])
 
 
 def _describe(found: Found, live: Generation) -> dict[str, object]:

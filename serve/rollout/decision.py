@@ -56,26 +56,17 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a generation on trial, summed over all workers of the host.
+    """What is known of a generation on trial, summed over all workers of the host."""
 
-    Args:
-        started_s: when the trial began, on the clock of `now_s`.
-        answers: requests that it was asked.
-        counts: by signal, since the trial began.
-        settled: the part of `counts` up to the last moment at which it spoke for the generation, by signal and by how
-            many times the tolerated share is tested for; `settle`.
-        crashes: workers that died meanwhile.
-        times: of its runs, a histogram over `TIME_BOUNDS_S` for each magnitude of rows.
-        times_before: of the generation before.
-    """
-
-    started_s: float
-    answers: int = 0
-    counts: Mapping[str, Count] = field(default_factory=dict)
+    started_s: float  # when the trial began, on the clock of `now_s`
+    answers: int = 0  # requests that it was asked
+    counts: Mapping[str, Count] = field(default_factory=dict)  # by signal, since the trial began
+    # The part of `counts` up to the last moment at which it spoke for the generation, by signal and by how many times
+    # the tolerated share is tested for; `settle`.
     settled: Settled = field(default_factory=dict)
-    crashes: int = 0
-    times: Sequence[Sequence[int]] = ()
-    times_before: Sequence[Sequence[int]] = ()
+    crashes: int = 0  # workers that died meanwhile
+    times: Sequence[Sequence[int]] = ()  # of its runs, a histogram over `TIME_BOUNDS_S` for each magnitude of rows
+    times_before: Sequence[Sequence[int]] = ()  # of the generation before
 
     @property
     def bad(self) -> dict[str, list[int]]:
@@ -85,25 +76,17 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Rule:
-    """When a trial ends, and how.
+    """When a trial ends, and how."""
 
-    Args:
-        ends_s: seconds after which it ends in any case.
-        enough: answers after which it may end before that; 0 for none.
-        tolerated: by signal, the share of bad answers that is noise; a signal that is absent, or 1, is not looked at.
-        wanted: what must hold for `KEEP` at `enough`: most `errors` and `p99_ratio`, least `agreement`.
-        slower: how many times longer than before a run may take.
-        alarm: how probable it is that noise of the tolerated share ends a trial.
-        at_end: the step when time has run out.
-    """
-
-    ends_s: float
-    enough: int = 0
+    ends_s: float  # seconds after which it ends in any case
+    enough: int = 0  # answers after which it may end before that; 0 for none
+    # By signal, the share of bad answers that is noise; a signal that is absent, or 1, is not looked at.
     tolerated: Mapping[str, float] = field(default_factory=dict)
+    # What must hold for `KEEP` at `enough`: most `errors` and `p99_ratio`, least `agreement`.
     wanted: Mapping[str, float] = field(default_factory=dict)
-    slower: float = 3.0
-    alarm: float = 1e-8
-    at_end: Step = Step.KEEP
+    slower: float = 3.0  # how many times longer than before a run may take
+    alarm: float = 1e-8  # how probable it is that noise of the tolerated share ends a trial
+    at_end: Step = Step.KEEP  # the step when time has run out
 
 
 def decide(evidence: Evidence, rule: Rule, now_s: float) -> Verdict:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from serve.rollout.decision import DISAGREED, ERRORS, FINITE, RANGE, SLOWER, UNHEALTHY, Rule, Step
-
-if TYPE_CHECKING:
-    from serve.settings.settings import Settings
+from serve.settings.settings import Settings
 
 # A share of requests in which a good model may fail, for reasons of the machine.
 _NOISE = 0.001

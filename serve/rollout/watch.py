@@ -8,14 +8,12 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from serve.events.event_log import EventLog
 from serve.rollout.decision import Evidence, Rule, Settled, Step, Verdict, decide, is_suspect, settle
+from serve.rollout.evidence_board import Guard
 from serve.store.quarantine import explain
-
-if TYPE_CHECKING:
-    from serve.events.event_log import EventLog
-    from serve.rollout.guard import Guard
 
 _LOOK_S, _PAUSE_S, _IDLE_S = 0.25, 0.02, 2.0
 # The pause between two suspicions: where the machine is slow and not the model, pairs of runs are wasted.

@@ -59,11 +59,7 @@ def path(value: object, base: Path) -> Path:
 
 
 def token_file(value: object, base: Path) -> Path | None:
-    """Read the path of a file that holds a token, or an empty text for none.
-
-    Raises:
-        ValueError: it cannot be read, or holds no token that is long enough.
-    """
+    """Read the path of a file that holds a token that is long enough, or an empty text for none."""
     if value == "":
         return None
     found = path(value, base)
@@ -137,12 +133,10 @@ def _matching(pattern: re.Pattern[str], parts: Iterable[object], expected: str) 
 
 def table(value: object, base: Path) -> Mapping[str, object]:
     """Read a table; in a variable it is a JSON object."""
-    found = value
-    if isinstance(value, str):
-        try:
-            found = json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"expected a JSON object, found {value!r} ({error})") from error
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"expected a JSON object, found {value!r} ({error})") from error
     if not isinstance(found, dict):
         raise ValueError(f"expected a table of keyword arguments, found {value!r}")
     return found
@@ -196,28 +190,19 @@ def whole_number(least: int) -> Callable[[object, Path], int]:
     return parse
 
 
-def number_or_auto(least: int) -> Callable[[object, Path], int]:
-    """Return a parser for a whole number, or the word `auto`, for which it gives 0."""
-    number = whole_number(least)
-
-    def parse(value: object, base: Path) -> int:
-        try:
-            return 0 if value == "auto" else number(value, base)
-        except ValueError as error:
-            raise ValueError(f"{error}; or auto") from None
-
-    return parse
+def threads(value: object, base: Path) -> int:
+    """Read a number of threads, or the word `auto`, for which it gives 0."""
+    try:
+        return 0 if value == "auto" else whole_number(1)(value, base)
+    except ValueError as error:
+        raise ValueError(f"{error}; or auto") from None
 
 
-def whole_numbers(least: int) -> Callable[[object, Path], tuple[int, ...]]:
-    """Return a parser for a list of whole numbers; in a variable they are separated by commas."""
-    number = whole_number(least)
-
-    def parse(value: object, base: Path) -> tuple[int, ...]:
-        parts = _parts(value, "whole numbers")
-        return tuple(number(part.strip() if isinstance(part, str) else part, base) for part in parts)
-
-    return parse
+def sizes(value: object, base: Path) -> tuple[int, ...]:
+    """Read a list of whole numbers of at least 1; in a variable they are separated by commas."""
+    number = whole_number(1)
+    parts = _parts(value, "whole numbers")
+    return tuple(number(part.strip() if isinstance(part, str) else part, base) for part in parts)
 
 
 def seconds(least: float) -> Callable[[object, Path], float]:
@@ -233,11 +218,7 @@ def seconds(least: float) -> Callable[[object, Path], float]:
 
 
 def share(value: object, base: Path) -> float:
-    """Read a part of a whole.
-
-    Raises:
-        ValueError: it is no number from 0 to 1.
-    """
+    """Read a part of a whole, from 0 to 1."""
     number = _number(value)
     if not 0 <= number <= 1:
         raise ValueError(f"expected a number from 0 to 1, found {value!r}")

@@ -19,15 +19,11 @@ from serve.errors import MemoryShortError
 
 
 class Group(NamedTuple):
-    """A control group.
+    """A control group."""
 
-    Args:
-        path: its directory, which need not exist: in a container it may be the host's path, and only the mount is ours.
-        is_v2: whether it is one of cgroup v2, whose files have other names.
-    """
-
+    # Its directory, which need not exist: in a container it may be the host's path, and only the mount is ours.
     path: Path
-    is_v2: bool
+    is_v2: bool  # whether it is one of cgroup v2, whose files have other names
 
 
 def groups_of(controller: str, root: Path) -> Iterator[Group]:
@@ -53,46 +49,29 @@ def count_cores(root: Path = _ROOT) -> int:
     """Count the cores that this process may use, at least one."""
     has_affinity = hasattr(os, "sched_getaffinity")
     allowed = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, min([allowed, *(math.floor(quota) for quota in _quotas(root))]))
+    return max(1, math.floor(min([allowed, *map(_quota, groups_of("cpu", root))])))
+
+
+def _quota(group: Group) -> float:
+    """Return the limit of a group, in cores; infinite where it has none."""
+    names = ("cpu.max",) if group.is_v2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    try:
+        quota, period = " ".join((group.path / name).read_text(encoding="ascii") for name in names).split()
+        return math.inf if quota == "max" or int(quota) < 0 else int(quota) / int(period)
+    except (OSError, ValueError):
+        return math.inf
 
 
 def threads_of_an_operation(cores: int, workers: int, environ: Mapping[str, str]) -> int:
-    """Choose how many threads one torch operation uses in each worker.
+    """Choose how many threads one torch operation uses in each worker; `OMP_NUM_THREADS` is the user's word.
 
     More than there are cores for costs more than it brings: on two cores, two threads in each of two workers halved the
     rate.
-
-    Args:
-        environ: the environment variables; `OMP_NUM_THREADS` is the user's word.
     """
     stated = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if stated.isdecimal() and int(stated) > 0:
         return int(stated)
     return max(1, cores // workers)
-
-
-def _quotas(root: Path) -> Iterator[float]:
-    """The limits of the process's group and of those above it, in cores."""
-    for group in groups_of("cpu", root):
-        quota = _read_v2(group.path) if group.is_v2 else _read_v1(group.path)
-        if quota is not None:
-            yield quota
-
-
-def _read_v2(group: Path) -> float | None:
-    try:
-        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
-
-
-def _read_v1(group: Path) -> float | None:
-    try:
-        quota = int((group / "cpu.cfs_quota_us").read_text(encoding="ascii"))
-        return None if quota < 0 else quota / int((group / "cpu.cfs_period_us").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
 
 
 # The limit, what is used, and the part of the file cache that the kernel gives up before it kills anybody.
@@ -112,22 +91,17 @@ class Available:
 
 
 def read_available(root: Path = _ROOT) -> Available | None:
-    """Read how much memory this process may still take.
-
-    Returns:
-        The tightest of all limits; `None` on a system that states none.
-    """
-    found = (_read_group(group.path, *(_V2 if group.is_v2 else _V1)) for group in groups_of("memory", root))
-    limits = [limit for limit in (_read_meminfo(root), *found) if limit is not None]
+    """Read how much memory this process may still take, by the tightest of all limits; `None` where there are none."""
+    kibibytes = _find_number(root / "proc" / "meminfo", "MemAvailable:")
+    limits = [] if kibibytes is None else [Available(kibibytes * 1024, "MemAvailable")]
+    for group in groups_of("memory", root):
+        found = _read_group(group.path, *(_V2 if group.is_v2 else _V1))
+        limits += [] if found is None else [found]
     return min(limits, key=lambda limit: limit.size_bytes, default=None)
 
 
 def require_memory(needed_bytes: int, available: Available | None, purpose: str, hint: str) -> None:
-    """Refuse what would not fit, before anything is allocated.
-
-    Args:
-        available: what is there; unknown counts as enough.
-    """
+    """Refuse what would not fit, before anything is allocated; `available`: what is there; unknown counts as enough."""
     if available is not None and needed_bytes > available.size_bytes:
         raise MemoryShortError(
             f"memory for {purpose}: expected {_as_mebibytes(needed_bytes)}, "
@@ -138,11 +112,6 @@ def require_memory(needed_bytes: int, available: Available | None, purpose: str,
 
 def _as_mebibytes(size_bytes: int) -> str:
     return f"{size_bytes / _MEBIBYTE:.1f} MiB"
-
-
-def _read_meminfo(root: Path) -> Available | None:
-    kibibytes = _find_number(root / "proc" / "meminfo", "MemAvailable:")
-    return None if kibibytes is None else Available(kibibytes * 1024, "MemAvailable")
 
 
 def _read_group(group: Path, limit_name: str, usage_name: str, cache_name: str) -> Available | None:

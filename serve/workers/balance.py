@@ -32,19 +32,14 @@ _MOST_LETTERS = 16
 def where(loads: Mapping[int, int], here: int) -> int | None:
     """Choose the worker that is to take one over from this one; `None` to keep it.
 
-    Args:
-        loads: of each worker that takes connections, with this one's, the one to be moved included.
+    `loads` are of the workers that take connections, with this one's, the one to be moved included.
     """
     least = min((place for place in loads if place != here), key=lambda place: (loads[place], place), default=None)
     return least if least is not None and loads[least] + _MARGIN <= loads.get(here, 0) else None
 
 
 class Neighbours:
-    """The places of all workers; made in the master.
-
-    Args:
-        count: of places, more than there are workers: at a reload the old and the new ones are there.
-    """
+    """The places of all workers, more than there are of them, as a reload has two sets; made in the master."""
 
     def __init__(self, count: int) -> None:
         self.places = range(count)
@@ -80,11 +75,7 @@ class Neighbours:
 
 
 class Balance:
-    """One worker among its neighbours.
-
-    Args:
-        is_long: whether the last run of a model took so long that a request should not wait behind one.
-    """
+    """One worker among its neighbours; `is_long`: whether a request should not wait behind a run of the last length."""
 
     def __init__(self, neighbours: Neighbours, place: int, is_long: Callable[[], bool]) -> None:
         self._neighbours, self._place, self._is_long = neighbours, place, is_long

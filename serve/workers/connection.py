@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from serve.batching.bundle import FormedRequest
+from serve.batching.batch_queue import FormedRequest
 from serve.gateway.request_form import AnswerFrame, Understood
 from serve.http.messages import Response
 from serve.workers.balance import IN_HAND, OPEN, Balance
@@ -100,9 +100,10 @@ class WorkerConnection(Connection):
 
     def _is_answered(self, pattern: RequestPattern, data: bytes) -> bool:
         """Have a request answered that is known by its bytes; false for one that the parser has to read."""
-        own, found = self._formed, self._memory.recall(data)
+        own, found = self._formed, pattern.match(data)
         if own is None or found is None:
             return False
+        self._memory.misses = 0
         self._heard_s = self.loop.time()
         self.cycle, own.response_complete, own.keep_alive = own, False, True
         request = FormedRequest(found.numbers, time.monotonic(), found.trace, self)

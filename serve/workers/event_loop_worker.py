@@ -29,8 +29,8 @@ from serve.gateway.asgi_app import AsgiApp
 from serve.http.drain import find_server
 from serve.workers.balance import Balance, Neighbours
 from serve.workers.connection import WorkerConnection
-from serve.workers.http_protocol import Connection, HeaderCache, SoleConnection
-from serve.workers.request_head import Bounds
+from serve.workers.http_protocol import Connection, SoleConnection
+from serve.workers.request_head import Bounds, HeaderCache
 
 _SWEEP_S = 1.0
 _KNOWN_ERROR = 3
@@ -99,21 +99,20 @@ async def _connect(given: socket.socket, make: Callable[[], Any]) -> None:
 
 
 class AsgiWorker(UvicornWorker):  # type: ignore[misc]
-    """One worker process; gunicorn makes it.
+    """One worker process; gunicorn makes it."""
 
-    Args:
-        on_taking: called when it accepts requests.
-        place: its place among its neighbours; `None` where it has none.
-    """
-
-    on_taking: Callable[[], None] = staticmethod(lambda: None)
-    place: tuple[Neighbours, int] | None = None
+    on_taking: Callable[[], None] = staticmethod(lambda: None)  # called when it accepts requests
+    place: tuple[Neighbours, int] | None = None  # its place among its neighbours; `None` where it has none
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._scheduler: Scheduler | None = None
         self._balance: Balance | None = None
-        self._refuse_proxy_protocol()
+        # In the master, before anything is served: its first line would be taken for a broken request.
+        if self.cfg.proxy_protocol not in (False, None, "off"):
+            found = "expected none with worker = asgi, as uvicorn does not speak it"
+            hint = "set worker = gthread, or let the proxy send forwarded headers"
+            raise HaltServer(describe(SettingsError([Issue("proxy_protocol", found, hint)])), _KNOWN_ERROR)
         self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout
         self.config.server_header = False
 
@@ -121,20 +120,6 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
     def queued(self) -> int:
         """How many predictions wait for their model."""
         return 0 if self._scheduler is None else self._scheduler.waiting
-
-    def _refuse_proxy_protocol(self) -> None:
-        # In the master, before anything is served: its first line would be taken for a broken request.
-        if self.cfg.proxy_protocol not in (False, None, "off"):
-            error = SettingsError(
-                [
-                    Issue(
-                        "proxy_protocol",
-                        "expected none with worker = asgi, as uvicorn does not speak it",
-                        "set worker = gthread, or let the proxy send forwarded headers",
-                    )
-                ]
-            )
-            raise HaltServer(describe(error), _KNOWN_ERROR)
 
     async def _serve(self) -> None:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -147,7 +132,12 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
             scheduler = self._scheduler = Scheduler(loop, server.telemetry.worker_metrics.request_counters.batch)
             if self.place is not None:
                 self._balance = Balance(*self.place, lambda: self._scheduler is not None and self._scheduler.is_long)
-            self._answer_with(AsgiApp(server, rest, scheduler), server.settings.client_timeout_s)
+            app, cfg, timeout_s = AsgiApp(server, rest, scheduler), self.cfg, server.settings.client_timeout_s
+            bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, timeout_s)
+            heads = HeaderCache(app.table, app.limit_bytes, bounds)
+            parts: dict[str, Any] = {"app": app, "bounds": bounds, "heads": heads, "balance": self._balance}
+            self.config.app = app
+            self.config.http = functools.partial(WorkerConnection, sole_connection=SoleConnection(), **parts)
         uvicorn = _Uvicorn(self.config, self.on_taking, self._balance)
         loop.add_signal_handler(signal.SIGQUIT, uvicorn.quit)
         sweeping = loop.create_task(self._sweep(uvicorn))
@@ -157,20 +147,6 @@ class AsgiWorker(UvicornWorker):  # type: ignore[misc]
             scheduler.close()
         if not uvicorn.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-
-    def _answer_with(self, app: AsgiApp, timeout_s: float) -> None:
-        cfg = self.cfg
-        bounds = Bounds(cfg.limit_request_line, cfg.limit_request_fields, cfg.limit_request_field_size, timeout_s)
-        heads = HeaderCache(app.table, app.limit_bytes, bounds)
-        self.config.app = app
-        self.config.http = functools.partial(
-            WorkerConnection,
-            app=app,
-            bounds=bounds,
-            heads=heads,
-            sole_connection=SoleConnection(),
-            balance=self._balance,
-        )
 
     async def _sweep(self, uvicorn: Uvicorn) -> None:
         """Look once a second after the peers, the heartbeat and the master."""

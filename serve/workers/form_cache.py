@@ -24,23 +24,15 @@ _FIRST, _MOST_MISSES, _TRY_EVERY = 2, 8, 64
 
 
 class Matched(NamedTuple):
-    """A request of a known form.
-
-    Args:
-        trace: the value of its `traceparent`, or nothing.
-    """
+    """A request of a known form."""
 
     numbers: bytes
-    trace: bytes
+    trace: bytes  # the value of its `traceparent`, or nothing
 
 
 class RequestPattern:
-    """The bytes of one form of request.
-
-    Args:
-        pieces: literals, each with the kind of the hole behind it.
-        last: the literal before the numbers.
-        limit_bytes: of a body.
+    """The bytes of one form of request: literals, each with the kind of the hole behind it, and the `last` one before
+    the numbers. The limit is of a body.
     """
 
     __slots__ = ("_after", "_body_bytes", "_last", "_limit_bytes", "_pieces", "form")
@@ -82,34 +74,22 @@ class RequestPattern:
 
 
 class FormMemory:
-    """What one connection remembers of its requests.
+    """What one connection remembers of its requests, if anything; the limit is of a body."""
 
-    Args:
-        limit_bytes: of a body.
-        is_on: whether any form is to be remembered.
-    """
-
-    __slots__ = ("_is_on", "_limit_bytes", "_misses", "pattern", "whole")
+    __slots__ = ("_is_on", "_limit_bytes", "misses", "pattern", "whole")
 
     def __init__(self, limit_bytes: int, is_on: bool) -> None:
-        self._limit_bytes, self._is_on, self._misses = limit_bytes, is_on, 0
+        self._limit_bytes, self._is_on, self.misses = limit_bytes, is_on, 0
         self.pattern: RequestPattern | None = None
         self.whole = b""  # what was read when the parser was between two requests
-
-    def recall(self, data: bytes) -> Matched | None:
-        """Return the numbers of a request whose form is known."""
-        found = None if self.pattern is None else self.pattern.match(data)
-        if found is not None:
-            self._misses = 0
-        return found
 
     def wants(self) -> bool:
         """Note a request that was parsed, and say whether its form should be looked for.
 
         Not of the first one, as many connections bring no other, and seldom where they differ too much.
         """
-        self._misses += 1
-        is_due = _FIRST <= self._misses <= _MOST_MISSES or not self._misses % _TRY_EVERY
+        self.misses += 1
+        is_due = _FIRST <= self.misses <= _MOST_MISSES or not self.misses % _TRY_EVERY
         return self._is_on and bool(self.whole) and is_due
 
     def learn(self, body_bytes: int, form: RequestForm) -> None:
@@ -118,14 +98,7 @@ class FormMemory:
 
 
 def remember(data: bytes, body_bytes: int, form: RequestForm, limit_bytes: int) -> RequestPattern | None:
-    """Make the pattern of a request that came whole and alone; `None` where its bytes do not show it.
-
-    Args:
-        data: what was read.
-        body_bytes: the length of the body.
-        form: of the request.
-        limit_bytes: of a body.
-    """
+    """Make the pattern of a request that came whole and alone; `None` where its bytes do not show it."""
     head_bytes = len(data) - body_bytes
     if not data.startswith(b"POST ") or data.find(b"\r\n\r\n") + len(b"\r\n\r\n") != head_bytes:
         return None

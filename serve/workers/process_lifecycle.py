@@ -63,7 +63,10 @@ class Handover:
             if reason is not None:
                 arbiter.log.error("the reload is given up, and the workers stay: %s", reason)
                 _end(arbiter, waiting)
-                _rejuvenate(arbiter, old)
+                # Gunicorn ends the oldest of those that are too many, until those of before the reload are gone.
+                for pid in (pid for pid in old if pid in arbiter.WORKERS):
+                    arbiter.worker_age += 1
+                    arbiter.WORKERS[pid].age = arbiter.worker_age
             manage()
             self._is_pending[0] = 0
 
@@ -104,14 +107,6 @@ def _end(arbiter: Any, waiting: set[int]) -> None:
         with contextlib.suppress(HaltServer):
             arbiter.reap_workers()
             time.sleep(_LOOK_S)
-
-
-def _rejuvenate(arbiter: Any, old: list[int]) -> None:
-    # Gunicorn ends the oldest of those that are too many, and waits until those of before the reload are gone.
-    for pid in old:
-        if pid in arbiter.WORKERS:
-            arbiter.worker_age += 1
-            arbiter.WORKERS[pid].age = arbiter.worker_age
 
 
 def _is_called(queue: Any) -> bool:

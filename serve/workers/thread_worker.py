@@ -61,7 +61,12 @@ class GracefulClose:
         # Another process may accept what comes now: a server's listener is shared, and so is a hand-over's.
         for listener in self.sockets:
             self.poller.unregister(listener)
-        self._linger()
+        # While it ends, each answer says that its connection closes, so that their number can only fall.
+        began_s = time.monotonic()
+        while self.nr_conns > 0 and time.monotonic() - began_s < self.cfg.graceful_timeout:
+            if not self.futures and time.monotonic() - began_s > _LINGER_S:
+                break
+            self._turn(_POLL_S)
         self.tpool.shutdown(False)
         self.poller.close()
         for listener in self.sockets:
@@ -80,23 +85,13 @@ class GracefulClose:
             self._keep.append(conn)
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_client_socket_readable, conn))
 
-    def _linger(self) -> None:
-        # While it ends, each answer says that its connection closes, so that their number can only fall.
-        began_s = time.monotonic()
-        while self.nr_conns > 0 and time.monotonic() - began_s < self.cfg.graceful_timeout:
-            if not self.futures and time.monotonic() - began_s > _LINGER_S:
-                break
-            self._turn(_POLL_S)
-
     def _turn(self, wait_s: float) -> None:
         self.notify()
         if self.nr_conns < self.worker_connections or not self.alive:
             for key, _ in self.poller.select(wait_s):
                 key.data(key.fileobj)
-            done = futures.wait(self.futures, timeout=0, return_when=futures.FIRST_COMPLETED).done
-        else:
-            done = futures.wait(self.futures, timeout=wait_s, return_when=futures.FIRST_COMPLETED).done
-        for future in done:
+            wait_s = 0
+        for future in futures.wait(self.futures, timeout=wait_s, return_when=futures.FIRST_COMPLETED).done:
             self.futures.remove(future)
         self.murder_keepalived()
 

@@ -50,7 +50,7 @@ def chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def choose(requirement: str, policy: VersionPolicy | None = None) -> LockedPackage:
         wheels = GitWheels(spec, Mirrors(), policy or VersionPolicy(), ProgressDisplay())
-        found = wheels.wheel(Dependency(requirement, "environment.yml:7")).wheel
+        found = wheels.wheel(Dependency(requirement, "environment.yml:7"))[0]
         return LockedPackage(
             "pip", found.name, found.version, "linux-64", found.url, found.sha256, built=found.built
         )  # fmt: skip

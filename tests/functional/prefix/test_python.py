@@ -68,7 +68,7 @@ def test_a_project_of_a_git_repository(
     built = GitWheels(spec, Mirrors(), VersionPolicy(), ProgressDisplay()).wheel(
         Dependency(f"greet @ git+{repository.url}", "here")
     )
-    wheel = built.wheel
+    wheel = built[0]
     greet = LockedPackage("pip", wheel.name, wheel.version, "linux-64", wheel.url, wheel.sha256, built=wheel.built)
     user.write_lock(*python, greet)
     prefix = user.home / "env"

@@ -9,7 +9,7 @@ from serve.errors import CheckpointError
 from serve.model.slot import Slot
 from serve.operations.operations import Operations
 from serve.rollout.decision import Rule
-from serve.rollout.guard import Guard
+from serve.rollout.evidence_board import Guard
 from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger

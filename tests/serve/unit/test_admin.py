@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from serve.errors import OperationError
 from serve.gateway.admin import authorize, carry_out
 from serve.operations.operations import Operations
 from serve.store.checkpoint_store import Store
@@ -82,10 +83,14 @@ def test_orders_are_given(operations):
         ("pin", b"[]", 422),
         ("pin", b'{"version": "v1"}', 422),
         ("rollback", b'{"version": 1}', 422),
-        ("rollback", b'{"version": "v9"}', 409),
     ],
 )
 def test_orders_that_cannot_be(operations, action, body, status):
     answer = carry_out(operations, action, body)
     assert answer.status == status
     assert "error" in json.loads(answer.body)
+
+
+def test_an_order_that_cannot_be_carried_out(operations):
+    with pytest.raises(OperationError, match="version v9 among the older ones"):
+        carry_out(operations, "rollback", b'{"version": "v9"}')

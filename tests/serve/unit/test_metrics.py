@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve.events.event_log import Event
 from serve.metrics import multiprocess_directory
-from serve.metrics.collectors import memory_of
 from serve.metrics.metric_families import READ, Reading
 from serve.metrics.request_counters import LATENCY_BOUNDS_S, RequestCounters, Served
 from serve.metrics.worker_metrics import WorkerMetrics
+from serve.observability.telemetry import memory_of
 
 ROOT = Path(__file__).parents[3]
 OK = Served("affine", "stable", "predict", 200)

@@ -31,8 +31,7 @@ def test_the_clients_deadline_wins_over_the_default():
 
 @pytest.mark.parametrize("stated", ["", "soon", "0", "-1", "nan", "inf", "1,5"])
 def test_a_deadline_that_is_none(stated):
-    with pytest.raises(ValueError, match="expected a number of seconds"):
-        read_timeout({TIMEOUT_HEADER: stated}, 7.0)
+    assert read_timeout({TIMEOUT_HEADER: stated}, 7.0) is None
 
 
 def test_the_pool_knows_who_waits_and_since_when():

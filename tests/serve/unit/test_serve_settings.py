@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from serve.errors import SettingsError
-from serve.settings.fields import FIELDS
-from serve.settings.settings import load_settings
+from serve.settings.settings import FIELDS, load_settings
 
 LEAST = 'model = "m:M"\ncheckpoints = "ck"\n'
 

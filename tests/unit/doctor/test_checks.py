@@ -10,15 +10,12 @@ import pytest
 from envtool.doctor.checks import check
 from envtool.doctor.detect import skew_of
 from envtool.doctor.machine_facts import (
-    Clock,
-    Conda,
     Inotify,
     MachineFacts,
     Needs,
     Place,
     Reach,
     Severity,
-    Shadow,
     glibc_of,
     needs,
 )
@@ -29,7 +26,7 @@ CACHE = Place(Path("/home/user/.cache/envtool"), "cache", True, 0o755, 10**12, 1
 HOME = Place(Path("/home/user/.envtool/envs"), "environments", True, None, 10**12, None, 2)
 GOOD = MachineFacts(
     virtual_packages={"__glibc": "2.36"}, gpu=Gpu(True, "570.86.10", "12.8"), places=(CACHE, HOME),
-    inotify=Inotify(128, 192536, 3), reach=(Reach("https://c/", 2, ("origin",)),), clock=Clock("https://c/", 1),
+    inotify=Inotify(128, 192536, 3), reach=(Reach("https://c/", 2, ("origin",)),), clock=("https://c/", 1),
 )  # fmt: skip
 NEEDS = Needs(cuda="12.1", glibc="2.28", missing_bytes=10**9, unpacked_bytes=4 * 10**9)
 PLENTY = 2**62
@@ -49,8 +46,8 @@ CASES = [
     ("driver", "error", {"gpu": Gpu(cuda="11.8")}, {}, "this machine has a driver for CUDA up to 11.8"),
     ("driver", "warning", {"gpu": Gpu(cuda="12.0")}, {}, "CUDA 12.1 runs on a driver for CUDA up to 12.0, but"),
     ("driver", "note", {}, {"cuda": None, "package_count": 3}, "nothing in the lock uses CUDA"),
-    ("cuda", "error", {"shadows": (Shadow(Path("/c/stubs"), ("libcuda.so",)),)}, {}, "libcuda.so is a stub"),
-    ("cuda", "warning", {"shadows": (Shadow(Path("/c/lib64"), ("libcudart.so.12",)),)}, {}, "whose libcudart.so.12"),
+    ("cuda", "error", {"shadows": {Path("/c/stubs"): ("libcuda.so",)}}, {}, "libcuda.so is a stub"),
+    ("cuda", "warning", {"shadows": {Path("/c/lib64"): ("libcudart.so.12",)}}, {}, "whose libcudart.so.12"),
     ("cuda", "warning", {"environ": {"CUDA_HOME": "/c/cuda-11.8"}}, {}, "CUDA 11.8, and the lock is built for"),
     ("cuda", "error", {}, {"lacks": (("__cuda", "torch needs __cuda >=12"),)}, "torch needs __cuda >=12"),
     ("glibc", "error", {"virtual_packages": {"__glibc": "2.27 0"}}, {}, "needs glibc 2.28; this machine has 2.27"),
@@ -71,11 +68,11 @@ CASES = [
     ("proxy", "warning", {"environ": {"http_proxy": "http://a", "HTTP_PROXY": "http://b"}}, {}, "differ"),
     ("network", "error", {"reach": (Reach("https://c/", 2, (), {"origin": "DNS"}),)}, {}, "2 places (origin: DNS)"),
     ("network", "warning", {"reach": (Reach("https://c/", 2, ()),)}, {"is_cached": True}, "any of 2 places"),
-    ("clock", "warning", {"clock": Clock("https://c.example/", -90)}, {}, "90 s behind that of c.example"),
-    ("clock", "error", {"clock": Clock("https://c.example/", 4000)}, {}, "4000 s ahead of that of c.example"),
-    ("conda", "warning", {"condarc": (Conda(Path("/c"), {"ssl_verify": "False"}),)}, {}, "checks no certificates"),
-    ("conda", "warning", {"condarc": (Conda(Path("/c"), {"pip_interop_enabled": "true"}),)}, {}, "may replace wheels"),
-    ("conda", "note", {"condarc": (Conda(Path("/c"), {"channel_alias": "https://x"}),)}, {}, "other channels"),
+    ("clock", "warning", {"clock": ("https://c.example/", -90)}, {}, "90 s behind that of c.example"),
+    ("clock", "error", {"clock": ("https://c.example/", 4000)}, {}, "4000 s ahead of that of c.example"),
+    ("conda", "warning", {"condarc": {Path("/c"): {"ssl_verify": "False"}}}, {}, "checks no certificates"),
+    ("conda", "warning", {"condarc": {Path("/c"): {"pip_interop_enabled": "true"}}}, {}, "may replace wheels"),
+    ("conda", "note", {"condarc": {Path("/c"): {"channel_alias": "https://x"}}}, {}, "other channels"),
     ("python", "warning", {"environ": {"PYTHONPATH": "/x"}}, {}, "PYTHONPATH is set"),
     ("python", "warning", {"environ": {"LD_PRELOAD": "/x"}}, {}, "LD_PRELOAD is set"),
     ("python", "warning", {"user_packages": (Path("/home/user/.local"),)}, {}, "every Python of that version"),
@@ -96,14 +93,12 @@ def test_what_is_not_wrong() -> None:
     assert check(replace(GOOD, gpu=Gpu()), replace(NEEDS, cuda=None, package_count=3)) == []
     assert check(replace(GOOD, gpu=Gpu(cuda="12.1")), NEEDS) == []
     same = {"environ": {"CUDA_HOME": "/c/cuda"}, "links": {"/c/cuda": "/c/cuda-12.1"}}
-    assert check(replace(GOOD, **same, shadows=(Shadow(Path("/x"), ("libcuda.so.1",)),)), NEEDS) == []
+    assert check(replace(GOOD, **same, shadows={Path("/x"): ("libcuda.so.1",)}), NEEDS) == []
     assert check(replace(GOOD, proxies={"http_proxy": None}, environ={"NO_PROXY": "a, localhost"}), NEEDS) == []
 
 
 def test_the_worst_comes_first() -> None:
-    facts = replace(
-        GOOD, environ={"LD_PRELOAD": "/x"}, encoding="ascii", condarc=(Conda(Path("/c"), {"offline": "true"}),)
-    )
+    facts = replace(GOOD, environ={"LD_PRELOAD": "/x"}, encoding="ascii", condarc={Path("/c"): {"offline": "true"}})
     assert [each.severity for each in check(facts, NEEDS)] == [Severity.ERROR, Severity.WARNING, Severity.NOTE]
 
 
