@@ -30,11 +30,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "serve" / "support")]
 
+import serving  # noqa: E402
 from serving import Server  # noqa: E402
 from trainer import Trainer  # noqa: E402
 
 from serve.errors import ServeError  # noqa: E402
 
+serving.PATIENCE_S = 600  # at low priority on a machine that has other work
 _CLIENTS, _DISK_BYTES = 8, 48 * 1024 * 1024
 
 

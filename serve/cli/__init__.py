@@ -16,6 +16,8 @@ COMMANDS = {
     "run": ("serve.cli.development_commands", "Serve a model class while it is being written."),
     "publish": ("serve.cli.publish_commands", "Publish a checkpoint, its marker last."),
     "import": ("serve.cli.development_commands", "Carry over a model from another server."),
+    "golden": ("serve.cli.publish_commands", "Make golden requests of recorded ones."),
+    "replay": ("serve.cli.publish_commands", "Have a checkpoint answer recorded requests."),
     "keygen": ("serve.cli.publish_commands", "Make a pair of keys to sign checkpoints with."),
     "status": ("serve.cli.operator_commands", "Show what is served, by whom, and what was refused."),
     "history": ("serve.cli.operator_commands", "List all generations, the newest first."),

@@ -1,7 +1,8 @@
-"""The commands of the trainer's side: `publish` and `keygen`."""
+"""The commands of the trainer's side: `publish`, `keygen`, and `golden` and `replay` over recorded requests."""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import click
 
-from serve.cli.options import PATH, answer
+from serve.cli.options import PATH, answer, json_option, model_option, settings_of
+from serve.publishing.golden_file import load_own
 from serve.publishing.publish import Extras, Published
 from serve.publishing.publish import publish as publish_checkpoint
 
@@ -51,6 +53,7 @@ def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple
 @click.option("--strip-prefix", metavar="PREFIX", help="Take PREFIX off tensors' names; leave out those without it.")
 @click.option("--check", is_flag=True, help="First load it with the model class of serve.toml, as a server does.")
 @click.option("--golden", type=PATH, metavar="FILE", help="JSON list of requests; absent answers are computed.")
+@click.option("--golden-from", type=click.Choice(["recorded"]), help="Make them of requests that were recorded.")
 @click.option("--model", metavar="NAME[@LABEL]", help="Which one that is, where the settings have several.")
 @click.option(
     "--metric", "metrics", metavar="NAME=VALUE", multiple=True, callback=_parse_metrics, help="Written to the marker."
@@ -107,3 +110,69 @@ def keygen(file: Path, as_json: bool) -> None:
     public_file, key = write_keys(file)
     facts = {"private": str(file), "public": str(public_file), "key": key}
     answer(as_json, facts, f"private key {file}\n  public key {public_file}\n  name       {key}")
+
+
+@click.command()
+@click.option("--from", "file", type=PATH, metavar="FILE", help="What was recorded (default: in the server's store).")
+@click.option("--count", type=click.IntRange(1), default=32, show_default=True, help="How many to choose.")
+@click.option("--against", type=PATH, metavar="CHECKPOINT", help="Have this answer them, and measure the tolerances.")
+@click.option("--output", "-o", type=PATH, metavar="FILE", help="Where to write them (default: to stdout).")
+@model_option
+def golden(file: Path | None, count: int, against: Path | None, output: Path | None, model: str | None) -> None:
+    """Make golden requests of recorded ones, chosen so that their answers lie far apart.
+
+    A server records with record_share in serve.toml. Without --against the answers are those that were recorded.
+
+    \b
+      python -m serve golden -o golden.json
+      python -m serve golden --against weights.safetensors --count 8 -o golden.json
+      python -m serve publish weights.safetensors --to checkpoints --golden golden.json
+    """
+    from serve.publishing import recorded
+
+    settings = settings_of(model)
+    chosen = recorded.choose(recorded.find_recorded(settings, file), count)
+    predictor = None if against is None else load_own(settings, against).predictor
+    text = json.dumps(recorded.make_golden(chosen, predictor), indent=1)
+    if output is None:
+        click.echo(text)
+        return
+    output.write_text(text + "\n")
+    click.echo(f"{len(chosen)} golden requests in {output}; publish takes them by --golden {output}")
+
+
+@click.command()
+@click.argument("file", type=PATH, required=False)
+@click.option("--against", type=PATH, metavar="CHECKPOINT", required=True, help="What is to answer.")
+@click.option(
+    "--compare",
+    type=click.Choice(["tolerance", "exact", "top1"]),
+    default="tolerance",
+    show_default=True,
+    help="When two answers agree: closely, exactly, or by the place of the largest number.",
+)
+@model_option
+@json_option
+def replay(file: Path | None, against: Path, compare: str, model: str | None, as_json: bool) -> int:
+    """Have a checkpoint answer recorded requests, without a server, and compare with the answers that were given.
+
+    FILE is what was recorded, by default what the server of the settings keeps. Exit code 1: some differ or fail.
+
+    \b
+      python -m serve replay --against weights.safetensors
+      python -m serve replay recorded.jsonl --against weights.safetensors --compare top1 --json
+    """
+    from serve.publishing import recorded
+
+    settings = settings_of(model)
+    found = recorded.replay(recorded.find_recorded(settings, file), load_own(settings, against).predictor, compare)
+    most = max(found.spread.values()) or 1
+    lines = [f"{found.agreed} of {found.requests} answers agree ({compare})"]
+    lines += [
+        f"  difference up to {bound:>5}  {count:>6}  {'#' * round(40 * count / most)}".rstrip()
+        for bound, count in found.spread.items()
+    ]
+    lines += [f"  {line}" for line in found.shown]
+    lines += [f"  request {place}: {reason}" for place, reason in found.failed.items()]
+    answer(as_json, found.as_json(), "\n".join(lines))
+    return 0 if found.agreed == found.requests else 1

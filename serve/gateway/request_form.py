@@ -103,6 +103,9 @@ class RequestForm:
 
     def take(self, request: FormedRequest, is_alone: bool) -> bool:
         """Answer a request later in this loop; false for one that is to take the ordinary way."""
+        recorder = self.instance.recorder
+        if recorder is not None and recorder.is_due():
+            return False
         if self._max_queue and self._scheduler.waiting_for(self._context.model) > self._max_queue:
             return False
         bundle = self._bundle

@@ -148,6 +148,11 @@ class Settings:
     retry_spoiled: str = key(parsers.one_of("finite", "all", "off"), "finite",
         "which answers the generation before makes again during a probation: those that are not finite, all that it "
         "makes well, none")
+    record_share: float = key(parsers.share, 0.0,
+        "share of the requests that are kept with their answers in recorded.jsonl in the store; 0: none")
+    record_keep: int = key(parsers.whole_number(1), 1000, "how many recorded requests are kept, the newest")
+    record_redact: str = key(parsers.optional_text, "",
+        "module:function that gets each recorded request, and returns what of it is written, or None")
     event_hook: str = key(parsers.optional_text, "",
         "a command that gets each event on stdin, or a URL that gets it by POST")
     # fmt: on

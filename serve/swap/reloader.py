@@ -22,14 +22,12 @@ from serve.store.quarantine import Rejection, explain
 from serve.swap import generation
 from serve.swap.admission import Admission, Admitted
 from serve.swap.changed_weights import ChangedWeights, LiveCheck
-from serve.swap.seen_checkpoints import Look, SeenCheckpoints, describe
+from serve.swap.seen_checkpoints import Look, Note, SeenCheckpoints, describe
 
 if TYPE_CHECKING:
     from serve.model.loader import ModelLoader
     from serve.source.local import LocalSource
-    from serve.store.ledger import Entry
     from serve.swap.context import Committer, Context
-    from serve.swap.seen_checkpoints import Note
 
 
 @dataclass(frozen=True)
