@@ -345,6 +345,7 @@ class TorchPredictor:
         limit_this_thread()
         try:
             with self.turns[1]:
-                return convert(found)
+                taken = convert(found)
+                return own(taken) if self.memory.taken else taken
         except _UNFIT as error:
             raise InputError(f"the inputs: {error}", self.expected_shape) from error

@@ -77,7 +77,11 @@ class Trial:
                 self._say("state_kept", attributes=examined.kept)
                 predictor.memory.inputs = predictor.memory.raw = True
             # Not one for both: a conversion takes place in the event loop, which must not wait for a run.
-            turns = (threading.RLock(), threading.RLock()) if predictor.memory.raw else predictor.turns
+            turns = (
+                (threading.RLock(), threading.RLock())
+                if predictor.memory.raw or predictor.memory.taken
+                else predictor.turns
+            )
             can_batch = not examined.alone_because
             predictor = replace(predictor, can_batch=can_batch, turns=turns, versions=examined.versions)
         return self._optimize(predictor, built.example_inputs, plan.format)
