@@ -51,11 +51,7 @@ def copy_hashed(source: int, target: Path) -> Copied:
 
 
 def write_hashed(chunks: Iterator[bytes], target: Path) -> Copied:
-    """Write a new, synced file, and hash exactly the bytes that were written.
-
-    Raises:
-        OSError: `target` exists, or writing failed; it may exist in part.
-    """
+    """Write a new, synced file, and hash what was written; after an `OSError` `target` may exist in part."""
     digest = hashlib.sha256()
     size_bytes, hash_s, started_s = 0, 0.0, time.monotonic()
     with os.fdopen(_create(target), "wb", buffering=0) as writer:

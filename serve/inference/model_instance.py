@@ -25,6 +25,7 @@ from serve.events.event_log import EventLog, Journal, Subscriber, write_line
 from serve.events.webhook import Webhook
 from serve.fleet.fleet_committer import FleetCommitter
 from serve.fleet.gate import Gate
+from serve.fleet.messages import PROTOCOL
 from serve.fleet.state import REFUSE
 from serve.inference.recorder import Recorder
 from serve.model.slot import Slot
@@ -162,13 +163,14 @@ def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, o
 def terms_of(settings: Settings, env_digest: str | None) -> dict[str, str]:
     """Return what must be the same on all hosts of a fleet; asked after the model's module was imported."""
     stated = {key: value for key, value in asdict(settings).items() if key not in _NOT_JUDGING | _OF_A_HOST}
-    source = getattr(sys.modules.get(settings.model.partition(":")[0]), "__file__", None)
-    content = Path(source).read_bytes() if source and Path(source).is_file() else b""
-    settings_text = json.dumps(stated, sort_keys=True, default=_as_json)
+    source = Path(getattr(sys.modules.get(settings.model.partition(":")[0]), "__file__", None) or "")
+    told = json.dumps(stated, sort_keys=True, default=_as_json).encode()
+    content = source.read_bytes() if source.is_file() else b""
+    digests = (hashlib.sha256(one).hexdigest() for one in (content, told))
     return {
+        "protocol": PROTOCOL,
         "environment": env_digest or "none",
-        "model source": hashlib.sha256(content).hexdigest(),
-        "settings": hashlib.sha256(settings_text.encode()).hexdigest(),
+        **dict(zip(("model source", "settings"), digests)),
     }
 
 

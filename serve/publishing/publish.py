@@ -160,7 +160,7 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
 def _publish_sharded(source: Path, directory: Path, name: str, version: str | None, extras: Extras) -> Published:
     if not name.endswith(sharded.INDEX_SUFFIX):
         raise PublishError(f"the name: expected one that ends with {sharded.INDEX_SUFFIX}, found {name!r}")
-    needs_one_file = extras.golden is not None or extras.check
+    needs_one_file = extras.check or extras.golden is not None or extras.golden_from is not None
     with prepare(source, Conversion()) if needs_one_file else contextlib.nullcontext(Ready(source, name)) as ready:
         found = _find_extras(extras, ready.path)
     target = directory / name

@@ -255,13 +255,7 @@ Decided = tuple[Observation, Union[Ignore, Wait]]
 
 @dataclass(frozen=True)
 class ReloaderStatus:
-    """What a reloader found when it looked last.
-
-    Args:
-        unserved_ns: when the newest marker was written, while its checkpoint is not served; `None` when it is, or under
-            a pin.
-        is_refused: whether what is at the watched place was refused, or cannot be looked at.
-    """
+    """What a reloader found when it looked last; `unserved_ns`: when the marker of what is not served was written."""
 
     verdict: str
     unserved_ns: int | None = None
