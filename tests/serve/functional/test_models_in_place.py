@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 
 import in_place  # noqa: E402
 import numpy  # noqa: E402
+import safetensors.torch  # noqa: E402
 
 from serve.publishing.publish import publish  # noqa: E402
 
@@ -43,9 +44,9 @@ def ask(client, row, form):
 
 def test_they_answer_as_their_shadow(tmp_path, start_server):
     module = in_place.Writing("mul_").eval()
-    torch.save(module.state_dict(), tmp_path / "m.pt")
+    safetensors.torch.save_file(module.state_dict(), str(tmp_path / "m.safetensors"))
     for place in ("ck", "dark"):
-        publish(tmp_path / "m.pt", tmp_path / place, "m.pt")
+        publish(tmp_path / "m.safetensors", tmp_path / place, "m.safetensors")
     (tmp_path / "serve.toml").write_text(TOML)
     server = start_server(model=None, name=None, checkpoints=None, workers=1)
     server.wait_for_events("swapped", 2)

@@ -16,9 +16,10 @@ pytestmark = pytest.mark.needs_torch
 torch = pytest.importorskip("torch")
 
 import in_place  # noqa: E402
+import safetensors.torch  # noqa: E402
 
 from serve.checkpoint.manifest import Manifest  # noqa: E402
-from serve.codec import safetensors  # noqa: E402
+from serve.codec import safetensors as codec  # noqa: E402
 from serve.http.messages import Request  # noqa: E402
 from serve.inference.prediction import complete  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
@@ -34,8 +35,8 @@ def load(tmp_path, name, how):
     """Load a kind as a server does; return its predictor and a fresh module."""
     torch.manual_seed(1)
     module = getattr(in_place, name)(how).eval()
-    path = tmp_path / "model.pt"
-    torch.save(module.state_dict(), path)
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(module.state_dict(), str(path))
     environ = {"SERVE_MODEL": f"in_place:{name}", "SERVE_CHECKPOINTS": "ck", "SERVE_PYTHON_PATH": str(SUPPORT)}
     settings = load_settings(environ, tmp_path).find()
     loader = ModelLoader(replace(settings, model_args={"how": how}))
@@ -76,7 +77,7 @@ def requests_of(name, row):
     body = text + b"".join(array.tobytes() for array in arrays.values())
     yield "v2 binary", oip.infer, Request("POST", "/", headers, body, {})
     headers = {"content-type": "application/x-safetensors"}
-    yield "safetensors", native.predict, Request("POST", "/", headers, safetensors.encode(arrays), {})
+    yield "safetensors", native.predict, Request("POST", "/", headers, codec.encode(arrays), {})
     if len(arrays) == 1:
         yield "npy", native.predict, Request("POST", "/", {}, npy_of(arrays["inputs"]), {})
 
@@ -138,8 +139,8 @@ def test_what_no_trial_shows_is_remembered_when_it_shows(tmp_path):
 def test_a_model_that_writes_nowhere_gets_no_copies(tmp_path, name):
     import affine
 
-    path = tmp_path / "model.pt"
-    torch.save(getattr(affine, name)().state_dict(), path)
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(getattr(affine, name)().state_dict(), str(path))
     environ = {"SERVE_MODEL": f"affine:{name}", "SERVE_CHECKPOINTS": "ck", "SERVE_PYTHON_PATH": str(SUPPORT)}
     loader = ModelLoader(load_settings(environ, tmp_path).find())
     memory = loader.load(Stored(path, sha256_of(path), path.stat().st_size), Manifest()).predictor.memory
