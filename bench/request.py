@@ -99,7 +99,8 @@ def connect(server, count: int) -> list:
     from serve.batching.scheduler import Scheduler
     from serve.gateway.asgi_app import AsgiApp
     from serve.workers.connection import WorkerConnection
-    from serve.workers.http_protocol import Bounds, HeaderCache, SoleConnection
+    from serve.workers.http_protocol import SoleConnection
+    from serve.workers.request_head import Bounds, HeaderCache
 
     loop = asyncio.get_running_loop()
     app = AsgiApp(server, None, Scheduler(loop, server.telemetry.worker_metrics.request_counters.batch))

@@ -30,11 +30,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "serve" / "support")]
 
+import serving  # noqa: E402
 from serving import Server  # noqa: E402
 from trainer import Trainer  # noqa: E402
 
 from serve.errors import ServeError  # noqa: E402
 
+serving.PATIENCE_S = 600  # at low priority on a machine that has other work
 _CLIENTS, _DISK_BYTES = 8, 48 * 1024 * 1024
 
 
@@ -254,7 +256,9 @@ def soak(worker: str, seconds: float, seed: int) -> bool:
         trainer.directory.rename(disk / "place1")
         trainer.directory.symlink_to(disk / "place1")
         trainer.publish(1, "m00001.safetensors")
-        server = Server(Path(root), trainer.directory, {"worker": worker, "store": disk / "store"})
+        # A worker that replaces a killed one may load for as long as the machine makes it.
+        settings = {"worker": worker, "store": disk / "store", "boot_wait_s": serving.PATIENCE_S}
+        server = Server(Path(root), trainer.directory, settings)
         server.wait_live(1)
         clients = Clients(server, trainer)
         disturbance = Disturbance(server, trainer, clients, disk)

@@ -41,12 +41,12 @@ def _sweep(place: Path) -> None:
         for entry in entries:
             if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
                 with contextlib.suppress(OSError):
-                    _remove_if_left(Path(entry.path), entry.stat(follow_symlinks=False))
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_uid == os.getuid() and time.time() - status.st_mtime >= _YOUNG_S:
+                        _remove_if_left(Path(entry.path))
 
 
-def _remove_if_left(path: Path, status: os.stat_result) -> None:
-    if status.st_uid != os.getuid() or time.time() - status.st_mtime < _YOUNG_S:
-        return
+def _remove_if_left(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

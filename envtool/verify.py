@@ -139,13 +139,9 @@ def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, displa
 
 
 def take_inventory(
-    prefix: Prefix,
-    locked: Sequence[LockedPackage],
-    cache: Cache,
-    display: ProgressDisplay,
-    known: Known | None = None,
-    proven: Mapping[str, Path] | None = None,
-) -> Inventory:
+    prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay,
+    known: Known | None = None, proven: Mapping[str, Path] | None = None,
+) -> Inventory:  # fmt: skip
     """Read every file of a prefix, and list what its lock states should be there. Raises NetworkError or
     HashMismatchError if an archive that is not in the cache could not be downloaded or proven."""
     manifests = FileManifests(cache.root)
@@ -159,12 +155,9 @@ def take_inventory(
 
 
 def keep_manifests(
-    manifests: FileManifests,
-    locked: Sequence[LockedPackage],
-    cache: Cache,
-    display: ProgressDisplay,
+    manifests: FileManifests, locked: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay,
     proven: Mapping[str, Path],
-) -> None:
+) -> None:  # fmt: skip
     """Read the archives and wheels that have no manifest yet. Raises NetworkError or HashMismatchError if an archive
     that is not in the cache could not be downloaded or proven."""
     unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
@@ -204,9 +197,8 @@ def _generated_findings(inventory: Inventory, generated: Mapping[str, str]) -> I
         if expected is None and path in declared:
             continue  # the receipt is of an envtool that did not note what installing writes into
         if expected is None:
-            yield Finding(
-                "extra", path, f"no package of the lock brings it, {inventory.entries[path].size_bytes} bytes"
-            )
+            size_bytes = inventory.entries[path].size_bytes
+            yield Finding("extra", path, f"no package of the lock brings it, {size_bytes} bytes")
         elif expected != sha256:
             package = declared[path].package if path in declared else None
             yield Finding("mismatched", path, f"generated: expected sha256:{expected}, found sha256:{sha256}", package)

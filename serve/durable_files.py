@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Callable, Generic, TypeVar
 
@@ -51,11 +51,7 @@ def copy_hashed(source: int, target: Path) -> Copied:
 
 
 def write_hashed(chunks: Iterator[bytes], target: Path) -> Copied:
-    """Write a new, synced file, and hash exactly the bytes that were written.
-
-    Raises:
-        OSError: `target` exists, or writing failed; it may exist in part.
-    """
+    """Write a new, synced file, and hash what was written; after an `OSError` `target` may exist in part."""
     digest = hashlib.sha256()
     size_bytes, hash_s, started_s = 0, 0.0, time.monotonic()
     with os.fdopen(_create(target), "wb", buffering=0) as writer:
@@ -193,11 +189,16 @@ def _open(path: Path) -> int:
 R = TypeVar("R")
 
 
+def from_known(kind: type[R], stated: Mapping[str, Any]) -> R:
+    """Make a dataclass of what was read: keys of another version are passed over, a missing one is a `TypeError`."""
+    return kind(**{one.name: stated[one.name] for one in fields(kind) if one.name in stated})  # type: ignore[arg-type]
+
+
 class Records(Generic[R]):
     """The records of one file, by a key of theirs; its lock lies beside it, with the suffix `.lock`."""
 
-    def __init__(self, path: Path, parse: Callable[[Mapping[str, Any]], R], key_of: Callable[[R], str]) -> None:
-        self._path, self._parse, self._key_of = path, parse, key_of
+    def __init__(self, path: Path, kind: type[R], key_of: Callable[[R], str]) -> None:
+        self._path, self._kind, self._key_of = path, kind, key_of
         self._records: Mapping[str, R] = {}
         self._state: tuple[int, int, int] | None = None
 
@@ -206,7 +207,7 @@ class Records(Generic[R]):
         try:
             state = self._look()
             if state != self._state:
-                records = map(self._parse, json.loads(self._path.read_bytes()))
+                records = (from_known(self._kind, stated) for stated in json.loads(self._path.read_bytes()))
                 self._records = {self._key_of(record): record for record in records}
                 self._state = state
         except (OSError, ValueError, TypeError, AttributeError):

@@ -18,7 +18,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -32,12 +32,25 @@ if TYPE_CHECKING:
 # What the standard library raises over a damaged archive: RuntimeError for another version of zip, or a password.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError)
 DAMAGED = (*ZIP_ERRORS, tarfile.TarError, KeyError)
-_PIECE_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
 _PIECES = 4
+# Far more than packages have, and little enough to be read by any machine: a kilobyte can unpack to gigabytes.
+_MOST_MEMBERS = 200_000
+_LARGEST_READ_BYTES = 16 << 20
+_LARGEST_INFO_BYTES = 256 << 20
+_LARGEST_HEADER_BYTES = 1 << 20
+# The payload against the size of the archive: real ones unpack to some ten times.
+_MOST_TIMES, _ALWAYS_ALLOWED_BYTES = 200, 256 << 20
+# What is read of info/.
+STATED = ("index.json", "paths.json", "link.json", "files", "has_prefix", "no_link")
+_RECORD = ".dist-info/RECORD"
+_HEADERS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
 
 
 class ReadAhead:
-    """What a thread reads from another stream, in order."""
+    """What a thread reads from another stream, in order; that one must not be closed before."""
 
     def __init__(self, source: IO[bytes]) -> None:
         self._source = source
@@ -61,7 +74,7 @@ class ReadAhead:
         self._left = self._left[size:]
         return found
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the thread, whatever has not been read."""
         self._stopped.set()
         while self._thread.is_alive():
@@ -72,38 +85,12 @@ class ReadAhead:
     def _run(self) -> None:
         try:
             while not self._stopped.is_set():
-                piece = self._source.read(_PIECE_BYTES)
+                piece = self._source.read(_CHUNK_BYTES)
                 self._pieces.put(piece)
                 if not piece:
                     return
         except BaseException as error:  # raised again where it is read
             self._pieces.put(error)
-
-
-@contextmanager
-def read_ahead(source: IO[bytes]) -> Iterator[ReadAhead]:
-    """Read a stream ahead until the block ends; it must not be closed before."""
-    stream = ReadAhead(source)
-    try:
-        yield stream
-    finally:
-        stream.stop()
-
-
-_CHUNK_BYTES = 1 << 20
-# Far more than packages have, and little enough to be read by any machine: a kilobyte can unpack to gigabytes.
-_MOST_MEMBERS = 200_000
-_LARGEST_READ_BYTES = 16 << 20
-_LARGEST_INFO_BYTES = 256 << 20
-_LARGEST_HEADER_BYTES = 1 << 20
-# The payload against the size of the archive: real ones unpack to some ten times.
-_MOST_TIMES, _ALWAYS_ALLOWED_BYTES = 200, 256 << 20
-# What is read of info/.
-STATED = ("index.json", "paths.json", "link.json", "files", "has_prefix", "no_link")
-_RECORD = ".dist-info/RECORD"
-_HEADERS = (
-    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
-)  # fmt: skip
 
 
 class _BoundedTarInfo(tarfile.TarInfo):
@@ -127,10 +114,11 @@ def bounded(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         member.name = plain(member.name)
         member.linkname = plain(member.linkname) if member.islnk() else member.linkname
         top, _slash, name = member.name.partition("/")
-        is_info = top == "info"
-        info_bytes += member.size if is_info else 0
-        payload_bytes += 0 if is_info else member.size
-        is_stated = is_info and name in STATED
+        if top == "info":
+            info_bytes += member.size
+        else:
+            payload_bytes += member.size
+        is_stated = top == "info" and name in STATED
         is_whole = is_stated or member.name.endswith(_RECORD)
         if count >= _MOST_MEMBERS:
             raise ArchiveError(f"{archive} has more than {_MOST_MEMBERS} members")
@@ -190,18 +178,13 @@ def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str,
 
 @dataclass(frozen=True)
 class Member:
-    """One file or link of an archive's payload.
-
-    Args:
-        sha256: hash of its content, or of the target of a link.
-        normalized_sha256: the same, but of a RECORD without the hashes of scripts, as the env digest counts it.
-    """
+    """One file or link of an archive's payload."""
 
     path: str
     is_link: bool
     is_executable: bool
-    sha256: str
-    normalized_sha256: str
+    sha256: str  # hash of its content, or of the target of a link
+    normalized_sha256: str  # the same, but of a RECORD without the hashes of scripts, as the env digest counts it
 
 
 def read_payload(archive: Path) -> list[Member]:
@@ -246,12 +229,9 @@ def read_member(
 
 @contextmanager
 def open_part(archive: Path, part: str) -> Iterator[tarfile.TarFile]:
-    """Open a part of an archive, to be read from its beginning to its end.
-
-    Args:
-        part: `pkg` or `info`; a .tar.bz2 holds both in one.
-    """
-    with _open_stream(archive, part) as stream, read_ahead(stream) as ahead:
+    """Open a part of an archive, `pkg` or `info`, to be read from its beginning to its end; a .tar.bz2 holds both in
+    one."""
+    with _open_stream(archive, part) as stream, closing(ReadAhead(stream)) as ahead:
         yield tarfile.open(fileobj=cast("IO[bytes]", ahead), mode="r|", tarinfo=_BoundedTarInfo)  # noqa: SIM115 - closed with its stream
 
 

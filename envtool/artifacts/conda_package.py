@@ -18,7 +18,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from envtool.errors import ArchiveError
@@ -45,12 +45,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Package:
-    """A whole package.
-
-    Args:
-        files: what goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.
-        about: what goes into `info/` only: licences and the recipe, with paths relative to `info/`.
-    """
+    """A whole package."""
 
     name: str
     version: str
@@ -60,7 +55,9 @@ class Package:
     license: str
     summary: str
     home: str | None
+    # What goes into the prefix; a noarch Python package has `site-packages/` and `python-scripts/`.
     files: tuple[Entry, ...]
+    # What goes into `info/` only: licences and the recipe, with paths relative to `info/`.
     about: tuple[Entry, ...] = ()
     entry_points: tuple[str, ...] = ()
     build_suffix: str = ""
@@ -108,10 +105,8 @@ def safe_path(path: str, owner: str) -> str:
     that it is unpacked in, or cannot be a path."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or re.search(r"[\x00-\x1f\\]", path):
-        raise ArchiveError(
-            f"{owner} has an unsafe member path: {path!r}",
-            "nothing was unpacked; the file was not made by a packaging tool",
-        )
+        hint = "nothing was unpacked; the file was not made by a packaging tool"
+        raise ArchiveError(f"{owner} has an unsafe member path: {path!r}", hint)
     return "/".join(parts)
 
 
@@ -125,8 +120,7 @@ def pack(package: Package) -> bytes:
     """The archive of a package. Raises ArchiveError if two files of the package have one path, or a path is unsafe."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        metadata = json.dumps({"conda_pkg_format_version": 2}).encode()
-        _store(archive, "metadata.json", metadata)
+        _store(archive, "metadata.json", json.dumps({"conda_pkg_format_version": 2}).encode())
         _store(archive, f"pkg-{package.stem}.tar.zst", _compressed_tar(package.files, package.file_name))
         _store(archive, f"info-{package.stem}.tar.zst", _compressed_tar(_info(package), package.file_name))
     return buffer.getvalue()
@@ -150,19 +144,14 @@ def _compressed_tar(entries: Iterable[Entry], owner: str) -> bytes:
             if path in seen:
                 raise ArchiveError(f"{owner} would have {path} twice")
             seen.add(path)
-            tar.addfile(_tar_info(path, entry), None if entry.link is not None else io.BytesIO(entry.content))
+            info = tarfile.TarInfo(path)
+            info.mtime, info.mode = MTIME_S, 0o755 if entry.is_executable else 0o644
+            if entry.link is None:
+                info.size = len(entry.content)
+            else:
+                info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
+            tar.addfile(info, io.BytesIO(entry.content) if entry.link is None else None)
     return zstandard.ZstdCompressor(level=_LEVEL, threads=0).compress(buffer.getvalue())
-
-
-def _tar_info(path: str, entry: Entry) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(path)
-    info.mtime = MTIME_S
-    info.mode = 0o755 if entry.is_executable else 0o644
-    if entry.link is None:
-        info.size = len(entry.content)
-    else:
-        info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.link, 0o777
-    return info
 
 
 def _info(package: Package) -> list[Entry]:
@@ -175,35 +164,20 @@ def _info(package: Package) -> list[Entry]:
         "hash_input.json": {"digest": package.digest},
     }
     if package.noarch == "python":
-        python: dict[str, Any] = {"type": "python"}
-        if package.entry_points:
-            python["entry_points"] = list(package.entry_points)
-        documents["link.json"] = {"noarch": python, "package_metadata_version": 1}
+        points = {"entry_points": list(package.entry_points)} if package.entry_points else {}
+        documents["link.json"] = {"noarch": {"type": "python", **points}, "package_metadata_version": 1}
     texts = {"files": "".join(f"{entry.path}\n" for entry in files)}
-    prefixed = [entry.path for entry in files if entry.has_placeholder]
-    if prefixed:
-        texts["has_prefix"] = "".join(f"{PLACEHOLDER} text {path}\n" for path in prefixed)
+    if prefixed := [f"{PLACEHOLDER} text {entry.path}\n" for entry in files if entry.has_placeholder]:
+        texts["has_prefix"] = "".join(prefixed)
     entries = [Entry(name, _json(value)) for name, value in documents.items()]
     entries += [Entry(name, text.encode()) for name, text in texts.items()]
-    return [replace_path(entry, f"info/{entry.path}") for entry in (*entries, *package.about)]
-
-
-def replace_path(entry: Entry, path: str) -> Entry:
-    """The same file under another path."""
-    return Entry(path, entry.content, entry.is_executable, entry.link, entry.has_placeholder)
+    return [replace(entry, path=f"info/{entry.path}") for entry in (*entries, *package.about)]
 
 
 def _index(package: Package) -> dict[str, Any]:
-    index: dict[str, Any] = {
-        "name": package.name,
-        "version": package.version,
-        "build": package.build,
-        "build_number": package.build_number,
-        "depends": list(package.depends),
-        "constrains": [],
-        "license": package.license,
-        "subdir": package.subdir,
-    }
+    index: dict[str, Any] = {"depends": list(package.depends), "constrains": []}
+    for key in ("name", "version", "build", "build_number", "license", "subdir"):
+        index[key] = getattr(package, key)
     if package.noarch:
         return {**index, "arch": None, "platform": None, "noarch": package.noarch}
     platform, _, bits = package.subdir.partition("-")

@@ -18,7 +18,6 @@ from envtool.mirrors.mirrors import Mirrors
 
 if TYPE_CHECKING:
     from envtool.fetch.failover import Timeouts
-    from envtool.mirrors.mirrors import Mirrors
     from envtool.solve.conda_solver import PackageRecord
 
 _UNPROVEN_HINT = "envtool lock writes a lock that proves all, from channels whose repodata has sha256"
@@ -33,13 +32,9 @@ def fetch_packages(
     patience: Timeouts | None = None,
     is_offline: bool = False,
 ) -> dict[str, Path]:
-    """Bring the archives and wheels of a lock into the cache.
-
-    Raises:
-        LockfileError: the lock has no sha256 for some of them; all are listed.
-        NetworkError, HashMismatchError: one could not be downloaded or proven.
-        CacheError: the cache cannot be written, or, offline, lacks something; all of it is listed.
-    """
+    """Bring the archives and wheels of a lock into the cache. Raises LockfileError if the lock has no sha256 for some
+    of them; all are listed. Raises NetworkError or HashMismatchError if one could not be downloaded or proven. Raises
+    CacheError if the cache cannot be written, or, offline, lacks something; all of it is listed."""
     unproven = [_unproven(package) for package in packages if package.sha256 is None]
     if unproven:
         raise LockfileError("the lock", unproven, _UNPROVEN_HINT)
@@ -48,17 +43,19 @@ def fetch_packages(
         each.url: Wanted(each.file_name, require_sha256(each), _with_access(each, places), each.size_bytes)
         for each in packages
     }
-    found = {}
-    if wanted:
-        from envtool.fetch.downloader import fetch  # not imported where all is there already
+    if not wanted:
+        return {}
+    from envtool.fetch.downloader import fetch  # not imported where all is there already
 
-        with display.task(f"fetch and prove {len(wanted)} archives and wheels", in_bytes=True) as task:
-            try:
-                paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
-            except NetworkError as error:
-                raise NetworkError(error.message, _missing(packages) or error.hint) from None
-        found = {url: paths[each] for url, each in wanted.items()}
-    return found
+    with display.task(f"fetch and prove {len(wanted)} archives and wheels", in_bytes=True) as task:
+        try:
+            paths = fetch(wanted.values(), cache, task, patience=patience, is_offline=is_offline)
+        except NetworkError as error:
+            urls = [each.access_url or "" for each in packages]
+            names = sorted({name for url in urls for name in credentials.missing_variables(url)})
+            hint = f"the lock names {', '.join(names)} for some of these places; set what they stand for"
+            raise NetworkError(error.message, hint if names else error.hint) from None
+    return {url: paths[each] for url, each in wanted.items()}
 
 
 def _with_access(package: LockedPackage, places: Mirrors) -> tuple[str, ...]:
@@ -69,18 +66,13 @@ def _with_access(package: LockedPackage, places: Mirrors) -> tuple[str, ...]:
     return tuple(access if each == package.url else each for each in places.for_url(package.url))
 
 
-def _missing(packages: Sequence[LockedPackage]) -> str | None:
-    names = sorted({name for each in packages for name in credentials.missing_variables(each.access_url or "")})
-    return f"the lock names {', '.join(names)} for some of these places; set what they stand for" if names else None
-
-
 def _places(packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool) -> Mirrors:
-    # Mirrors are measured, where that is wanted, for what has to be fetched and for nothing else.
-    missing = [each for each in packages if not cache.path(Wanted(each.file_name, require_sha256(each), ())).exists()]
     if is_offline:
         return Mirrors()
     from envtool.mirrors import selection
 
+    # Mirrors are measured, where that is wanted, for what has to be fetched and for nothing else.
+    missing = [each for each in packages if not cache.path(Wanted(each.file_name, require_sha256(each), ())).exists()]
     return selection.for_urls([each.url for each in missing], cache, display)
 
 

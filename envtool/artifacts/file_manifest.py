@@ -31,14 +31,11 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Declared:
-    """One file as an archive or wheel brings it.
-
-    Args:
-        sha256: hash of its content with the placeholder in it or of the target of a link, None where installing
-            writes the content.
-    """
+    """One file as an archive or wheel brings it."""
 
     package: tuple[str, str]
+    # Hash of its content with the placeholder in it or of the target of a link, None where installing writes the
+    # content.
     sha256: str | None
     placeholder: Placeholder | None = None
     is_link: bool = False
@@ -161,16 +158,12 @@ def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str
             file["placeholder"] = entry["prefix_placeholder"]
             file["is_binary"] = entry.get("file_mode") == "binary"
         files[path] = file
-    is_python = index.get("noarch") == "python"
-    content: dict[str, Any] = {
-        "files": files,
-        "directories": directories,
-        "scripts": stated_paths.entry_points(archive, link) if is_python else [],
-    }
+    scripts = stated_paths.entry_points(archive, link) if index.get("noarch") == "python" else []
     depends = index.get("depends", [])
     if not isinstance(depends, list) or not all(isinstance(each, str) for each in depends):
         raise ArchiveError(f"{archive}: depends of info/index.json is not a list of texts")
-    content.update(noarch=index.get("noarch"), depends=depends)
+    content: dict[str, Any] = {"files": files, "directories": directories, "scripts": scripts, "depends": depends}
+    content["noarch"] = index.get("noarch")
     if index.get("name") == "python":
         content["site_packages"] = stated_paths.site_packages(archive, index)
     return content

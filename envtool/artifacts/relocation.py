@@ -23,55 +23,31 @@ class Placeholder:
 
 
 def restore(content: bytes, prefix: bytes, placeholder: Placeholder | None) -> bytes:
-    """Take the prefix out of a file's content again: the inverse of what linking does.
-
-    Returns:
-        The content with the placeholder, equal to the archive's when the file is as it was linked.
-    """
-    if placeholder is None:
-        return content.replace(prefix, PREFIX_TEXT)
-    if not placeholder.is_binary:
-        return content.replace(prefix, placeholder.text)
-    return _restore_binary(content, prefix, placeholder.text)
+    """Take the prefix out of a file's content again: the inverse of what linking does. Returns the content with the
+    placeholder, equal to the archive's when the file is as it was linked."""
+    if placeholder is not None and placeholder.is_binary:
+        return _replace_in_strings(content, prefix, placeholder.text)
+    return content.replace(prefix, placeholder.text if placeholder else PREFIX_TEXT)
 
 
 def substitute(content: bytes, prefix: bytes, placeholder: Placeholder | None) -> bytes:
-    """Put the prefix into a file's content, as linking does.
-
-    Args:
-        prefix: the path of the prefix; in a binary it must not be longer than the placeholder.
-    """
-    if placeholder is None:
-        return content.replace(PREFIX_TEXT, prefix)
-    if not placeholder.is_binary:
-        return content.replace(placeholder.text, prefix)
-    return _substitute_binary(content, prefix, placeholder.text)
+    """Put the prefix into a file's content, as linking does; in a binary it must not be longer than the placeholder."""
+    if placeholder is not None and placeholder.is_binary:
+        return _replace_in_strings(content, placeholder.text, prefix)
+    return content.replace(placeholder.text if placeholder else PREFIX_TEXT, prefix)
 
 
-def _restore_binary(content: bytes, prefix: bytes, placeholder: bytes) -> bytes:
-    # A C string that names the prefix was shortened in place and the rest filled with NUL bytes: each prefix in the
-    # string took `missing` bytes away, which stand after its end.
-    missing = len(placeholder) - len(prefix)
+def _replace_in_strings(content: bytes, old: bytes, new: bytes) -> bytes:
+    # A C string stays where it is and what it takes with it: one that gets shorter is filled up with NUL bytes, and one
+    # that gets longer has those after its end back.
     pieces = []
     at = 0
-    while (found := content.find(prefix, at)) >= 0:
+    while (found := content.find(old, at)) >= 0:
         end = content.find(b"\0", found)
         end = len(content) if end < 0 else end
-        string = content[found:end]
-        pieces += [content[at:found], string.replace(prefix, placeholder)]
-        at = end + missing * string.count(prefix)
-    return b"".join([*pieces, content[at:]])
-
-
-def _substitute_binary(content: bytes, prefix: bytes, placeholder: bytes) -> bytes:
-    pieces = []
-    at = 0
-    while (found := content.find(placeholder, at)) >= 0:
-        end = content.find(b"\0", found)
-        end = len(content) if end < 0 else end
-        string = content[found:end].replace(placeholder, prefix)
+        string = content[found:end].replace(old, new)
         pieces += [content[at:found], string.ljust(end - found, b"\0")]
-        at = end
+        at = max(end, found + len(string))
     return b"".join([*pieces, content[at:]])
 
 
@@ -85,21 +61,14 @@ def without_rewritten(record: bytes, prefix: bytes = PREFIX_TEXT) -> bytes:
 
 
 def with_rewritten(record: bytes, describe: Callable[[bytes], bytes]) -> bytes:
-    """RECORD of a `.dist-info` with the hashes of the scripts outside of site-packages as they are now.
-
-    Args:
-        record: the file; a script that it gives no hash of gets none.
-        describe: gives `sha256=HASH,SIZE` of a path as it is in RECORD.
-    """
+    """RECORD of a `.dist-info` with the hashes of the scripts outside of site-packages as they are now: `describe`
+    gives `sha256=HASH,SIZE` of a path as it is in RECORD. A script without a hash gets none."""
     lines = record.split(b"\n")
-    return b"\n".join(_described(line, describe) if line.startswith(b"../") else line for line in lines)
-
-
-def _described(line: bytes, describe: Callable[[bytes], bytes]) -> bytes:
-    path, _, rest = line.partition(b",")
-    if rest.strip() == b",":
-        return line
-    return path + b"," + describe(path) + (b"\r" if line.endswith(b"\r") else b"")
+    for number, line in enumerate(lines):
+        path, _, rest = line.partition(b",")
+        if line.startswith(b"../") and rest.strip() != b",":
+            lines[number] = path + b"," + describe(path) + (b"\r" if line.endswith(b"\r") else b"")
+    return b"\n".join(lines)
 
 
 def replace_text(value: Any, old: str, new: str) -> Any:

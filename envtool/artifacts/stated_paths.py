@@ -22,11 +22,12 @@ from envtool.artifacts.conda_archive import ZIP_ERRORS, Member, parse_info, read
 from envtool.errors import ArchiveError
 
 _PATH_TYPES = ("hardlink", "softlink", "directory")
-# conda's notes and ours, and py-rattler's place for files that lost theirs.
 # Where py-rattler puts what loses a path to another package.
 CLOBBERS = "__clobbers__"
-_RESERVED = ("conda-meta", CLOBBERS)
+_RESERVED = ("conda-meta", CLOBBERS)  # conda's notes and ours are in the first
 _LONGEST_BYTES = 4095
+_LARGEST_BYTES = 64 << 20  # RECORD of the largest wheels known takes 2 MB
+Checksum = tuple[int, int, int]  # CRC-32, size, permissions
 # What stands for the prefix where `has_prefix` names none. In two pieces, so that this file does not have it.
 _OLD_PLACEHOLDER = "/opt/" + "anaconda1anaconda2anaconda3"
 
@@ -69,7 +70,15 @@ def listed(payload: Iterable[Member], info: Mapping[str, bytes]) -> bytes:
     """What `info/paths.json` would say of an archive from before there was one (CEP 34, `files` and `has_prefix`)."""
     members = {each.path: each for each in payload}
     names = info["files"].decode(errors="replace").splitlines() if "files" in info else list(members)
-    placeholders = dict(map(_placeholder, info.get("has_prefix", b"").decode(errors="replace").splitlines()))
+    placeholders = {}
+    for line in info.get("has_prefix", b"").decode(errors="replace").splitlines():
+        # `placeholder mode path`, each in quotes if need be, or the path alone.
+        try:
+            parts = shlex.split(line)
+        except ValueError:
+            parts = [line]
+        text, mode, path = parts if len(parts) == 3 else (_OLD_PLACEHOLDER, "text", line.strip())
+        placeholders[path] = {"prefix_placeholder": text, "file_mode": mode}
     no_link = set(info.get("no_link", b"").decode(errors="replace").splitlines())
     entries: list[dict[str, Any]] = []
     for name in dict.fromkeys(each.strip() for each in names if each.strip()):
@@ -77,16 +86,6 @@ def listed(payload: Iterable[Member], info: Mapping[str, bytes]) -> bytes:
         entry = {"_path": name, "path_type": "softlink" if is_link else "hardlink", **placeholders.get(name, {})}
         entries.append({**entry, "no_link": True} if name in no_link else entry)
     return json.dumps({"paths": entries, "paths_version": 1}).encode()
-
-
-def _placeholder(line: str) -> tuple[str, dict[str, str]]:
-    # `placeholder mode path`, each in quotes if need be, or the path alone.
-    try:
-        parts = shlex.split(line)
-    except ValueError:
-        parts = [line]
-    text, mode, path = parts if len(parts) == 3 else (_OLD_PLACEHOLDER, "text", line.strip())
-    return path, {"prefix_placeholder": text, "file_mode": mode}
 
 
 def entry_points(archive: Path, content: Any) -> list[str]:
@@ -97,9 +96,13 @@ def entry_points(archive: Path, content: Any) -> list[str]:
     if not isinstance(points, (list, tuple)) or not all(isinstance(each, str) for each in points):
         raise ArchiveError(f"{archive}: the entry points of info/link.json are not a list of texts")
     names = [each.partition("=")[0].strip() for each in points]
+    return _file_names(names, str(archive), "the entry points of info/link.json", "a file name as entry point")
+
+
+def _file_names(names: list[str], owner: str, where: str, expected: str) -> list[str]:
     for name in names:
-        if "/" in require_plain(name, str(archive), "the entry points of info/link.json"):
-            raise ArchiveError(f"{archive}: expected a file name as entry point, found {name!r:.200}")
+        if "/" in require_plain(name, owner, where):
+            raise ArchiveError(f"{owner}: expected {expected}, found {name!r:.200}")
     return names
 
 
@@ -118,13 +121,6 @@ def place_of(path: str, site_packages: str) -> str:
     if path.startswith("site-packages/"):
         return f"{site_packages}/{path[len('site-packages/') :]}"
     return f"bin/{path[len('python-scripts/') :]}" if path.startswith("python-scripts/") else path
-
-
-# RECORD of the largest wheels known takes 2 MB.
-_LARGEST_BYTES = 64 << 20
-
-# CRC-32, size, permissions.
-Checksum = tuple[int, int, int]
 
 
 def place_in_prefix(name: str, site_packages: str) -> str:
@@ -148,22 +144,21 @@ def require_plain_paths(wheel: Path) -> None:
             top, _slash, rest = name.partition("/")
             if top.endswith(".data") and rest.count("/"):
                 require_plain(place_in_prefix(name, "lib/python3/site-packages"), wheel.name, "its .data directory")
-        for record in _info(archive, "RECORD"):
-            for path in _recorded(wheel, _text(wheel, archive, record)):
-                require_plain(path, wheel.name, "RECORD")
-
-
-def members_of(wheel: Path) -> list[str]:
-    """The names of its files. Raises ArchiveError if it is not a valid wheel."""
-    with _opened(wheel) as archive:
-        return [each.filename for each in archive.infolist() if not each.is_dir()]
+        try:
+            for record in _info(archive, "RECORD"):
+                for row in csv.reader(_text(wheel, archive, record).splitlines()):
+                    if row:
+                        require_plain(row[0], wheel.name, "RECORD")
+        except csv.Error as error:
+            raise ArchiveError(f"{wheel.name}: RECORD cannot be read: {error}") from error
 
 
 def checksums_of(wheel: Path) -> dict[str, Checksum]:
     """CRC-32, size and permissions of each of its files, from its list of members. Raises ArchiveError if it is not a
     valid wheel."""
     with _opened(wheel) as archive:
-        return {each.filename: (each.CRC, each.file_size, each.external_attr >> 16) for each in archive.infolist()}
+        members = [each for each in archive.infolist() if not each.is_dir()]
+    return {each.filename: (each.CRC, each.file_size, each.external_attr >> 16) for each in members}
 
 
 def scripts_of(wheel: Path) -> list[str]:
@@ -179,17 +174,7 @@ def scripts_of(wheel: Path) -> list[str]:
         raise ArchiveError(f"{wheel.name}: entry_points.txt cannot be read: {error}") from error
     groups = [points[each] for each in ("console_scripts", "gui_scripts") if points.has_section(each)]
     names = [name for group in groups for name in group]
-    for name in names:
-        if "/" in require_plain(name, wheel.name, "entry_points.txt"):
-            raise ArchiveError(f"{wheel.name}: expected file names in entry_points.txt, found {name!r:.200}")
-    return names
-
-
-def _recorded(wheel: Path, text: str) -> list[str]:
-    try:
-        return [row[0] for row in csv.reader(text.splitlines()) if row]
-    except csv.Error as error:
-        raise ArchiveError(f"{wheel.name}: RECORD cannot be read: {error}") from error
+    return _file_names(names, wheel.name, "entry_points.txt", "file names in entry_points.txt")
 
 
 def _opened(wheel: Path) -> zipfile.ZipFile:

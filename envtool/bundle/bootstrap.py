@@ -63,11 +63,8 @@ def main() -> NoReturn:
 
 
 def unpack_tools(bundle: Bundle) -> Path:
-    """Unpack the wheels of envtool for this Python, unless that was done before.
-
-    Raises:
-        BundleError: the bundle has no envtool for this machine, or a wheel is damaged.
-    """
+    """Unpack the wheels of envtool for this Python, unless that was done before. Raises BundleError if the bundle has
+    no envtool for this machine, or a wheel is damaged."""
     wheels = _wheels(bundle)
     digest = hashlib.sha256("".join(f"{each}\n" for each in (sys.executable, *wheels)).encode())
     place = paths.home() / "tools" / f"{digest.hexdigest()[:16]}-python{_python()}"
@@ -76,7 +73,11 @@ def unpack_tools(bundle: Bundle) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=place.parent) as scratch:
             _unpack(bundle, wheels, Path(scratch) / "tools", place)
-            _put(Path(scratch) / "tools", place)
+            try:
+                (Path(scratch) / "tools").rename(place)
+            except OSError:
+                if not program.is_file():  # another process was quicker, or not
+                    raise
     return program
 
 
@@ -91,15 +92,6 @@ def _wheels(bundle: Bundle) -> Sequence[str]:
             "run it with another Python of this machine, such as python3.11, or make the bundle with --python "
             f"{_python()}",
         )
-    _refuse_other_libc()
-    return offered[_python()]
-
-
-def _python() -> str:
-    return f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-def _refuse_other_libc() -> None:
     library, version = platform.libc_ver()
     found = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if library != "glibc" or found < tuple(int(part) for part in TOOLS_GLIBC.split(".")):
@@ -108,6 +100,11 @@ def _refuse_other_libc() -> None:
             f"found {library or 'another C library'} {version}".rstrip(),
             "Debian 10, Ubuntu 20.04, RHEL 8 and newer ones have it",
         )
+    return offered[_python()]
+
+
+def _python() -> str:
+    return f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 def _unpack(bundle: Bundle, wheels: Sequence[str], target: Path, final: Path) -> None:
@@ -117,22 +114,18 @@ def _unpack(bundle: Bundle, wheels: Sequence[str], target: Path, final: Path) ->
         # In memory, the largest has some 25 MB: nothing is unpacked before it is proven.
         with zipfile.ZipFile(io.BytesIO(bundle.read(path))) as wheel:
             for member in wheel.infolist():
-                _extract(wheel, member, target, site)
+                place = _placed(member.filename, site)
+                if member.is_dir() or place is None:
+                    continue
+                (target / place).parent.mkdir(parents=True, exist_ok=True)
+                with wheel.open(member) as source, (target / place).open("wb") as file:
+                    shutil.copyfileobj(source, file)
+                if place.parts[0] == "bin":
+                    (target / place).chmod(0o755)
     program = target / "bin" / "envtool"
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text(_LAUNCHER.format(python=sys.executable, site=str(final / site)))
     program.chmod(0o755)
-
-
-def _extract(wheel: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, site: Path) -> None:
-    path = _placed(member.filename, site)
-    if member.is_dir() or path is None:
-        return
-    (target / path).parent.mkdir(parents=True, exist_ok=True)
-    with wheel.open(member) as source, (target / path).open("wb") as file:
-        shutil.copyfileobj(source, file)
-    if path.parts[0] == "bin":
-        (target / path).chmod(0o755)
 
 
 def _placed(name: str, site: Path) -> Path | None:
@@ -144,11 +137,3 @@ def _placed(name: str, site: Path) -> Path | None:
         return site / name
     places = {"purelib": site, "platlib": site, "scripts": Path("bin"), "data": Path()}
     return places[parts[1]].joinpath(*parts[2:]) if parts[1] in places else None
-
-
-def _put(made: Path, place: Path) -> None:
-    try:
-        made.rename(place)
-    except OSError:
-        if not (place / "bin" / "envtool").is_file():  # another process was quicker, or not
-            raise

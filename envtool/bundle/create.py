@@ -1,6 +1,6 @@
 """Making a bundle: every archive and wheel of a lock, and envtool itself, proven and put into one file or directory.
 
-Out of scope: what belongs into one (`envtool.bundle.create`) and how it is read (`envtool.bundle.format`).
+Out of scope: how one is read (`envtool.bundle.format`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from envtool.console import ProgressDisplay, Task
 from envtool.errors import BundleError
 from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.install.request import Request
-from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, read_lockfile, write_lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile, write_lockfile
 from envtool.mirrors import mirrors
 from envtool.signing import trust
 from envtool.solve.md5_completion import read_complete
@@ -65,16 +65,11 @@ def starter() -> bytes:
 def write_file(
     target: Path, manifest: Manifest, signature: bytes | None, sources: Mapping[str, Path], task: Task
 ) -> str:
-    """Write a bundle as one file; it appears whole or not at all.
-
-    Returns:
-        The sha256 of the file.
-    """
+    """Write a bundle as one file; it appears whole or not at all. Returns the sha256 of the file."""
     with writing(target) as file:
         output = _Output(file, task)
-        with tarfile.open(
-            fileobj=cast(BinaryIO, output), mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK_BYTES
-        ) as tar:
+        stream = cast(BinaryIO, output)
+        with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=CHUNK_BYTES) as tar:
             for name, content in _first(manifest, signature):
                 tar.addfile(_member(name, len(content)), io.BytesIO(content))
             for name in _order(manifest):
@@ -90,9 +85,6 @@ def write_directory(
     """Write a bundle as a directory, or bring one up to date.
 
     A file that is right already is left as it is, so that rsync moves what is new and nothing else.
-
-    Args:
-        root: the directory: absent, empty, or a bundle, which `refuse_foreign` makes sure of.
     """
     root.mkdir(parents=True, exist_ok=True)
     # First, so that a directory is known as a bundle from then on; until it is whole, nothing can be installed from it.
@@ -106,7 +98,14 @@ def write_directory(
             with writing(target) as file, sources[name].open("rb") as source:
                 shutil.copyfileobj(source, file, CHUNK_BYTES)
         task.advance(expected.size_bytes)
-    _remove_others(root, manifest, is_signed=signature is not None)
+    # Only what a bundle has goes: whatever else somebody put here is not ours to remove.
+    if signature is None:
+        (root / SIGNATURE).unlink(missing_ok=True)
+    for path in sorted((root / "files").glob("*/*")):
+        if path.relative_to(root).as_posix() not in manifest.files:
+            path.unlink()
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
 
 
 class _Output:
@@ -141,11 +140,8 @@ def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
 
 
 def refuse_foreign(target: Path, *, as_directory: bool) -> None:
-    """Refuse to write a bundle over something else.
-
-    Raises:
-        BundleError: there is something that is no bundle of the same form; a file may be any file.
-    """
+    """Refuse to write a bundle over something else. Raises BundleError if there is something that is no bundle of the
+    same form; a file may be any file."""
     if not target.exists():
         return
     if target.is_dir() is not as_directory:
@@ -160,45 +156,26 @@ def refuse_foreign(target: Path, *, as_directory: bool) -> None:
         raise BundleError(message, "name another place") from None
 
 
-def _remove_others(root: Path, manifest: Manifest, *, is_signed: bool) -> None:
-    # Only what a bundle has: whatever else somebody put here is not ours to remove.
-    if not is_signed:
-        (root / SIGNATURE).unlink(missing_ok=True)
-    for path in sorted((root / "files").glob("*/*")):
-        if path.relative_to(root).as_posix() not in manifest.files:
-            path.unlink()
-            with contextlib.suppress(OSError):
-                path.parent.rmdir()
-
-
 @dataclass(frozen=True)
 class Order:
-    """What a bundle shall hold.
-
-    Args:
-        pythons: the Python versions of the machines that it is for, such as `3.11`.
-        tools_path: where the choice of envtool's own wheels is kept, if it is.
-    """
+    """What a bundle shall hold."""
 
     lockfile_path: Path
     platforms: tuple[str, ...]
     categories: tuple[str, ...]
+    # The Python versions of the machines that it is for, such as `3.11`.
     pythons: tuple[str, ...] = envtool_wheels.PYTHONS
-    tools_path: Path | None = None
+    tools_path: Path | None = None  # where the choice of envtool's own wheels is kept, if it is
     key_file: Path | None = None
 
 
 @dataclass(frozen=True)
 class Made:
-    """A bundle that was made.
-
-    Args:
-        sha256: the hash of the file, of a directory the one of its manifest.
-    """
+    """A bundle that was made."""
 
     path: Path
     manifest: Manifest
-    sha256: str
+    sha256: str  # of the file, of a directory that of its manifest
     is_signed: bool
 
 
@@ -213,7 +190,8 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
     """
     refuse_foreign(target, as_directory=as_directory)
     lockfile = read_complete(order.lockfile_path)
-    packages = _packages(order, lockfile)
+    requests = [Request(lockfile, platform, order.categories, "") for platform in order.platforms]
+    packages = [each for request in requests for each in request.packages()]
     with TemporaryDirectory(prefix="envtool-bundle-") as name:
         scratch = Path(name)
         with display.task("make the wheel of envtool"):
@@ -222,7 +200,11 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
         tool_packages = _tools(order, wheel, display)
         proven = fetch_or_build([*packages, *tool_packages], cache, display)
         (scratch / STARTER).write_bytes(starter())
-        lock = _carried_lock(order.lockfile_path, lockfile, scratch)
+        lock = order.lockfile_path
+        if lockfile != read_lockfile(lock):
+            # An old lock with MD5 only is written with the sha256, which the other machine cannot look up.
+            lock = scratch / LOCKFILE
+            write_lockfile(lock, lockfile)
         sources = {LOCKFILE: lock, STARTER: scratch / STARTER, own: wheel}
         sources.update({**_files(proven, packages), **_files(proven, tool_packages)})
         manifest = _manifest(order, sources, tool_packages, own)
@@ -230,34 +212,18 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
         with display.task(f"write {target}", manifest.size_bytes, in_bytes=True) as task:
             if as_directory:
                 write_directory(target, manifest, signed, sources, task)
-                sha256 = sha256_of(target / "manifest.json")
+                sha256 = sha256_of(target / MANIFEST)
             else:
                 sha256 = write_file(target, manifest, signed, sources, task)
     return Made(target, manifest, sha256, signed is not None)
-
-
-def _carried_lock(path: Path, lockfile: Lockfile, scratch: Path) -> Path:
-    if lockfile == read_lockfile(path):
-        return path
-    # An old lock with MD5 only is written with the sha256, which the other machine cannot look up.
-    write_lockfile(scratch / LOCKFILE, lockfile)
-    return scratch / LOCKFILE
-
-
-def _packages(order: Order, lockfile: Lockfile) -> list[LockedPackage]:
-    requests = [Request(lockfile, platform, order.categories, "") for platform in order.platforms]
-    return [each for request in requests for each in request.packages()]
 
 
 def _tools(order: Order, wheel: Path, display: ProgressDisplay) -> list[LockedPackage]:
     platforms = [each for each in order.platforms if each.startswith("linux-")]
     with display.task(f"choose the wheels that envtool needs on Python {', '.join(order.pythons)}"):
         arguments = (wheel, platforms, order.pythons, mirrors.configured())
-        chosen = (
-            envtool_wheels.remembered(order.tools_path, *arguments)
-            if order.tools_path
-            else envtool_wheels.choose(*arguments)
-        )
+        path, remembered, choose = order.tools_path, envtool_wheels.remembered, envtool_wheels.choose
+        chosen = remembered(path, *arguments) if path else choose(*arguments)
     wanted = {(platform, f"python{python}") for platform in platforms for python in order.pythons}
     return [each for each in chosen.packages if (each.platform, each.category) in wanted]
 
@@ -269,19 +235,17 @@ def _files(proven: Mapping[str, Path], packages: Sequence[LockedPackage]) -> dic
 def _manifest(order: Order, sources: Mapping[str, Path], tool_packages: Sequence[LockedPackage], own: str) -> Manifest:
     found: dict[str, dict[str, tuple[str, ...]]] = {}
     for each in tool_packages:
-        by_python = found.setdefault(each.platform, {})
-        python = each.category[len("python") :]
+        by_python, python = found.setdefault(each.platform, {}), each.category[len("python") :]
         path = path_of(each.file_name, require_sha256(each))
         by_python[python] = tuple(sorted({own, *by_python.get(python, ()), path}))
     return Manifest(
         created_by=f"envtool {version('envserve')}",
         platforms=order.platforms,
         categories=order.categories,
-        files={path: File(_sha256(path, source), source.stat().st_size) for path, source in sorted(sources.items())},
+        # Archives and wheels were proven a moment ago.
+        files={
+            path: File(path.split("/")[1] if path.startswith("files/") else sha256_of(source), source.stat().st_size)
+            for path, source in sorted(sources.items())
+        },
         tools=found,
     )
-
-
-def _sha256(path: str, source: Path) -> str:
-    # Archives and wheels were proven a moment ago.
-    return path.split("/")[1] if path.startswith("files/") else sha256_of(source)

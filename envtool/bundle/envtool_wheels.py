@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from email.parser import Parser
 from importlib.metadata import Distribution, distribution
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from envtool.bundle.format import TOOLS_GLIBC
@@ -39,12 +39,8 @@ _ZIP_TIME = (1980, 1, 2, 0, 0, 0)
 
 
 def own_wheel(scratch: Path) -> Path:
-    """The wheel of this envtool: built where it runs from a checkout, put together again where it was installed.
-
-    Raises:
-        BundleError: it is installed in another way.
-        ProcessError: the build backend could not be installed.
-    """
+    """The wheel of this envtool: built where it runs from a checkout, put together again where it was installed. Raises
+    BundleError if it is installed in another way. Raises ProcessError if the build backend could not be installed."""
     directory = recipe.directory()
     root = recipe.checkout_root(directory)
     if root is None:
@@ -56,12 +52,14 @@ def own_wheel(scratch: Path) -> Path:
 
 
 def repack(installed: Distribution, scratch: Path) -> Path:
-    """The wheel that an installed envtool came from, as far as it can be rebuilt: equal files give equal bytes.
-
-    Raises:
-        BundleError: its files are not where a wheel would have put them.
-    """
-    files = {each.as_posix(): Path(str(each.locate())) for each in installed.files or () if _is_in_a_wheel(each)}
+    """The wheel that an installed envtool came from, as far as it can be rebuilt: equal files give equal bytes. Raises
+    BundleError if its files are not where a wheel would have put them."""
+    files = {
+        each.as_posix(): Path(str(each.locate()))
+        for each in installed.files or ()
+        # Not what installers add, byte-code among it, nor what they put outside of site-packages.
+        if ".." not in each.parts and each.suffix not in (".pyc", ".pth") and each.name not in _NOT_IN_A_WHEEL
+    }
     if "envtool/__init__.py" not in files:
         raise BundleError("this envtool is installed in a way that no wheel can be made of", "install its wheel")
     info = next(name.partition("/")[0] for name in files if name.endswith(".dist-info/METADATA"))
@@ -76,25 +74,26 @@ def repack(installed: Distribution, scratch: Path) -> Path:
     return target
 
 
-def _is_in_a_wheel(path: PurePosixPath) -> bool:
-    # What installers add, byte-code among it, and what they put outside of site-packages.
-    return ".." not in path.parts and path.suffix not in (".pyc", ".pth") and path.name not in _NOT_IN_A_WHEEL
-
-
 def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
-    """Choose the wheels that envtool needs.
+    """Choose the wheels that envtool needs. Returns a lock with the category `python3.11` for Python 3.11. Raises
+    SolveError if there are no wheels for one of them."""
+    from packaging.requirements import Requirement
 
-    Returns:
-        A lock with the category `python3.11` for Python 3.11.
-
-    Raises:
-        SolveError: there are no wheels for one of them.
-    """
+    stated = _all_requirements(wheel)
     targets = [Target(platform, python, TOOLS_GLIBC) for platform in platforms for python in pythons]
+
+    def chosen(target: Target) -> list[LockedPackage]:
+        python = target.python_version
+        wanted = tuple(_plain(each) for each in map(Requirement, stated) if _is_needed(each, python))
+        return [
+            LockedPackage("pip", each.name, each.version, target.platform, each.url, each.sha256,
+                          category=f"python{python}")
+            for each in resolve.choose(WheelRequest(target, wanted), mirrors)
+        ]  # fmt: skip
+
     with ThreadPoolExecutor(_JOBS) as pool:
-        chosen = pool.map(lambda target: _for_target(wheel, target, mirrors), targets)
-        packages = [each for found in chosen for each in found]
-    metadata = {"created_by": "envtool bundle create", "requirements": json.dumps(_all_requirements(wheel))}
+        packages = [each for found in pool.map(chosen, targets) for each in found]
+    metadata = {"created_by": "envtool bundle create", "requirements": json.dumps(stated)}
     return Lockfile(
         packages=tuple(sorted(packages, key=lambda each: each.sort_key)),
         channels=("envtool",),
@@ -105,22 +104,10 @@ def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirror
     )
 
 
-def _for_target(wheel: Path, target: Target, mirrors: Mirrors) -> list[LockedPackage]:
-    wanted = tuple(_requirements(wheel, target.python_version))
-    category = f"python{target.python_version}"
-    return [
-        LockedPackage("pip", each.name, each.version, target.platform, each.url, each.sha256, category=category)
-        for each in resolve.choose(WheelRequest(target, wanted), mirrors)
-    ]
-
-
 def remembered(path: Path, wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
-    """The tools that a file names; chosen and written there when the file does not exist yet.
-
-    Raises:
-        BundleError: it is for other platforms, other Pythons or another envtool.
-        SolveError: there are no wheels for one of them.
-    """
+    """The tools that a file names; chosen and written there when the file does not exist yet. Raises BundleError if it
+    is for other platforms, other Pythons or another envtool. Raises SolveError if there are no wheels for one of
+    them."""
     if not path.exists():
         chosen = choose(wheel, platforms, pythons, mirrors)
         write_lockfile(path, chosen)
@@ -142,13 +129,6 @@ def _all_requirements(wheel: Path) -> list[str]:
         if name is None:
             raise MissingFileError(f"{wheel.name} has no METADATA", "install envserve again")
         return [str(each) for each in Parser().parsestr(archive.read(name).decode()).get_all("Requires-Dist", [])]
-
-
-def _requirements(wheel: Path, python: str) -> list[str]:
-    from packaging.requirements import Requirement
-
-    found = [Requirement(each) for each in _all_requirements(wheel)]
-    return [_plain(each) for each in found if _is_needed(each, python)]
 
 
 def _is_needed(requirement: Requirement, python: str) -> bool:

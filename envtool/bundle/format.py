@@ -16,7 +16,7 @@ import re
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,17 +44,13 @@ class File:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle holds.
-
-    Args:
-        files: every file but the manifest and its signature, by path.
-        tools: the wheels that run envtool, as paths, by platform and Python version such as `3.11`.
-    """
+    """What a bundle holds."""
 
     created_by: str
     platforms: tuple[str, ...]
     categories: tuple[str, ...]
-    files: Mapping[str, File]
+    files: Mapping[str, File]  # every file but the manifest and its signature, by path
+    # The wheels that run envtool, as paths, by platform and Python version such as `3.11`.
     tools: Mapping[str, Mapping[str, tuple[str, ...]]]
 
     @property
@@ -64,17 +60,7 @@ class Manifest:
 
     def format(self) -> bytes:
         """The manifest as bytes: equal values give equal bytes."""
-        value = {
-            "format": FORMAT,
-            "created_by": self.created_by,
-            "platforms": self.platforms,
-            "categories": self.categories,
-            "files": {
-                path: {"sha256": each.sha256, "size_bytes": each.size_bytes} for path, each in self.files.items()
-            },
-            "tools": self.tools,
-        }
-        return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+        return (json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True) + "\n").encode()
 
 
 def path_of(name: str, sha256: str) -> str:
@@ -83,11 +69,8 @@ def path_of(name: str, sha256: str) -> str:
 
 
 def parse(content: bytes, owner: str) -> Manifest:
-    """Read a manifest. Keys that are not known are left alone, since a newer envtool may write more.
-
-    Raises:
-        BundleError: it is no manifest of a bundle, or is of another format.
-    """
+    """Read a manifest. Keys that are not known are left alone, since a newer envtool may write more. Raises BundleError
+    if it is no manifest of a bundle, or is of another format."""
     try:
         value: dict[str, Any] = json.loads(content)
         found = value.get("format")
@@ -96,25 +79,21 @@ def parse(content: bytes, owner: str) -> Manifest:
     if found != FORMAT:
         raise BundleError(f"{owner}: expected a bundle of the format {FORMAT}, found {found!r}", _FOREIGN_HINT)
     try:
-        manifest = _manifest(value)
+        manifest = Manifest(
+            created_by=str(value["created_by"]),
+            platforms=tuple(map(str, value["platforms"])),
+            categories=tuple(map(str, value["categories"])),
+            files={path: File(str(each["sha256"]), int(each["size_bytes"])) for path, each in value["files"].items()},
+            tools={
+                platform: {python: tuple(map(str, paths)) for python, paths in by_python.items()}
+                for platform, by_python in value["tools"].items()
+            },
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(f"{owner}: {MANIFEST} is malformed: {error!r}", _FOREIGN_HINT) from None
     for problem in _problems(manifest):
         raise BundleError(f"{owner}: {MANIFEST} is malformed: {problem}", _FOREIGN_HINT)
     return manifest
-
-
-def _manifest(value: Mapping[str, Any]) -> Manifest:
-    return Manifest(
-        created_by=str(value["created_by"]),
-        platforms=tuple(map(str, value["platforms"])),
-        categories=tuple(map(str, value["categories"])),
-        files={path: File(str(each["sha256"]), int(each["size_bytes"])) for path, each in value["files"].items()},
-        tools={
-            platform: {python: tuple(map(str, paths)) for python, paths in by_python.items()}
-            for platform, by_python in value["tools"].items()
-        },
-    )
 
 
 def _problems(manifest: Manifest) -> Iterator[str]:
@@ -129,9 +108,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     for path in (LOCKFILE, STARTER):
         if path not in manifest.files:
             yield f"it does not name {path}"
-    for by_python in manifest.tools.values():
-        yield from (f"a tool is not in it: {path}" for each in by_python.values() for path in each
-                    if path not in manifest.files)  # fmt: skip
+    tools = {path for by_python in manifest.tools.values() for paths in by_python.values() for path in paths}
+    yield from (f"a tool is not in it: {path}" for path in sorted(tools - manifest.files.keys()))
 
 
 CHUNK_BYTES = 1 << 20
@@ -165,11 +143,8 @@ class Bundle:
     places: Mapping[str, Place]
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """The bytes of a file, hashed while they are read.
-
-        Raises:
-            BundleError: they are not those that the manifest names; raised after the last of them.
-        """
+        """The bytes of a file, hashed while they are read. Raises BundleError, after the last of them, if they are not
+        those that the manifest names."""
         place, digest = self.places[path], hashlib.sha256()
         left = place.size_bytes
         with place.open() as file:
@@ -191,11 +166,8 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Look at a bundle of either form.
-
-    Raises:
-        BundleError: it is not found, not a whole bundle, or holds something that its manifest does not name.
-    """
+    """Look at a bundle of either form. Raises BundleError if it is not found, not a whole bundle, or holds something
+    that its manifest does not name."""
     try:
         places = _in_directory(path) if path.is_dir() else _in_file(path)
         found = _read(path, places)
@@ -255,22 +227,17 @@ def _in_file(path: Path) -> dict[str, Place]:
                     raise BundleError(f"{member.name} does not belong in the bundle {path}", _DAMAGED_HINT)
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if end > total_bytes:
-                    raise BundleError(
-                        f"{path} ends in the middle of {member.name}: it is not a whole bundle", _DAMAGED_HINT
-                    )
+                    message = f"{path} ends in the middle of {member.name}: it is not a whole bundle"
+                    raise BundleError(message, _DAMAGED_HINT)
                 places[member.name] = Place(path, member.offset_data, member.size)
-        _refuse_other_end(path, file, places, end)
+        # What Python runs is behind the tar, and has to be the install.pyz that the manifest names.
+        starter = places.get(STARTER)
+        if starter is None:
+            raise BundleError(f"{path} is not a whole bundle: it has no {STARTER}", _DAMAGED_HINT)
+        padding = -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - end
+        file.seek(starter.offset)
+        expected = b"\0" * padding + file.read(starter.size_bytes)
+        file.seek(end)
+        if file.read(len(expected) + 1) != expected:
+            raise BundleError(f"{path} does not end with its {STARTER}: it is cut off, or was altered", _DAMAGED_HINT)
     return places
-
-
-def _refuse_other_end(path: Path, file: BinaryIO, places: Mapping[str, Place], end: int) -> None:
-    # What Python runs is behind the tar, and has to be the install.pyz that the manifest names.
-    starter = places.get(STARTER)
-    if starter is None:
-        raise BundleError(f"{path} is not a whole bundle: it has no {STARTER}", _DAMAGED_HINT)
-    padding = -(-(end + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - end
-    file.seek(starter.offset)
-    expected = b"\0" * padding + file.read(starter.size_bytes)
-    file.seek(end)
-    if file.read(len(expected) + 1) != expected:
-        raise BundleError(f"{path} does not end with its {STARTER}: it is cut off, or was altered", _DAMAGED_HINT)

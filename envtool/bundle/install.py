@@ -33,15 +33,9 @@ class Trusted:
 
 
 def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
-    """Open a bundle and check its signature.
-
-    Args:
-        key_files: public keys, in place of those that this machine is configured to trust.
-
-    Raises:
-        BundleError: it is no bundle, not whole, or altered.
-        SignatureError: keys are trusted, and none of them has signed it.
-    """
+    """Open a bundle and check its signature, by these public keys in place of those that this machine is configured to
+    trust. Raises BundleError if it is no bundle, not whole, or altered. Raises SignatureError if keys are trusted, and
+    none of them has signed it."""
     keyring = trusted_keys(key_files)
     bundle = open_bundle(path)
     key = keyring.require(str(path), bundle.content, bundle.signature) if keyring else None
@@ -50,11 +44,8 @@ def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
 
 
 def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
-    """Make an environment from a bundle; no network is used.
-
-    Raises:
-        BundleError: a file of the bundle is missing, damaged or altered; the environment was not touched.
-    """
+    """Make an environment from a bundle; no network is used. Raises BundleError if a file of the bundle is missing,
+    damaged or altered; the environment was not touched."""
     bundle = trusted.bundle
     wanted = [_wanted(bundle, each) for each in request.packages()]
     with display.task(f"prove {len(wanted)} files of {bundle.path.name}", in_bytes=True) as task:

@@ -13,19 +13,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 from envtool import file_lock
+from envtool.artifacts import conda_package
 from envtool.artifacts import stated_paths as stated
-from envtool.artifacts.conda_archive import STATED, Member, parse_info, read_info, read_info_json, read_payload
+from envtool.artifacts.conda_archive import STATED, parse_info, read_info, read_info_json, read_payload
 from envtool.atomic_files import writing
 from envtool.channel import index
 from envtool.console import ProgressDisplay, Task, warn
-from envtool.errors import ArchiveError, ChannelError, Issue
+from envtool.errors import ArchiveError, ChannelError, Issue, MissingFileError
 from envtool.fetch.archive_cache import sha256_of
 from envtool.signing import trust
-
-_SAME_KEYS = ("name", "version", "build", "build_number")
+from envtool.wheels import checkout
+from envtool.wheels.to_conda import ConversionOptions, convert
 
 
 def check_archive(path: Path) -> list[Issue]:
@@ -37,7 +38,19 @@ def check_archive(path: Path) -> list[Issue]:
         rows = stated.paths(path, parse_info(path, info, "paths.json"))
     except ArchiveError as error:
         return [Issue(path.name, str(error))]
-    return [*_name_issues(path, record), *_payload_issues(path, rows, {each.path: each for each in payload})]
+    found = []
+    stated_name = f"{record.get('name')}-{record.get('version')}-{record.get('build')}"
+    if path.name not in (f"{stated_name}.conda", f"{stated_name}.tar.bz2"):
+        found.append(f"is {stated_name} by its own index.json")
+    members = {each.path: each for each in payload}
+    found += [f"{name} is not in its paths.json" for name in sorted(members.keys() - rows.keys())]
+    found += [f"{name} is in its paths.json only" for name in sorted(rows.keys() - members.keys())
+              if rows[name].get("path_type") != "directory"]  # fmt: skip
+    for name in sorted(rows.keys() & members.keys()):
+        expected = rows[name].get("sha256")
+        if not members[name].is_link and expected not in (None, members[name].sha256):
+            found.append(f"{name} has sha256 {members[name].sha256}, its paths.json has {expected}")
+    return [Issue(path.name, message) for message in found]
 
 
 def check(channel: Path, archives: Mapping[str, Path], task: Task) -> list[Issue]:
@@ -47,24 +60,6 @@ def check(channel: Path, archives: Mapping[str, Path], task: Task) -> list[Issue
         issues += [Issue(f"{name.partition('/')[0]}/{each.place}", each.message) for each in check_archive(path)]
         task.advance()
     return issues
-
-
-def _name_issues(path: Path, record: Mapping[str, Any]) -> Iterator[Issue]:
-    stated = f"{record.get('name')}-{record.get('version')}-{record.get('build')}"
-    if path.name not in (f"{stated}.conda", f"{stated}.tar.bz2"):
-        yield Issue(path.name, f"is {stated} by its own index.json")
-
-
-def _payload_issues(path: Path, rows: Mapping[str, Any], payload: Mapping[str, Member]) -> Iterator[Issue]:
-    for name in sorted(payload.keys() - rows.keys()):
-        yield Issue(path.name, f"{name} is not in its paths.json")
-    for name in sorted(rows.keys() - payload.keys()):
-        if rows[name].get("path_type") != "directory":
-            yield Issue(path.name, f"{name} is in its paths.json only")
-    for name in sorted(rows.keys() & payload.keys()):
-        expected = rows[name].get("sha256")
-        if not payload[name].is_link and expected not in (None, payload[name].sha256):
-            yield Issue(path.name, f"{name} has sha256 {payload[name].sha256}, its paths.json has {expected}")
 
 
 def _index_issues(channel: Path, archives: Mapping[str, Path]) -> Iterator[Issue]:
@@ -81,20 +76,18 @@ def _index_issues(channel: Path, archives: Mapping[str, Path]) -> Iterator[Issue
         yield from (Issue(f"{subdir}/{name}", "is not in the index") for name in sorted(own.keys() - records.keys()))
         yield from (Issue(f"{subdir}/{name}", "is in the index only") for name in sorted(records.keys() - own.keys()))
         for name in sorted(own.keys() & records.keys()):
-            yield from (Issue(f"{subdir}/{name}", each) for each in _record_issues(own[name], records[name]))
-
-
-def _record_issues(path: Path, record: Mapping[str, Any]) -> Iterator[str]:
-    size_bytes, digest = path.stat().st_size, sha256_of(path)
-    if record.get("size") != size_bytes:
-        yield f"has {size_bytes} bytes, the index has {record.get('size')}"
-    if record.get("sha256") != digest:
-        yield f"has sha256 {digest}, the index has {record.get('sha256')}"
-        return
-    own = read_info_json(path, "index.json")
-    for key in _SAME_KEYS:
-        if record.get(key) != own.get(key):
-            yield f"has {key} {own.get(key)!r}, the index has {record.get(key)!r}"
+            path, record = own[name], records[name]
+            size_bytes, digest = path.stat().st_size, sha256_of(path)
+            if record.get("size") != size_bytes:
+                yield Issue(f"{subdir}/{name}", f"has {size_bytes} bytes, the index has {record.get('size')}")
+            if record.get("sha256") != digest:
+                yield Issue(f"{subdir}/{name}", f"has sha256 {digest}, the index has {record.get('sha256')}")
+                continue
+            stated = read_info_json(path, "index.json")
+            for key in ("name", "version", "build", "build_number"):
+                if record.get(key) != stated.get(key):
+                    found = f"has {key} {stated.get(key)!r}, the index has {record.get(key)!r}"
+                    yield Issue(f"{subdir}/{name}", found)
 
 
 _LOCK = ".envtool/lock"
@@ -103,28 +96,20 @@ _SUFFIXES = (".conda", ".tar.bz2")
 
 @dataclass(frozen=True)
 class Indexing:
-    """How the index is written.
+    """How the index is written."""
 
-    Args:
-        has_shards: whether there shall be shards; None means if there are some already.
-    """
-
-    has_shards: bool | None = None
+    has_shards: bool | None = None  # None means if there are some already
     key_file: Path | None = None
 
 
 @dataclass(frozen=True)
 class Changed:
-    """What was changed in a channel.
-
-    Args:
-        refused: why archives were not added, a text for each.
-    """
+    """What was changed in a channel."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
     kept: int
-    refused: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()  # why archives were not added
 
     def require_all(self) -> None:
         """Raise ArchiveError if an archive was refused."""
@@ -142,14 +127,8 @@ def archives(channel: Path) -> dict[str, Path]:
 
 def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Copy archives into a channel and index it; one that is damaged, or contradicts itself or its name, is refused.
-
-    Args:
-        files: the archives. What they hold is compared with what they say about themselves first.
-
-    Raises:
-        ArchiveError: none of them can be added.
-        ChannelError: the channel has another archive of that name.
-    """
+    Raises ArchiveError if none of them can be added. Raises ChannelError if the channel has another archive of that
+    name."""
     with display.task(f"check {len(files)} archives") as task:
         places: dict[str, Path] = {}
         refused = []
@@ -175,38 +154,30 @@ def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing
 
 def reindex(channel: Path, display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Index a channel as it is."""
-    archives(channel)
     with _changing(channel):
         return _indexed(channel, (), (), display, indexing)
 
 
 def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, indexing: Indexing) -> Changed:
-    """Take archives out of a channel.
-
-    Args:
-        patterns: file names, with `subdir/` before them or not; `*` and `?` stand for any characters and any one.
-    """
-    archives(channel)
-    with _changing(channel):
-        there = archives(channel)
+    """Take archives out of a channel by their file names, with `subdir/` before them or not; `*` and `?` stand for any
+    characters and any one."""
+    with _changing(channel) as there:
         gone: set[str] = set()
         for pattern in patterns:
             found = fnmatch.filter(there, pattern if "/" in pattern else f"*/{pattern}")
             if not found:
-                raise ChannelError(
-                    f"{channel} has no {pattern}; nothing was removed", "envtool channel check lists all"
-                )
+                hint = "envtool channel check lists all"
+                raise ChannelError(f"{channel} has no {pattern}; nothing was removed", hint)
             gone.update(found)
         return _indexed(channel, (), tuple(sorted(gone)), display, indexing)
 
 
 def collect(channel: Path, keep: int, display: ProgressDisplay, indexing: Indexing) -> Changed:
     """Take all but the newest builds of every package out of a channel."""
-    archives(channel)
-    with _changing(channel):
-        records = {name: read_info_json(path, "index.json") for name, path in archives(channel).items()}
+    with _changing(channel) as there:
         groups: dict[tuple[str, str], dict[str, dict[str, object]]] = {}
-        for name, record in records.items():
+        for name, path in there.items():
+            record = read_info_json(path, "index.json")
             groups.setdefault((name.partition("/")[0], str(record["name"])), {})[name] = record
         gone = [name for group in groups.values() for name in index.newest_first(group)[keep:]]
         return _indexed(channel, (), tuple(sorted(gone)), display, indexing)
@@ -230,10 +201,8 @@ def _require_new_or_same(channel: Path, places: dict[str, Path]) -> None:
     for name, file in places.items():
         there = channel / name
         if there.exists() and sha256_of(there) != sha256_of(file):
-            raise ChannelError(
-                f"{channel} has another {name}, with other content; nothing was added",
-                "caches know an archive by its name: raise the build number, or remove the old one first",
-            )
+            hint = "caches know an archive by its name: raise the build number, or remove the old one first"
+            raise ChannelError(f"{channel} has another {name}, with other content; nothing was added", hint)
 
 
 def _indexed(
@@ -252,7 +221,61 @@ def _indexed(
 
 
 @contextmanager
-def _changing(channel: Path) -> Iterator[None]:
+def _changing(channel: Path) -> Iterator[dict[str, Path]]:
+    archives(channel)  # before a lock is put into something else
     (channel / _LOCK).parent.mkdir(exist_ok=True)
     with file_lock.hold(channel / _LOCK, channel):
-        yield
+        yield archives(channel)
+
+
+# Beside sources in a checkout, and never what a wheel is made of.
+_NOT_INPUTS = frozenset({"build", "dist", "node_modules", "venv", "env"})
+_KEPT_HIDDEN = frozenset({".git"})  # some backends take the version from it
+
+
+def make(
+    wheels: Sequence[Path],
+    checkouts: Sequence[Path],
+    wishes: Sequence[ConversionOptions],
+    channel: Path,
+    display: ProgressDisplay,
+    indexing: Indexing,
+) -> Changed:
+    """Make packages of wheels, one for each wish, and add them to a channel; the same source gives the same bytes.
+
+    Raises:
+        MissingFileError: a wheel or checkout is not found.
+        ArchiveError: a wheel is damaged, or cannot become a package.
+        ProcessError: the build backend of a checkout failed.
+        ChannelError: the channel has another archive of the same name.
+    """
+    with TemporaryDirectory(prefix="envtool-packages-") as name:
+        scratch = Path(name)
+        if missing := [str(wheel) for wheel in wheels if not wheel.is_file()]:
+            raise MissingFileError(f"{', '.join(missing)}: not found", "pip download --no-deps NAME brings a wheel")
+        sources = [*wheels, *_built(checkouts, scratch, display)]
+        packages = [convert(wheel, wish) for wheel in sources for wish in wishes]
+        # One that is the same for several wishes is made once.
+        made = {scratch / package.file_name: package for package in packages}
+        for path, package in made.items():
+            with display.task(f"pack {package.file_name}"):
+                path.write_bytes(conda_package.pack(package))
+        changed = add(channel, list(made), display, indexing)
+        changed.require_all()
+        return changed
+
+
+def _built(checkouts: Sequence[Path], scratch: Path, display: ProgressDisplay) -> Iterator[Path]:
+    for number, root in enumerate(checkouts):
+        if not (root / "pyproject.toml").is_file():
+            raise MissingFileError(f"{root} has no pyproject.toml", "name the directory of a project")
+        inputs = sorted(
+            each.name
+            for each in root.iterdir()
+            if each.name in _KEPT_HIDDEN or not (each.name in _NOT_INPUTS or each.name.startswith("."))
+        )
+        copy, target = scratch / f"checkout-{number}", scratch / f"wheel-{number}"
+        target.mkdir()
+        with display.task(f"build the wheel of {root}"):
+            checkout.snapshot(root, inputs, copy)
+            yield checkout.build(copy, target)

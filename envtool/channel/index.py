@@ -28,22 +28,29 @@ SHARDS = "repodata_shards.msgpack.zst"
 def write(
     channel: Path, archives: Sequence[str], *, has_shards: bool | None = None, key_file: Path | None = None
 ) -> None:
-    """Index archives of a channel; an older signature of its index goes, since it would not fit any more.
-
-    Args:
-        archives: each as `subdir/file name`; what else lies in the directory is not listed.
-    """
+    """Index archives of a channel, each as `subdir/file name`; what else lies in the directory is not listed. An older
+    signature of its index goes, since it would not fit any more."""
     if has_shards is None:
         has_shards = any(channel.glob(f"*/{SHARDS}"))
     there = [path.parent.name for path in channel.glob("*/repodata.json")]
     sources = {name: channel / name for name in archives}
-    files = render(sources, channel, {*SUBDIRS, *there}, has_shards=has_shards, times=_times(channel, there))
-    if has_shards:
-        files = _with_kept_shards(channel, files)
+    # What was assigned once stays. Source: CEP 47, "Channel server requirements".
+    records = [record for subdir in there for record in (read(channel, subdir) or {}).values()]
+    known = [record for record in records if {"sha256", "indexed_timestamp"} <= record.keys()]
+    times = {record["sha256"]: record["indexed_timestamp"] for record in known}
+    files = render(sources, channel, {*SUBDIRS, *there}, has_shards=has_shards, times=times)
+    for old in channel.glob(f"*/{SHARDS}") if has_shards else ():
+        # Those that are there stay, in subdirs whose repodata stays as it is.
+        subdir, repodata = old.parent.name, old.with_name("repodata.json")
+        if repodata.is_file() and repodata.read_bytes() == files.get(f"{subdir}/repodata.json"):
+            shards = (f"{subdir}/{SHARDS}", f"{subdir}/shards/")
+            files = {name: content for name, content in files.items() if not name.startswith(shards)}
+            kept = (old, *old.parent.glob("shards/*"))
+            files.update((path.relative_to(channel).as_posix(), path.read_bytes()) for path in kept)
     files.update(trust.signature_files(files, key_file))
-    for name, content in sorted(files.items(), key=_readers_order):
+    for name in sorted(files, key=readers_order):
         (channel / name).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(channel / name, content)
+        write_atomically(channel / name, files[name])
     signatures = (channel / name for name in trust.FILES)
     for path in [*channel.glob("*/shards/*"), *channel.glob(f"*/{SHARDS}"), *signatures]:
         if path.relative_to(channel).as_posix() not in files:
@@ -58,16 +65,12 @@ def render(
     has_shards: bool = False,
     times: Mapping[str, int] | None = None,
 ) -> dict[str, bytes]:
-    """The files of an index.
+    """The files of an index. Returns the content of each file, by its path in the channel.
 
     Args:
-        archives: the archives, `subdir/file name` to the file.
         scratch_parent: a directory on the file system of the archives, so that they can be linked.
         subdirs: the subdirs that have an index even if they are empty.
         times: the `indexed_timestamp` of archives that have one already, by sha256.
-
-    Returns:
-        The content of each file, by its path in the channel.
     """
     with TemporaryDirectory(prefix=".index-", dir=scratch_parent) as scratch:
         copy = Path(scratch)
@@ -81,9 +84,11 @@ def render(
         for name, source in archives.items():
             _link(source, copy / name)
         if _failure(copy, has_shards=has_shards) is not None:
-            _take_out_unusable(archives, copy)
-            failure = _failure(copy, has_shards=has_shards)
-            if failure is not None:
+            for name, source in archives.items():
+                if (reason := problem(source)) is not None:
+                    console.warn(f"{name} is left out of the index: {reason}", "envtool channel check tells more")
+                    (copy / name).unlink()
+            if (failure := _failure(copy, has_shards=has_shards)) is not None:
                 raise ChannelError(f"the archives cannot be indexed: {failure}")
         return dict(sorted(_files(copy, times or {})))
 
@@ -110,18 +115,16 @@ def problem(archive: Path) -> str | None:
         return _failure(copy, has_shards=False)
 
 
-def _take_out_unusable(archives: Mapping[str, Path], copy: Path) -> None:
-    for name, source in archives.items():
-        reason = problem(source)
-        if reason is not None:
-            console.warn(f"{name} is left out of the index: {reason}", "envtool channel check tells more")
-            (copy / name).unlink()
-
-
 def _failure(copy: Path, *, has_shards: bool) -> str | None:
     """Index a directory; the error of rattler if it cannot."""
+    from rattler.index import index_fs
+
+    async def run() -> None:
+        # The same arguments in 0.25 and 0.28.
+        await index_fs(copy, write_zst=False, write_shards=has_shards, force=True)
+
     try:
-        asyncio.run(_index(copy, has_shards=has_shards))
+        asyncio.run(run())
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # several unrelated types, and a panic is no Exception
@@ -172,13 +175,6 @@ def newest_first(records: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return sorted(records, key=order, reverse=True)
 
 
-async def _index(directory: Path, *, has_shards: bool) -> None:
-    from rattler.index import index_fs
-
-    # The same arguments in 0.25 and 0.28.
-    await index_fs(directory, write_zst=False, write_shards=has_shards, force=True)
-
-
 def _files(copy: Path, times: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
     import zstandard
 
@@ -186,47 +182,23 @@ def _files(copy: Path, times: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
     for path in copy.rglob("*"):
         name = path.relative_to(copy).as_posix()
         if path.name == "repodata.json":
-            repodata = _with_times(json.loads(path.read_bytes()), times)
-            yield name, repodata
-            yield f"{name}.zst", compress(repodata)
+            repodata = json.loads(path.read_bytes())
+            for record in (*repodata["packages"].values(), *repodata["packages.conda"].values()):
+                record.pop("indexed_timestamp", None)
+                if record.get("sha256") in times:
+                    record["indexed_timestamp"] = times[record["sha256"]]
+            content = (json.dumps(repodata, sort_keys=True, separators=(",", ":")) + "\n").encode()
+            yield name, content
+            yield f"{name}.zst", compress(content)
         elif path.name == SHARDS or path.parent.name == "shards":
             yield name, path.read_bytes()
 
 
-def _with_kept_shards(channel: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of an index with the shards that are there already, in subdirs whose repodata stays as it is."""
-    kept = dict(files)
-    for old in channel.glob(f"*/{SHARDS}"):
-        subdir = old.parent.name
-        repodata = channel / subdir / "repodata.json"
-        if repodata.is_file() and repodata.read_bytes() == files.get(f"{subdir}/repodata.json"):
-            for name in [name for name in kept if name.startswith((f"{subdir}/{SHARDS}", f"{subdir}/shards/"))]:
-                del kept[name]
-            for path in (old, *old.parent.glob("shards/*")):
-                kept[path.relative_to(channel).as_posix()] = path.read_bytes()
-    return kept
-
-
-def _readers_order(item: tuple[str, bytes]) -> tuple[int, str]:
-    # What others point to comes first: a shard before the index of shards, the signature last.
-    name = item[0]
-    return (0 if "/shards/" in name else 2 if name in trust.FILES else 1), name
-
-
-def _with_times(repodata: dict[str, Any], times: Mapping[str, int]) -> bytes:
-    for group in ("packages", "packages.conda"):
-        for record in repodata[group].values():
-            record.pop("indexed_timestamp", None)
-            if record.get("sha256") in times:
-                record["indexed_timestamp"] = times[record["sha256"]]
-    return (json.dumps(repodata, sort_keys=True, separators=(",", ":")) + "\n").encode()
-
-
-def _times(channel: Path, subdirs: Iterable[str]) -> dict[str, int]:
-    # What was assigned once stays. Source: CEP 47, "Channel server requirements".
-    records = [record for subdir in subdirs for record in (read(channel, subdir) or {}).values()]
-    known = [record for record in records if {"sha256", "indexed_timestamp"} <= record.keys()]
-    return {record["sha256"]: record["indexed_timestamp"] for record in known}
+def readers_order(path: str) -> tuple[int, str]:
+    """The order in which files of a channel are written: what others point to comes first, an archive or a shard before
+    its index, the signature last."""
+    is_index = path.rpartition("/")[2].startswith("repodata")
+    return (2 if path in trust.FILES else 1 if is_index else 0), path
 
 
 def _link(source: Path, target: Path) -> None:

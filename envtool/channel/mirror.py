@@ -46,14 +46,17 @@ class Mirrored:
 def mirror(
     lockfile: Lockfile, place: Storage, cache: Cache, display: ProgressDisplay, *, key_file: Path | None = None
 ) -> Mirrored:
-    """Bring a mirror up to date with a lock.
-
-    Raises:
-        ChannelError: there is something else in the place, or two files of the lock have one name.
-        LockfileError: a package of the lock has no sha256.
-        NetworkError, HashMismatchError: an archive or wheel could not be downloaded or proven.
-    """
-    there = _refuse_foreign(place)
+    """Bring a mirror up to date with a lock. Raises ChannelError if there is something else in the place, or two files
+    of the lock have one name. Raises LockfileError if a package of the lock has no sha256. Raises NetworkError or
+    HashMismatchError if an archive or wheel could not be downloaded or proven."""
+    there = list(place.paths())
+    try:
+        is_ours = not there or json.loads(place.read(MARK) or b"{}").get("format") == _FORMAT
+    except (ValueError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        message = f"{place.url} holds something other than a mirror; nothing in it was touched"
+        raise ChannelError(message, "name another")
     wanted = _placed(lockfile)
     origins = dict(sorted(_origin(each) for each in lockfile.packages))
     proven = fetch_or_build(list({each.url: each for each in wanted.values()}.values()), cache, display)
@@ -62,7 +65,8 @@ def mirror(
         with_hashes = {path: (proven[each.url], require_sha256(each)) for path, each in wanted.items()}
         with_hashes.update(_index(archives, origins, Path(name), key_file))
         moved = []
-        for path in sorted(with_hashes, key=_readers_order):
+        # The mark first, so that the place is known as a mirror.
+        for path in sorted(with_hashes, key=lambda path: (path != MARK, index.readers_order(path))):
             source, digest = with_hashes[path]
             if not place.has(path, digest):
                 place.put(path, source, digest)
@@ -73,19 +77,6 @@ def mirror(
             place.remove(path)
     mirrors = {prefix: place.url + path for prefix, path in origins.items()}
     return Mirrored(place.url, len(wanted), tuple(moved), tuple(removed), mirrors)
-
-
-def _refuse_foreign(place: Storage) -> list[str]:
-    there = list(place.paths())
-    try:
-        is_ours = not there or json.loads(place.read(MARK) or b"{}").get("format") == _FORMAT
-    except (ValueError, AttributeError):
-        is_ours = False
-    if not is_ours:
-        raise ChannelError(
-            f"{place.url} holds something other than a mirror; nothing in it was touched", "name another"
-        )
-    return there
 
 
 def _placed(lockfile: Lockfile) -> dict[str, LockedPackage]:
@@ -132,9 +123,3 @@ def _index(
         source.write_bytes(content)
         found[path] = (source, sha256(content).hexdigest())
     return found
-
-
-def _readers_order(path: str) -> tuple[int, str]:
-    # The mark first, so that the place is known as a mirror; then what the index names; then the index and its seal.
-    is_index = path.rpartition("/")[2].startswith("repodata")
-    return (0 if path == MARK else 3 if path in trust.FILES else 2 if is_index else 1), path

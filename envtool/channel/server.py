@@ -13,7 +13,6 @@ import hmac
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,19 +51,15 @@ def application(root: Path, token: str | None = None) -> _WSGI:
     def serve(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         request = Request(environ)
         try:
-            response: Any = _answer(request, resolved, token)
+            path = _authorized_path(request, token)
+            if request.method not in ("GET", "HEAD"):
+                raise MethodNotAllowed(["GET", "HEAD"])
+            response: Any = _send(request, _find(resolved, path), path, is_private=token is not None)
         except HTTPException as error:
             response = error.get_response(environ)
         return response(environ, start_response)  # type: ignore[no-any-return]
 
     return serve
-
-
-def _answer(request: Request, root: Path, token: str | None) -> Response:
-    path = _authorized_path(request, token)
-    if request.method not in ("GET", "HEAD"):
-        raise MethodNotAllowed(["GET", "HEAD"])
-    return _send(request, _find(root, path), path, is_private=token is not None)
 
 
 def _authorized_path(request: Request, token: str | None) -> str:
@@ -119,57 +114,27 @@ def _send(request: Request, found: Path, path: str, *, is_private: bool) -> Resp
         raise
 
 
-_NEEDS = "install envserve with its extra [web]"
-
-
-@dataclass(frozen=True)
-class Service:
-    """How a channel is served.
-
-    Args:
-        bind: address and port; port 0 takes any that is free.
-    """
-
-    root: Path
-    bind: str
-    workers: int
-    threads: int
-    token: str | None
-
-
-def serve(service: Service) -> None:
-    """Serve until a signal ends it; the URL is printed once requests are answered.
-
-    Raises:
-        ChannelError: there is no channel in the directory.
-        EnvtoolError: gunicorn or werkzeug is not installed.
-    """
-    if not any(service.root.glob("*/repodata.json")):
-        raise ChannelError(f"{service.root} is no channel: no subdir has a repodata.json", "envtool channel index DIR")
+def serve(root: Path, bind: str, workers: int, threads: int, token: str | None) -> None:
+    """Serve until a signal ends it; the URL is printed once requests are answered. Port 0 takes any that is free.
+    Raises ChannelError if there is no channel in the directory. Raises EnvtoolError if gunicorn is not installed."""
+    if not any(root.glob("*/repodata.json")):
+        raise ChannelError(f"{root} is no channel: no subdir has a repodata.json", "envtool channel index DIR")
     try:
         from gunicorn.app.base import BaseApplication
 
     except ImportError as error:
-        raise EnvtoolError(f"a channel cannot be served: {error}", _NEEDS) from error
+        hint = "install envserve with its extra [web]"
+        raise EnvtoolError(f"a channel cannot be served: {error}", hint) from error
+    settings = {"bind": bind, "workers": workers, "threads": threads, "worker_class": "gthread", "loglevel": "warning",
+                "proc_name": "envtool channel serve",
+                "when_ready": lambda arbiter: answer(f"{arbiter.LISTENERS[0]}/")}  # fmt: skip
 
     class Application(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
-            for name, value in _settings(service).items():
+            for name, value in settings.items():
                 self.cfg.set(name, value)
 
         def load(self) -> Any:
-            return application(service.root, service.token)
+            return application(root, token)
 
     Application().run()
-
-
-def _settings(service: Service) -> dict[str, Any]:
-    return {
-        "bind": service.bind,
-        "workers": service.workers,
-        "threads": service.threads,
-        "worker_class": "gthread",
-        "proc_name": "envtool channel serve",
-        "when_ready": lambda arbiter: answer(f"{arbiter.LISTENERS[0]}/"),
-        "loglevel": "warning",
-    }

@@ -10,35 +10,12 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Union
 from urllib.parse import quote, urlsplit
 
 from envtool.atomic_files import writing
 from envtool.errors import EnvtoolError, NetworkError
 from envtool.fetch.archive_cache import sha256_of
-
-
-class Storage(Protocol):
-    """Somewhere that files can be put, each whole or not at all."""
-
-    @property
-    def url(self) -> str:
-        """Where clients find it, with `/` at its end."""
-
-    def paths(self) -> Iterable[str]:
-        """Every file that is there."""
-
-    def read(self, path: str) -> bytes | None:
-        """A small file, None where there is none."""
-
-    def has(self, path: str, sha256: str) -> bool:
-        """Whether a file is there with this content."""
-
-    def put(self, path: str, source: Path, sha256: str) -> None:
-        """Put a file there, whose content has this hash."""
-
-    def remove(self, path: str) -> None:
-        """Remove a file."""
 
 
 class DirectoryStorage:
@@ -88,11 +65,8 @@ _TYPES = {".json": "application/json", ".zst": "application/zstd"}
 
 
 class S3Storage:
-    """A bucket, or what is below a prefix of one.
-
-    Raises:
-        EnvtoolError: boto3 is not installed, or the URL names no bucket.
-    """
+    """A bucket, or what is below a prefix of one. Raises EnvtoolError if boto3 is not installed, or the URL names no
+    bucket."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -123,7 +97,7 @@ class S3Storage:
         """A small object, None where there is none."""
         with self._asking():
             try:
-                body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(path))["Body"].read()
+                body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._prefix + path)["Body"].read()
                 return body
             except self._client.exceptions.NoSuchKey:
                 return None
@@ -134,7 +108,7 @@ class S3Storage:
 
         with self._asking():
             try:
-                head = self._client.head_object(Bucket=self._bucket, Key=self._key(path))
+                head = self._client.head_object(Bucket=self._bucket, Key=self._prefix + path)
             except ClientError as error:
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                     return False
@@ -143,19 +117,16 @@ class S3Storage:
 
     def put(self, path: str, source: Path, sha256: str) -> None:
         """Put an object there, in parts where it is large."""
-        extra = {"Metadata": {"sha256": sha256}}
-        if source.suffix in _TYPES or path.endswith(tuple(_TYPES)):
-            extra["ContentType"] = _TYPES[Path(path).suffix]  # type: ignore[assignment]
+        extra: dict[str, Any] = {"Metadata": {"sha256": sha256}}
+        if kind := _TYPES.get(Path(path).suffix):
+            extra["ContentType"] = kind
         with self._asking():
-            self._client.upload_file(str(source), self._bucket, self._key(path), ExtraArgs=extra)
+            self._client.upload_file(str(source), self._bucket, self._prefix + path, ExtraArgs=extra)
 
     def remove(self, path: str) -> None:
         """Remove an object."""
         with self._asking():
-            self._client.delete_object(Bucket=self._bucket, Key=self._key(path))
-
-    def _key(self, path: str) -> str:
-        return self._prefix + path
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + path)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -165,6 +136,9 @@ class S3Storage:
         try:
             yield
         except (Boto3Error, BotoCoreError, ClientError) as error:
-            raise NetworkError(
-                f"{self._name}: {error}", "check the bucket's name, the keys, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
-            ) from error
+            hint = "check the bucket's name, the keys, AWS_DEFAULT_REGION and AWS_ENDPOINT_URL"
+            raise NetworkError(f"{self._name}: {error}", hint) from error
+
+
+# Somewhere that files can be put, each whole or not at all.
+Storage = Union[DirectoryStorage, S3Storage]

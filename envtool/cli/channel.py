@@ -11,7 +11,6 @@ import click
 from envtool import console, paths
 from envtool.channel import edit
 from envtool.channel import mirror as mirror_module
-from envtool.channel.add_packages import Sources, make
 from envtool.channel.python_recipe.build import build as build_channel
 from envtool.channel.storage import DirectoryStorage, S3Storage
 from envtool.cli.groups import CommandGroup
@@ -95,7 +94,7 @@ def build(
             to_conda.ConversionOptions(python, platform, names, build_number) for python in pythons or (None,)
         )
         with console.ProgressDisplay() as display:
-            changed = make(Sources(wheels, checkouts, wishes), place, display, edit.Indexing(key_file=key_file))
+            changed = edit.make(wheels, checkouts, wishes, place, display, edit.Indexing(key_file=key_file))
         _tell(changed, as_json=as_json)
 
 
@@ -265,7 +264,7 @@ def serve(channel: Path, bind: str, workers: int, threads: int, token_file: Path
         token = read_text(token_file, "write the token into it").strip()
         if not token:
             raise click.UsageError(f"{token_file} is empty")
-    server.serve(server.Service(channel.absolute(), bind, workers, threads, token or None))
+    server.serve(channel.absolute(), bind, workers, threads, token or None)
 
 
 def _tell(changed: edit.Changed, *, as_json: bool) -> None:

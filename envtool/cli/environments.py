@@ -11,9 +11,8 @@ import click
 from envtool import console
 from envtool.cli.options import SHELLS, json_option, name_option, prefix_option, shell_option
 from envtool.prefix import activate as activation
-from envtool.prefix.environments import environments
-from envtool.prefix.environments import remove as remove_environment
-from envtool.prefix.prefix import find_prefix
+from envtool.prefix.prefix import environments, find_prefix
+from envtool.prefix.prefix import remove as remove_environment
 
 
 @click.command("run", context_settings={"ignore_unknown_options": True})

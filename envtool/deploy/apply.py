@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 from envtool.console import ProgressDisplay, say
 from envtool.deploy import gunicorn_handover, gunicorn_masters, release_directory
-from envtool.deploy.health import try_out
 from envtool.deploy.release_directory import Release, ReleaseDirectory, lock_id
 from envtool.deploy.templates import write_scripts
 from envtool.errors import DeployError
 from envtool.install.create import create
-from envtool.prefix import environments
 from envtool.prefix.activate import activation_script
-from envtool.prefix.prefix import Prefix, State
+from envtool.prefix.prefix import Prefix, State, remove
 
 if TYPE_CHECKING:
     from envtool.fetch.archive_cache import Cache
@@ -26,14 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ApplyOptions:
-    """How a release is to be put in place.
-
-    Args:
-        app_dir: the application's code and settings; None means `app` of the service, unless that is empty.
-    """
+    """How a release is to be put in place."""
 
     app: str = "serve.wsgi:app"
-    app_dir: Path | None = None
+    app_dir: Path | None = None  # code and settings; None means `app` of the service, unless that is empty
     health: str = "/readyz"
     limit_s: float = 120.0
     keep: int = 3
@@ -52,11 +46,8 @@ class Outcome:
 def apply(
     root: ReleaseDirectory, request: Request, wishes: ApplyOptions, cache: Cache, display: ProgressDisplay
 ) -> Outcome:
-    """Bring a service to a lock.
-
-    Raises:
-        DeployError: the release failed its health check; what served before serves.
-    """
+    """Bring a service to a lock. Raises DeployError if the release failed its health check; what served before
+    serves."""
     with root.locked():
         gunicorn_handover.settle(root)
         write_scripts(root.path, root.start, wishes.app)
@@ -69,29 +60,23 @@ def apply(
 
 
 def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, display: ProgressDisplay) -> Outcome:
-    """Bring a service back to a release that it had.
-
-    Raises:
-        DeployError: there is no such release, or it failed its health check.
-    """
+    """Bring a service back to a release that it had. Raises DeployError if there is no such release, or it failed its
+    health check."""
     with root.locked():
         gunicorn_handover.settle(root)
-        return _put_in_place(root, root.releases()[_earlier(root, digest)], wishes, display)
-
-
-def _earlier(root: ReleaseDirectory, wanted: str | None) -> str:
-    known = [each for each in root.releases() if each in root.order()]
-    if wanted is not None:
-        found = [each for each in known if each.startswith(wanted)]
-        if len(found) != 1:
-            what = "several releases begin" if found else "no release begins"
-            raise DeployError(f"{what} with {wanted}", f"releases: {', '.join(known) or 'none'}")
-        return found[0]
-    current = root.current()
-    position = known.index(current) if current in known else 0
-    if position == 0:
-        raise DeployError("there is no release before the current one", "envtool deploy status shows them")
-    return known[position - 1]
+        releases, current = root.releases(), root.current()
+        known = [each for each in releases if each in root.order()]
+        if digest is not None:
+            found = [each for each in known if each.startswith(digest)]
+            if len(found) != 1:
+                what = "several releases begin" if found else "no release begins"
+                raise DeployError(f"{what} with {digest}", f"releases: {', '.join(known) or 'none'}")
+        else:
+            position = known.index(current) if current in known else 0
+            found = known[position - 1 : position]
+            if position == 0:
+                raise DeployError("there is no release before the current one", "envtool deploy status shows them")
+        return _put_in_place(root, releases[found[0]], wishes, display)
 
 
 def _make(
@@ -133,7 +118,7 @@ def _put_in_place(root: ReleaseDirectory, release: Release, wishes: ApplyOptions
         return Outcome(release, previous, is_changed=False, is_serving=bool(running))
     serving = running[-1] if running else None
     with display.task(f"try release {digest[:12]} out"):
-        try_out(root, digest, serving, wishes.limit_s, wishes.health)
+        gunicorn_handover.try_out(root, digest, serving, wishes.limit_s, wishes.health)
     if serving is None:
         root.set_current(digest)
         return Outcome(release, previous, is_changed=True, is_serving=False)
@@ -153,10 +138,8 @@ def _hand_over(root: ReleaseDirectory, serving: gunicorn_masters.Master, digest:
         gunicorn_handover.hand_over(root, newcomer[-1], serving.release, wishes.limit_s)
     else:
         root.set_current(serving.release)
-    raise DeployError(
-        f"release {digest} passed its health check when it was tried out and failed it when it served: {trouble}",
-        f"release {serving.release} is current again; see the log of the service",
-    )
+    message = f"release {digest} passed its health check when it was tried out and failed it when it served: {trouble}"
+    raise DeployError(message, f"release {serving.release} is current again; see the log of the service")
 
 
 def _clean(root: ReleaseDirectory, keep: int) -> None:
@@ -167,14 +150,11 @@ def _clean(root: ReleaseDirectory, keep: int) -> None:
     release_directory.clean(root)
     used = {each.lock_id for each in root.releases().values()}
     for directory in root.environments.iterdir():
-        if directory.name not in used:
-            _remove(directory)
-
-
-def _remove(directory: Path) -> None:
-    # Also what a create that was killed left behind; what is not ours stays.
-    prefix = Prefix(directory)
-    if prefix.state() in (State.WHOLE, State.INCOMPLETE):
-        environments.remove(prefix)
-    elif prefix.state() is State.EMPTY:
-        shutil.rmtree(directory)
+        if directory.name in used:
+            continue
+        # Also what a create that was killed left behind; what is not ours stays.
+        prefix = Prefix(directory)
+        if prefix.state() in (State.WHOLE, State.INCOMPLETE):
+            remove(prefix)
+        elif prefix.state() is State.EMPTY:
+            shutil.rmtree(directory)

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import http.client
 import json
+import os
+import shutil
 import signal
+import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from envtool.atomic_files import write_atomically
-from envtool.deploy import gunicorn_masters, health
+from envtool.deploy import gunicorn_masters
 from envtool.deploy.gunicorn_masters import Master
 from envtool.deploy.release_directory import Release, ReleaseDirectory
 from envtool.errors import DeployError
+from envtool.subprocesses import Background
 
 _NOTE = "handover.json"
 # Gunicorn gives its requests 30 s (graceful_timeout); a second more is patience, ten are a hang.
@@ -71,7 +76,8 @@ def settle(root: ReleaseDirectory) -> Decision:
     for each in gunicorn_masters.masters(root.trial):
         gunicorn_masters.stop(each.pid, _CLAIM_S)
     running = gunicorn_masters.masters(root.run)
-    decision = decide(_read(root), running)
+    note = root.run / _NOTE
+    decision = decide(Note(**json.loads(note.read_bytes())) if note.exists() else None, running)
     if decision.current is not None:
         root.set_current(decision.current)
     if decision.action is Action.GO_BACK:
@@ -84,14 +90,8 @@ def settle(root: ReleaseDirectory) -> Decision:
 
 
 def hand_over(root: ReleaseDirectory, old: Master, new: str, limit_s: float) -> None:
-    """Have another release serve, without a moment in which none does.
-
-    Args:
-        new: the digest of the release that shall serve; it was tried out.
-
-    Raises:
-        DeployError: the new release did not come up; the old one serves, and is current.
-    """
+    """Have another release serve, without a moment in which none does. Raises DeployError if the new release did not
+    come up; the old one serves, and is current."""
     _write(root, Note(old.release, new))
     root.set_current(new)
     newcomer = _call_newcomer(root, old)
@@ -115,7 +115,7 @@ def check(root: ReleaseDirectory, path: str) -> str | None:
     word = gunicorn_masters.word_of(root.run, running[-1].pid) if running else None
     if word is None:
         return "it does not run"
-    return health.ask(word.listeners[0], path)
+    return ask(word.listeners[0], path)
 
 
 def _call_newcomer(root: ReleaseDirectory, old: Master) -> Master | None:
@@ -187,11 +187,6 @@ def _go_back(root: ReleaseDirectory, old: Master, newcomers: Sequence[Master]) -
         gunicorn_masters.stop(each.pid, _RETIRE_S)
 
 
-def _read(root: ReleaseDirectory) -> Note | None:
-    path = root.run / _NOTE
-    return Note(**json.loads(path.read_bytes())) if path.exists() else None
-
-
 def _write(root: ReleaseDirectory, note: Note) -> None:
     write_atomically(root.run / _NOTE, json.dumps(asdict(note)) + "\n")
 
@@ -212,16 +207,12 @@ class Running:
 
 @dataclass(frozen=True)
 class Status:
-    """How a service is.
-
-    Args:
-        trouble: what is wrong; None when the current release serves and is well.
-    """
+    """How a service is."""
 
     current: str | None
     releases: tuple[Release, ...]
     running: tuple[Running, ...]
-    trouble: str | None
+    trouble: str | None  # None when the current release serves and is well
 
 
 def look(root: ReleaseDirectory, path: str) -> Status:
@@ -232,16 +223,93 @@ def look(root: ReleaseDirectory, path: str) -> Status:
         ready = gunicorn_masters.ready_workers(root.run, each.pid)
         found.append(Running(each.pid, each.release, ready, word.listeners if word else ()))
     current = root.current()
-    return Status(current, tuple(root.releases().values()), tuple(found), _trouble(root, current, found, path))
-
-
-def _trouble(root: ReleaseDirectory, current: str | None, running: list[Running], path: str) -> str | None:
     if current is None:
-        return "there is no release yet"
-    if not running:
-        return "nothing runs"
-    if len(running) > 1:
-        return "a hand-over is going on, or was broken off; the next apply settles it"
-    if running[0].release != current:
-        return f"release {running[0].release} runs, which is not the current one"
-    return check(root, path)
+        trouble: str | None = "there is no release yet"
+    elif not found:
+        trouble = "nothing runs"
+    elif len(found) > 1:
+        trouble = "a hand-over is going on, or was broken off; the next apply settles it"
+    elif found[0].release != current:
+        trouble = f"release {found[0].release} runs, which is not the current one"
+    else:
+        trouble = check(root, path)
+    return Status(current, tuple(root.releases().values()), tuple(found), trouble)
+
+
+_LIMIT_S = 10.0
+
+
+class _Connection(http.client.HTTPConnection):
+    """A connection to an address of gunicorn: `host:port`, or `unix:` and a path."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__("localhost", timeout=_LIMIT_S)
+        self._address = address
+
+    def connect(self) -> None:
+        if self._address.startswith("unix:"):
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(_LIMIT_S)
+            self.sock.connect(self._address[len("unix:") :])
+            return
+        host, _, port = self._address.rpartition(":")
+        # A server that listens on every address is asked on this machine's own.
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))  # noqa: S104 - compared, not bound
+        self.sock = socket.create_connection((host, int(port)), _LIMIT_S)
+
+
+def ask(address: str, path: str) -> str | None:
+    """What is wrong with a server; None when it answers 200."""
+    connection = _Connection(address)
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        response = connection.getresponse()
+        text = response.read(500).decode(errors="replace").strip()
+        return None if response.status == 200 else f"GET {path} gives HTTP {response.status}: {text}"
+    except (OSError, http.client.HTTPException) as error:
+        return f"GET {path} gives no answer: {error or type(error).__name__}"
+    finally:
+        connection.close()
+
+
+_STOP_S = 30.0
+_SHOWN_CHARACTERS = 3000
+# What belongs to the process that it was taken from, and not to the service.
+_OTHERS = ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s: float, path: str) -> None:
+    """Start one worker of a release and ask whether it is well. Raises DeployError if it is not; with the end of its
+    log."""
+    shutil.rmtree(root.trial, ignore_errors=True)
+    root.trial.mkdir(parents=True)
+    address = f"unix:{root.trial}/socket"
+    argv = [str(root.start), "--bind", address, "--workers", "1"]
+    log = root.trial / "log"
+    # That of the service where it runs, else the caller's own.
+    found = os.environ if serving is None else serving.environ
+    variables = {name: value for name, value in found.items() if name not in _OTHERS}
+    variables.update(ENVSERVE_RELEASE=str(root.directory(digest)), ENVSERVE_RUN=str(root.trial))
+    server = Background(argv, variables, root.path, log)
+    trouble: list[str | None] = ["no answer"]
+
+    def end() -> str | None:
+        # Gunicorn starts a worker again that was killed, for ever; of a trial that is well, none ends.
+        has_worker_ended = gunicorn_masters.ended_workers(root.trial, server.pid) > 0
+        return "its worker ended" if has_worker_ended else None if server.is_running() else "it ended"
+
+    def is_over() -> bool:
+        if gunicorn_masters.ready_workers(root.trial, server.pid):
+            trouble[0] = ask(address, path)
+        return trouble[0] is None or end() is not None
+
+    try:
+        gunicorn_masters.wait_until(is_over, limit_s)
+        if trouble[0] is not None:
+            what = end() or f"after {limit_s:g} s: {trouble[0]}"
+            said = log.read_text(encoding="utf-8", errors="replace")[-_SHOWN_CHARACTERS:].rstrip()
+            hint = "nothing was changed: the service is as it was"
+            raise DeployError(f"release {digest} failed its health check, {what}\n{said}", hint)
+    finally:
+        server.stop(_STOP_S)
+        shutil.rmtree(root.trial, ignore_errors=True)

@@ -40,14 +40,10 @@ class Master:
 
 @dataclass(frozen=True)
 class Word:
-    """What a master reports once it listens.
-
-    Args:
-        listeners: where it listens: `host:port`, or `unix:` and a path.
-    """
+    """What a master reports once it listens."""
 
     workers: int
-    listeners: tuple[str, ...]
+    listeners: tuple[str, ...]  # `host:port`, or `unix:` and a path
 
 
 def masters(run: Path) -> list[Master]:

@@ -42,18 +42,13 @@ _APPLICATION = re.compile(rf"app-[0-9a-f]{{{_ID_LENGTH}}}")
 
 @dataclass(frozen=True)
 class Release:
-    """One environment with one application, which are served together.
-
-    Args:
-        lock_id: the name of its environment's directory under envs/, which follows from the lock.
-        made: when it was made, as `2026-11-22T15:00:00Z`.
-    """
+    """One environment with one application, which are served together."""
 
     env_digest: str
     app_digest: str | None
-    lock_id: str
+    lock_id: str  # the name of its environment's directory under envs/, which follows from the lock
     package_count: int
-    made: str
+    made: str  # when it was made, as `2026-11-22T15:00:00Z`
 
     @property
     def digest(self) -> str:
@@ -174,17 +169,9 @@ _READ_ONLY = 0o555
 
 
 def take(root: ReleaseDirectory, source: Path | None) -> str | None:
-    """Copy an application into a service, unless it is there already.
-
-    Args:
-        source: the directory of the application; None means `app` of the service, unless that is empty.
-
-    Returns:
-        The digest of its content; None when the service has no application.
-
-    Raises:
-        DeployError: it is not found, or cannot be copied.
-    """
+    """Copy an application into a service, unless it is there already. Returns the digest of its content; None when the
+    service has no application. Without a source it is `app` of the service, unless that is empty. Raises DeployError if
+    it is not found, or cannot be copied."""
     place = source or root.path / "app"
     if source is None and not any(place.glob("*")):
         return None
@@ -208,9 +195,8 @@ def take(root: ReleaseDirectory, source: Path | None) -> str | None:
 def clean(root: ReleaseDirectory) -> None:
     """Remove the applications that no release has."""
     used = {root.application(each.app_digest) for each in root.releases().values() if each.app_digest}
-    for each in root.applications():
-        if each not in used:
-            _remove(each)
+    for each in set(root.applications()) - used:
+        shutil.rmtree(each)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -221,18 +207,12 @@ def _copy(source: Path, target: Path) -> None:
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
         hint = "it has to hold files and directories only"
         raise DeployError(f"{source} cannot be copied: {reason}", hint) from error
-    for directory, _, names in os.walk(target):
-        for name in names:
-            _settle(Path(directory) / name)
-
-
-def _settle(path: Path) -> None:
-    # On the disk before the directory has its name, and nothing to be edited in place.
-    if path.is_symlink():
-        return
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.fchmod(file.fileno(), path.stat().st_mode & _READ_ONLY)
+    for path in target.rglob("*"):
+        # On the disk before the directory has its name, and nothing to be edited in place.
+        if not path.is_symlink() and not path.is_dir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.fchmod(file.fileno(), path.stat().st_mode & _READ_ONLY)
 
 
 def _digest(directory: Path) -> str:

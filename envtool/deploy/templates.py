@@ -27,11 +27,8 @@ class DeployTemplate:
 
 
 def kinds(own: Path | None = None) -> dict[str, DeployTemplate]:
-    """Everything that can be made, by name; the user's own templates come first and hide envtool's.
-
-    Args:
-        own: the user's own directory of templates, with a directory deploy/, instead of the one under envtool's home.
-    """
+    """Everything that can be made, by name; the user's own templates come first and hide envtool's. They are in a
+    directory of their own, with a directory deploy/, or in the one under envtool's home."""
     if own is not None:
         read_text(own / "deploy" / "variables.yml", "a directory of templates has deploy/variables.yml and deploy/*.j2")
     found: dict[str, DeployTemplate] = {}
@@ -50,12 +47,7 @@ def find_kind(name: str, own: Path | None = None) -> DeployTemplate:
 
 
 def write_scripts(root: Path, start: Path, app: str) -> None:
-    """Write the start script and the settings of gunicorn, once: from then on they are the user's.
-
-    Args:
-        root: the directory of the service.
-        app: the WSGI application.
-    """
+    """Write the start script and the settings of gunicorn, once: from then on they are the user's."""
     for name, path in (("gunicorn", start), ("gunicorn-conf", root / "gunicorn.conf.py")):
         if path.exists():
             continue

@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
-from envtool.artifacts import link_scripts as scripts
 from envtool.console import size
 from envtool.doctor.machine_facts import Finding, MachineFacts, Needs, Place, Severity
+from envtool.install import link_scripts as scripts
 from envtool.install.cuda import Fit, judge
 from envtool.prefix.prefix import LONGEST_PATH_BYTES
 

@@ -42,7 +42,7 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
     """Everything that can be known of this machine (`limit_s`: seconds that the network has to answer; None when it is
     not to be asked)."""
     environ = dict(os.environ)
-    is_asked = limit_s is not None
+    proxies = [] if limit_s is None else [name for each in _PROXIES for name in (each, each.upper())]
     virtual_packages = rattler.detect_virtual_packages()
     return MachineFacts(
         environ=environ, virtual_packages=virtual_packages, gpu=detect_gpu(virtual_packages),
@@ -50,7 +50,7 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
         inotify=_inotify(), encoding=sys.getfilesystemencoding(), has_locale=_has_locale(),
         files={value: Path(value).exists() for value in environ.values() if value.startswith("/")},
         links={value: os.path.realpath(value) for value in environ.values() if value.startswith("/")},
-        proxies=_proxies(environ) if is_asked else {},
+        proxies={name: _trouble_with(environ[name]) for name in proxies if environ.get(name)},
         reach=_reach(urls, presets, limit_s) if limit_s is not None else None,
         clock=_clock(urls, limit_s) if limit_s is not None else None,
         condarc=_condarc(), shadows=shadows(environ.get("LD_LIBRARY_PATH", "")),
@@ -60,10 +60,9 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
 
 def skew_of(date: str, now_s: float) -> float | None:
     """How many seconds this machine is ahead of a server, from the server's Date header; None when it is no date."""
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         return now_s - parsedate_to_datetime(date).timestamp()
-    except (TypeError, ValueError):
-        return None
+    return None
 
 
 def shadows(search_path: str) -> dict[Path, Sequence[str]]:
@@ -108,11 +107,6 @@ def _has_locale() -> bool:
         return True
     except locale.Error:
         return False
-
-
-def _proxies(environ: Mapping[str, str]) -> dict[str, str | None]:
-    names = [name for each in _PROXIES for name in (each, each.upper())]
-    return {name: _trouble_with(environ[name]) for name in names if environ.get(name)}
 
 
 def _trouble_with(proxy: str) -> str | None:

@@ -22,7 +22,7 @@ from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY, read_json_metadata
 from envtool.prefix.prefix import Prefix
 from envtool.scratch import scratch_directory
-from envtool.verify import Inventory, take_inventory
+from envtool.verify import take_inventory
 
 CREATED = "1980-01-02T00:00:00Z"
 ARCHITECTURES = {"linux-64": "amd64", "linux-aarch64": "arm64", "linux-ppc64le": "ppc64le", "linux-s390x": "s390x"}
@@ -38,46 +38,33 @@ LOCK_LABEL, DIGEST_LABEL = "envserve.lock-sha256", "envserve.env-digest"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an image is made of.
-
-    Args:
-        lock_sha256: of the lock's file.
-        base: a layout, and the digest of the image in it that this one is put upon, None where it has only one.
-        app: the directory that has serve.toml and the model's module.
-    """
+    """What an image is made of."""
 
     request: Request
     lock_sha256: str
     name: str
     tag: str = "latest"
+    # A layout, and the digest of the image in it that this one is put upon, None where it has only one.
     base: tuple[Path, str | None] | None = None
-    app: Path | None = None
+    app: Path | None = None  # the directory that has serve.toml and the model's module
 
 
 @dataclass(frozen=True)
 class Made:
-    """An image that was made.
+    """An image that was made."""
 
-    Args:
-        digest: of its manifest, or of the index of all platforms.
-        lacks_libc: whether nothing in it brings a C library, so that it cannot run by itself.
-    """
-
-    digest: str
+    digest: str  # of its manifest, or of the index of all platforms
     env_digest: str
     platforms: tuple[str, ...]
     layers: int
     size_bytes: int
-    lacks_libc: bool
+    lacks_libc: bool  # nothing in it brings a C library, so that it cannot run by itself
 
 
 def make(wanted: Wanted, output: Path, cache: Cache, display: ProgressDisplay) -> Made:
-    """Make an image of one platform, beside those of other platforms of the same lock that the layout has.
-
-    Raises:
-        ImageError: the output holds something else, or the base does not fit.
-        EnvtoolError: the environment cannot be made.
-    """
+    """Make an image of one platform, beside those of other platforms of the same lock that the layout has. Raises
+    ImageError if the output holds something else, or the base does not fit. Raises EnvtoolError if the environment
+    cannot be made."""
     if not output.name.endswith(".tar"):
         return _make(wanted, Layout(output), cache, display)
     with scratch_directory(output.absolute().parent) as scratch:
@@ -101,10 +88,12 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
             error.hint = f"make {request.platform} on such a machine, with the same output: it adds the platform"
             raise
         inventory = take_inventory(prefix, request.packages(), cache, display)
-        bom = environment_bom(
-            BomRequest(request.lockfile, request.platform, request.categories, wanted.name), prefix.path
-        ).encode()
-        links = [] if base else _libc_links(inventory)
+        asked = BomRequest(request.lockfile, request.platform, request.categories, wanted.name)
+        bom = environment_bom(asked, prefix.path).encode()
+        # Links that let the C library of a `sysroot` package be found where programs look for it.
+        loaders = (path for path in inventory.entries if "/sysroot/lib" in path and "/ld-linux" in path)
+        libraries = None if base else next((f"{TARGET}/{os.path.split(path)[0]}" for path in loaders), None)
+        links = [Member(name, mode=0o777, link=libraries) for name in ("lib", "lib64") if libraries]
         layers = _layers(wanted, Tree(prefix, inventory), links, is_based=base is not None)
         written = _write(layout, layers, display)
     bom_file = layout.put(bom, _SBOM)
@@ -112,7 +101,11 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
     manifest = _manifest(wanted, layout, base, written, labels)
     kept, referrers = _others(layout, wanted)
     images = sorted([*kept, manifest], key=lambda each: str(each["platform"]["architecture"]))
-    digest = layout.finish(wanted.tag, images, [*referrers, _referrer(layout, manifest, bom_file)])
+    subject = {key: manifest[key] for key in ("mediaType", "digest", "size")}
+    value = {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": _SBOM, "subject": subject, "layers": [bom_file]}
+    value["config"] = layout.put(b"{}", _EMPTY)
+    referrers.append(layout.put_json(value, MANIFEST, artifactType=_SBOM))
+    digest = layout.finish(wanted.tag, images, referrers)
     size_bytes = sum(layer.descriptor["size"] for layer in written) + sum(each["size"] for each in _layers_of(base))
     names = tuple(each["platform"]["architecture"] for each in images)
     return Made(digest, inventory.env_digest, names, len(written), size_bytes, not base and not links)
@@ -128,12 +121,6 @@ def _write(layout: Layout, layers: Sequence[tuple[str, list[Member]]], display: 
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             return list(pool.map(write, layers))
-
-
-def _referrer(layout: Layout, manifest: Descriptor, bom: Descriptor) -> Descriptor:
-    subject = {key: manifest[key] for key in ("mediaType", "digest", "size")}
-    value = {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": _SBOM, "subject": subject, "layers": [bom]}
-    return layout.put_json({**value, "config": layout.put(b"{}", _EMPTY)}, MANIFEST, artifactType=_SBOM)
 
 
 def _layers(wanted: Wanted, tree: Tree, links: Sequence[Member], *, is_based: bool) -> list[tuple[str, list[Member]]]:
@@ -158,14 +145,6 @@ def _app_members(app: Path) -> Iterator[Member]:
                 yield Member(place, mode=0o777, link=os.fspath(path.readlink()))
             elif path.is_file():
                 yield Member(place, path, 0o755 if os.access(path, os.X_OK) else 0o644)
-
-
-def _libc_links(inventory: Inventory) -> list[Member]:
-    """Links that let the C library of a `sysroot` package be found where programs look for it."""
-    loader = next((path for path in inventory.entries if "/sysroot/lib" in path and "/ld-linux" in path), None)
-    if loader is None:
-        return []
-    return [Member(name, mode=0o777, link=f"{TARGET}/{os.path.split(loader)[0]}") for name in ("lib", "lib64")]
 
 
 def _base(wanted: Wanted) -> tuple[Layout, Any, Any] | None:

@@ -50,7 +50,8 @@ class Layout:
 
     def begin(self) -> None:
         """Make the directory. Raises ImageError if it holds something other than a layout."""
-        if self.root.exists() and not (self.root / _MARK).is_file() and not _is_empty(self.root):
+        is_empty = not self.root.exists() or (self.root.is_dir() and not any(self.root.iterdir()))
+        if not is_empty and not (self.root / _MARK).is_file():
             raise ImageError(f"{self.root} holds something other than an OCI layout; nothing in it was touched")
         self._blobs.mkdir(parents=True, exist_ok=True)
         write_atomically(self.root / _MARK, '{"imageLayoutVersion":"1.0.0"}')
@@ -160,10 +161,6 @@ class Layout:
             write_tar(file, [Member(name, self.root / name) for name in names])
 
 
-def _is_empty(root: Path) -> bool:
-    return root.is_dir() and not any(root.iterdir())
-
-
 class _Digest:
     def __init__(self) -> None:
         self.hash = hashlib.sha256()
@@ -179,23 +176,18 @@ def write_tar(file: Any, members: Sequence[Member]) -> None:
     by_path = {path: Member(path, mode=0o755) for path in above}
     by_path.update((each.path, each) for each in members)
     with tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:
-        for path in sorted(by_path):
-            _add(tar, by_path[path])
-
-
-def _add(tar: tarfile.TarFile, member: Member) -> None:
-    info = tarfile.TarInfo(member.path)
-    info.mtime, info.mode = MTIME_S, member.mode
-    if member.link is not None:
-        info.type, info.linkname = tarfile.SYMTYPE, member.link
-    elif member.content is None:
-        info.type = tarfile.DIRTYPE
-    elif isinstance(member.content, Path):
-        info.size = member.content.stat().st_size
-        with member.content.open("rb") as source:
-            return tar.addfile(info, source)
-    else:
-        content = member.content() if callable(member.content) else member.content
-        info.size = len(content)
-        return tar.addfile(info, io.BytesIO(content))
-    return tar.addfile(info)
+        for _, member in sorted(by_path.items()):
+            info = tarfile.TarInfo(member.path)
+            info.mtime, info.mode = MTIME_S, member.mode
+            if member.link is not None or member.content is None:
+                info.type = tarfile.DIRTYPE if member.link is None else tarfile.SYMTYPE
+                info.linkname = member.link or ""
+                tar.addfile(info)
+            elif isinstance(member.content, Path):
+                info.size = member.content.stat().st_size
+                with member.content.open("rb") as source:
+                    tar.addfile(info, source)
+            else:
+                content = member.content() if callable(member.content) else member.content
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))

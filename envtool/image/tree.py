@@ -30,26 +30,17 @@ _HISTORY = ["==> 1980-01-02 00:00:00 <==", "# cmd: envtool image"]
 
 @dataclass(frozen=True)
 class Member:
-    """One entry of a layer.
+    """One entry of a layer."""
 
-    Args:
-        path: in the image, without the slash before it.
-        content: what it holds, or the file that has it, or what reads it; None for a directory or a link.
-        link: the target of a link.
-    """
-
-    path: str
+    path: str  # in the image, without the slash before it
+    # What it holds, or the file that has it, or what reads it; None for a directory or a link.
     content: bytes | Path | Callable[[], bytes] | None = None
     mode: int = 0o644
     link: str | None = None
 
 
 class Tree:
-    """A prefix that was just made, seen at the path that it has in an image.
-
-    Args:
-        inventory: what it holds.
-    """
+    """A prefix that was just made, seen at the path that it has in an image."""
 
     def __init__(self, prefix: Prefix, inventory: Inventory) -> None:
         self._prefix, self._inventory = prefix, inventory
@@ -68,7 +59,12 @@ class Tree:
             found[owner].append(self._link(path) if entry.kind == "link" else self._file(path))
         for name, record in self._records.items():
             found[record["name"]].append(_noted(name, self._record(record)))
-        found[NOTES] += [*self._notes(), *self._empty_directories()]
+        found[NOTES] += self._notes()
+        found[NOTES] += [
+            Member(_placed(os.path.relpath(directory, self._root)), mode=0o755)
+            for directory, below, names in sorted(os.walk(self._root))
+            if not below and not names
+        ]
         return ((name, members) for name, members in found.items() if members)
 
     def _link(self, path: str) -> Member:
@@ -131,11 +127,6 @@ class Tree:
                 yield _noted(path.name, "\n".join([*_HISTORY, *path.read_text().split("\n")[2:]]).encode())
             elif path.is_file() and path.suffix != ".json" and not path.name.startswith("."):
                 yield _noted(path.name, path.read_bytes())
-
-    def _empty_directories(self) -> Iterator[Member]:
-        for directory, below, names in sorted(os.walk(self._root)):
-            if not below and not names:
-                yield Member(_placed(os.path.relpath(directory, self._root)), mode=0o755)
 
 
 def _placed(path: str) -> str:

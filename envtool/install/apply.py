@@ -24,7 +24,7 @@ from envtool.artifacts.stated_paths import listed, require_plain_paths
 from envtool.atomic_files import create, write_all
 from envtool.console import Task
 from envtool.errors import ArchiveError
-from envtool.install.link_script_runs import run_link_scripts
+from envtool.install.link_scripts import run_link_scripts
 from envtool.install.machine_check import stated_bytes
 from envtool.install.shared_paths import SharedPaths
 from envtool.lockfile.model import LockedPackage
@@ -42,25 +42,16 @@ _SLACK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What was unpacked from one archive.
-
-    Args:
-        info: the content of those files of `info/` that a manifest is made of.
-        written: its files that do not name the prefix, by device and inode.
-    """
+    """What was unpacked from one archive."""
 
     payload: Sequence[Member]
-    info: Mapping[str, bytes]
-    written: Mapping[Inode, Written]
+    info: Mapping[str, bytes]  # the content of those files of `info/` that a manifest is made of
+    written: Mapping[Inode, Written]  # its files that do not name the prefix, by device and inode
 
 
 def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path, Unpacked]:
-    """Unpack proven archives, several at a time.
-
-    Raises:
-        ArchiveError: one is not a valid package archive, or brings a path that escapes its directory.
-        OSError: a file cannot be written.
-    """
+    """Unpack proven archives, several at a time. Raises ArchiveError if one is not a valid package archive, or brings a
+    path that escapes its directory. Raises OSError if a file cannot be written."""
     stopped = threading.Event()
     # The largest first, so that no core is left alone with one of them at the end.
     ordered = sorted(archives, key=lambda each: -each.stat().st_size)
@@ -139,23 +130,21 @@ class _Unpacking:
             return
         self._payload_bytes += 0 if info.name.startswith("info/") else info.size
         if self._most_bytes is not None and self._payload_bytes > self._most_bytes:
-            raise ArchiveError(
-                f"{self._archive} unpacks to far more than info/paths.json states: {info.name} is too large"
-            )
+            message = f"{self._archive} unpacks to far more than info/paths.json states: {info.name} is too large"
+            raise ArchiveError(message)
         self._make(path.rpartition("/")[0])
         if info.name in self._members:  # the later one counts, as with every program that unpacks
             Path(path).unlink()
+        if info.isreg():
+            self._members[info.name] = self._write(tar, info, path)
+            return
         if info.issym():
             Path(path).symlink_to(info.linkname)
-            member = read_member(tar, info, self._members)
         elif info.islnk():
             os.link(self._place(info.linkname), path, follow_symlinks=False)
-            member = read_member(tar, info, self._members)
-        elif info.isreg():
-            member = self._write(tar, info, path)
         else:
             raise ArchiveError(f"{self._archive}: {info.name} is neither a file nor a link")
-        self._members[info.name] = member
+        self._members[info.name] = read_member(tar, info, self._members)
 
     def _write(self, tar: tarfile.TarFile, info: tarfile.TarInfo, path: str) -> Member:
         descriptor = create(path, info.mode & 0o777)
@@ -209,21 +198,13 @@ class _File:
         self._tail = (self._tail + content)[-last:] if len(content) < last else content[-last:]
 
 
-@dataclass(frozen=True)
-class Applied:
-    """What was done: the files that need not be read back, and what link scripts left for people to read."""
-
-    known: Known
-    messages: tuple[str, ...]
-
-
-def apply(transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]) -> Applied:
-    """Change a prefix, which is locked and marked incomplete.
-
-    Raises:
-        EnvtoolError: an archive or wheel cannot be installed.
-        SharedPathsError: a path that the plan does not make anew is shared with something that it changes.
-    """
+def apply(
+    transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]
+) -> tuple[Known, tuple[str, ...]]:
+    """Change a prefix, which is locked and marked incomplete. Returns the files that need not be read back, and what
+    link scripts left for people to read. Raises EnvtoolError if an archive or wheel cannot be
+    installed. Raises SharedPathsError if a path that the plan does not make anew is shared with something that it
+    changes."""
     prefix, plan = transaction.prefix, transaction.plan
     is_placed = {placement.package.url for placement in placements}
     archives = [package for package in plan.installs("conda") if package.url not in is_placed]
@@ -237,13 +218,20 @@ def apply(transaction: Transaction, placements: Sequence[Placement], proven: Map
             prefix.clear()
         for path in plan.delete:
             _delete(prefix.path, path)
-        placed = _place(transaction, placements)
+        placed: dict[str, Entry] = {}
+        if placements:
+            with transaction.display.task(f"place {len(placements)} unpacked packages"):
+                placed = place(placements, prefix.path)
         if archives or (plan.removes("conda") and not plan.starts_over):
             written = _link(shared, archives)
         if wheels or not plan.starts_over:
             shared.require_settled()
-        if not plan.starts_over:
-            _uninstall_wheels(transaction)
+        again = {package.name for package in plan.installs("pip")}
+        gone = [package.name for package in plan.removes("pip") if package.name not in again]
+        if gone and not plan.starts_over:
+            from envtool.pypi.uv import uninstall  # many environments have no wheels
+
+            uninstall(gone, prefix.path)
         if wheels:
             _install_wheels(shared, wheels)
         messages = run_link_scripts(transaction) if transaction.request.link_scripts() else ()
@@ -252,14 +240,7 @@ def apply(transaction: Transaction, placements: Sequence[Placement], proven: Map
             with transaction.display.task("compile byte-code"):
                 kept = [path for path in placed if source_of(path)]
                 compile_all(prefix.path, prefix.python, kept)
-    return Applied(Known(placed, written), messages)
-
-
-def _place(transaction: Transaction, placements: Sequence[Placement]) -> dict[str, Entry]:
-    if not placements:
-        return {}
-    with transaction.display.task(f"place {len(placements)} unpacked packages"):
-        return place(placements, transaction.prefix.path)
+    return Known(placed, written), messages
 
 
 @contextmanager
@@ -294,26 +275,17 @@ def _link(shared: SharedPaths, new: Sequence[LockedPackage]) -> dict[Inode, Writ
         unpacked = unpack(directories, prefix.path, task)
         requests = []
         for package in new:
-            archive, sha256 = proven[package.url], require_sha256(package)
+            archive = proven[package.url]
             found = unpacked[archive]
-            transaction.manifests.keep_archive(sha256, archive, found.payload, found.info)
+            transaction.manifests.keep_archive(require_sha256(package), archive, found.payload, found.info)
             written.update(found.written)
-            requests.append(LinkRequest(package.name, package.url, sha256, archive, directories[archive], package.md5))
+            requests.append(LinkRequest(package, archive, directories[archive]))
         shared.require_settled()
         for package in new:
             shared.yield_paths(package, directories[proven[package.url]])
         link(requests, kept, prefix.path, transaction.request.platform, scratch)
         shared.make_directories(new)
         return linked(scratch, written)
-
-
-def _uninstall_wheels(transaction: Transaction) -> None:
-    again = {package.name for package in transaction.plan.installs("pip")}
-    gone = [package.name for package in transaction.plan.removes("pip") if package.name not in again]
-    if gone:
-        from envtool.pypi.uv import uninstall
-
-        uninstall(gone, transaction.prefix.path)
 
 
 def _install_wheels(shared: SharedPaths, wheels: Sequence[LockedPackage]) -> None:

@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.link_scripts import link_scripts as scripts_of
-from envtool.artifacts.link_scripts import sentence, split
 from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError, PrefixError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.install.apply import apply
 from envtool.install.cuda import cuda_of, detect_gpu, judge
 from envtool.install.distribution_collisions import brought_twice, refuse_collisions
-from envtool.install.link_script_runs import confinement
+from envtool.install.link_scripts import confinement, sentence, split
+from envtool.install.link_scripts import link_scripts as scripts_of
 from envtool.install.machine_check import UNPACKED_FACTOR, require, require_room, unpacked_bytes, with_overhead
 from envtool.install.request import Plan, Request, installed
 from envtool.install.shared_paths import SharedPathsError
@@ -38,9 +37,8 @@ from envtool.package_cache.materialize import Placement
 from envtool.package_cache.store import PackageCache
 from envtool.prefix import conda_meta
 from envtool.prefix.conda_meta import conda_packages
-from envtool.prefix.environments import register
 from envtool.prefix.layout import Clobber, losses
-from envtool.prefix.prefix import Prefix, Receipt
+from envtool.prefix.prefix import Prefix, Receipt, register
 from envtool.prefix.rattler import detect_virtual_packages
 from envtool.signing.trust import require_signed
 from envtool.source_builds.wheel_builds import fetch_or_build
@@ -78,7 +76,14 @@ def _make(transaction: Transaction) -> Made:
     if request.starts_over and not request.is_from_archives:
         forget(transaction.wanted, store)
     is_reusing = transaction.plan.starts_over and not request.is_from_archives
-    placements = _without_shared(transaction, find_placements(transaction.wanted, store)) if is_reusing else []
+    placements = find_placements(transaction.wanted, store) if is_reusing else []
+    if placements:
+        # The package cache holds a package with all its paths.
+        manifests = transaction.manifests
+        lost = losses(transaction.wanted, manifests, {})
+        sharing = {package for (loser, _), winner in lost.items() for package in (loser, winner)}
+        known = [each for each in placements if manifests.is_known(require_sha256(each.package))]
+        placements = [each for each in known if _key(each) not in sharing]
     try:
         return _attempt(transaction, placements)
     except SharedPathsError as error:
@@ -92,20 +97,6 @@ def _make(transaction: Transaction) -> Made:
         forget([placement.package for placement in placements], store)
         return _attempt(transaction, [])
     return _attempt(transaction, [each for each in placements if _key(each) not in shared])
-
-
-def _without_shared(transaction: Transaction, placements: Sequence[Placement]) -> list[Placement]:
-    # The package cache holds a package with all its paths.
-    if not placements:
-        return []
-    manifests = transaction.manifests
-    lost = losses(transaction.wanted, manifests, {})
-    shared = {package for (loser, _), winner in lost.items() for package in (loser, winner)}
-    return [
-        placement
-        for placement in placements
-        if manifests.is_known(require_sha256(placement.package)) and _key(placement) not in shared
-    ]
 
 
 def _key(placement: Placement) -> tuple[str, str]:
@@ -125,45 +116,34 @@ def _attempt(transaction: Transaction, placements: Sequence[Placement]) -> Made:
     kept = [package for package in wanted if package not in plan.install]
     keep_manifests(transaction.manifests, kept, cache, display, {})
     prefix.mark_incomplete()
-    applied = apply(transaction, placements, proven)
+    known, messages = apply(transaction, placements, proven)
     since_ns = time.time_ns()
-    inventory = take_inventory(prefix, wanted, cache, display, applied.known, proven)
+    inventory = take_inventory(prefix, wanted, cache, display, known, proven)
     wrong = list(declared_findings(inventory))
     if wrong:
+        hint = "is something else writing there, or is the disk failing? run envtool create again"
+        if scripted := transaction.request.link_scripts():
+            hint = f"did a link script of {', '.join(scripted)} change it? then take it out of run-link-scripts"
         raise PrefixError(
             f"{prefix.path} was made, but {len(wrong)} of its files are not those of the lock, the first: "
             f"{wrong[0].kind} {wrong[0].what} ({wrong[0].detail})",
-            _why_wrong(transaction),
+            hint,
         )
-    return Made(transaction, inventory, since_ns, applied.messages)
-
-
-def _why_wrong(transaction: Transaction) -> str:
-    if scripted := transaction.request.link_scripts():
-        return f"did a link script of {', '.join(scripted)} change it? then take it out of run-link-scripts"
-    return "is something else writing there, or is the disk failing? run envtool create again"
+    return Made(transaction, inventory, since_ns, messages)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a create did.
-
-    Args:
-        link_scripts: those that were not run, by package.
-        scripts_run: those that were.
-        messages: what they left for people to read.
-        twice: the Python distributions that two conda packages bring.
-        cuda: why the CUDA of the lock may not run on this machine.
-    """
+    """What a create did."""
 
     plan: Plan
     receipt: Receipt
     clobbers: tuple[Clobber, ...] = ()
-    link_scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    link_scripts: Mapping[str, Sequence[str]] = field(default_factory=dict)  # those that were not run, by package
     scripts_run: Sequence[str] = ()
     messages: Sequence[str] = ()
-    cuda: str | None = None
-    twice: Sequence[str] = ()
+    cuda: str | None = None  # why the CUDA of the lock may not run on this machine
+    twice: Sequence[str] = ()  # the Python distributions that two conda packages bring
 
     def notes(self) -> list[str]:
         """What was done beside linking, a line each."""
@@ -176,9 +156,8 @@ class Outcome:
         for (winner, loser), group in groupby(self.clobbers, key=lambda clobber: (clobber.winner, clobber.loser)):
             paths = [clobber.path for clobber in group]
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-            lines.append(
-                f"{winner[1]} and {loser[1]} bring the same path: {paths[0]}{more}; that of {winner[1]} is used"
-            )
+            both = f"{winner[1]} and {loser[1]} bring the same path"
+            lines.append(f"{both}: {paths[0]}{more}; that of {winner[1]} is used")
         lines += [*self.twice, *([self.cuda] if self.cuda else [])]
         return [*lines, *(sentence(name, paths) for name, paths in self.link_scripts.items())]
 
@@ -257,26 +236,15 @@ ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
 def complete(made: Made) -> Receipt:
     """Write the notes of a prefix, its receipt last, and keep what was unpacked."""
     transaction, inventory = made.transaction, made.inventory
+    request, prefix = transaction.request, transaction.prefix
     receipt = Receipt(
-        platform=transaction.request.platform,
-        categories=transaction.request.categories,
+        platform=request.platform,
+        categories=request.categories,
         packages=tuple(installed(package) for package in transaction.wanted),
         env_digest=inventory.env_digest,
         generated=inventory.generated(),
-        link_scripts=transaction.request.link_scripts(),
+        link_scripts=request.link_scripts(),
     )
-    _write_notes(transaction, receipt)
-    if not transaction.request.is_from_archives:
-        with transaction.display.task("keep what was unpacked"):
-            content = capture.Made(
-                transaction.prefix.path, inventory.declared, inventory.entries, made.since_ns, inventory.layout.shared
-            )
-            capture.remember(content, transaction.wanted, transaction.store)
-    return receipt
-
-
-def _write_notes(transaction: Transaction, receipt: Receipt) -> None:
-    request, prefix = transaction.request, transaction.prefix
     variables = read_json_metadata(request.lockfile, VARIABLES_KEY) or {}
     conda_meta.set_variables(prefix.meta, {**variables, ENV_DIGEST_VARIABLE: receipt.env_digest})
     before = () if transaction.plan.starts_over else transaction.before
@@ -287,6 +255,12 @@ def _write_notes(transaction: Transaction, receipt: Receipt) -> None:
     prefix.complete(receipt)
     if request.is_listed:
         register(prefix.path)
+    if not request.is_from_archives:
+        declared, entries, shared = inventory.declared, inventory.entries, inventory.layout.shared
+        with transaction.display.task("keep what was unpacked"):
+            content = capture.Made(prefix.path, declared, entries, made.since_ns, shared)
+            capture.remember(content, transaction.wanted, transaction.store)
+    return receipt
 
 
 def _requested(transaction: Transaction) -> Sequence[str]:

@@ -47,24 +47,15 @@ class Fit(enum.Enum):
 
 @dataclass(frozen=True)
 class Gpu:
-    """What this machine has of NVIDIA.
-
-    Args:
-        driver: the version of the kernel's driver; None where it has none.
-        cuda: the newest CUDA that the driver's library supports, conda's `__cuda`; None where it is not found.
-    """
+    """What this machine has of NVIDIA; None for what it has not."""
 
     has_device: bool = False
-    driver: str | None = None
-    cuda: str | None = None
+    driver: str | None = None  # the version of the kernel's driver
+    cuda: str | None = None  # the newest CUDA that the driver's library supports, conda's `__cuda`
 
 
 def detect_gpu(virtual_packages: Mapping[str, str]) -> Gpu:
-    """Look at this machine.
-
-    Args:
-        virtual_packages: those of conda's own detection, which obeys CONDA_OVERRIDE_CUDA.
-    """
+    """What this machine has, with conda's own detection, which obeys CONDA_OVERRIDE_CUDA."""
     cuda = virtual_packages.get("__cuda", "").split(" ")[0] or None
     if "CONDA_OVERRIDE_CUDA" in os.environ:  # stands for another machine
         return Gpu(cuda=cuda)
@@ -137,16 +128,13 @@ def cuda_of(packages: Iterable[LockedPackage]) -> str | None:
     packages = list(packages)
     versions = {each.name: each.version for each in packages if each.manager == "conda"}
     found = [next((each for name in _CONDA_CUDA if (each := _two(versions.get(name, "")))), None)]
-    found += [_wheel_cuda(each) for each in packages if each.manager == "pip"]
+    for package in packages:
+        if package.manager == "pip" and (local := _LOCAL_CUDA.search(package.version)):
+            found.append((int(local[1]), int(local[2])))
+        elif package.manager == "pip" and _WHEEL_CUDA.fullmatch(package.name):
+            found.append(_two(package.version))
     known = [each for each in found if each]
     return ".".join(map(str, max(known))) if known else None
-
-
-def _wheel_cuda(package: LockedPackage) -> tuple[int, ...] | None:
-    local = _LOCAL_CUDA.search(package.version)
-    if local:
-        return int(local[1]), int(local[2])
-    return _two(package.version) if _WHEEL_CUDA.fullmatch(package.name) else None
 
 
 def _two(version: str) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ has no such pair unless a name did not tell; one of another tool may have.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from envtool.artifacts.download import require_sha256
@@ -25,14 +25,16 @@ _METADATA = re.compile(r"(?:^|/)site-packages/([^/]+)-([^/-]+)\.dist-info/METADA
 
 
 def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path], cache: Cache) -> None:
-    """Refuse a lock of which two packages bring one distribution.
-
-    Raises:
-        LockfileError: there is such a pair; all are listed.
-        ArchiveError: an archive is not valid.
-    """
+    """Refuse a lock of which two packages bring one distribution. Raises LockfileError if there is such a pair; all are
+    listed. Raises ArchiveError if an archive is not valid."""
     wheels = {normalize(each.name): each for each in wanted if each.manager == "pip"}
-    issues = list(_collisions(wanted, wheels, proven, cache)) if wheels else []
+    issues = []
+    for each in [package for package in wanted if package.manager == "conda"] if wheels else ():
+        path = proven.get(each.url) or cache.path(Wanted(each.file_name, require_sha256(each), ()))
+        brought = distributions_in(path) if path.is_file() else {}
+        for name in sorted(brought.keys() & wheels.keys()):
+            both = f"the Python distribution {name} {brought[name]}, and so does {wheels[name].file_name}"
+            issues.append(Issue(f"{each.name} {each.version}", f"it brings {both}"))
     if issues:
         raise LockfileError("the lock", issues, _HINT)
 
@@ -46,16 +48,3 @@ def brought_twice(declared: Mapping[str, Declared]) -> list[str]:
             found.setdefault(normalize(match[1]), []).append(f"{name} ({match[2]})")
     twice = {name: each for name, each in found.items() if len(each) > 1}
     return [f"the Python distribution {name} is brought by {' and '.join(each)}" for name, each in twice.items()]
-
-
-def _collisions(
-    wanted: Sequence[LockedPackage], wheels: Mapping[str, LockedPackage], proven: Mapping[str, Path], cache: Cache
-) -> Iterator[Issue]:
-    for each in wanted:
-        if each.manager != "conda":
-            continue
-        path = proven.get(each.url) or cache.path(Wanted(each.file_name, require_sha256(each), ()))
-        for name, version in sorted(distributions_in(path).items()) if path.is_file() else ():
-            if name in wheels:
-                found = f"it brings the Python distribution {name} {version}, and so does {wheels[name].file_name}"
-                yield Issue(f"{each.name} {each.version}", found)

@@ -55,25 +55,18 @@ def require(packages: Sequence[LockedPackage]) -> None:
 
 
 def find_lacks(packages: Sequence[LockedPackage], detected: Mapping[str, str]) -> list[Lack]:
-    """What packages need and a machine does not have; one for each virtual package and constraint.
-
-    Args:
-        detected: the machine's virtual packages, name to `version` or `version build`.
-    """
+    """What packages need and a machine does not have; one for each virtual package and constraint. `detected` are the
+    machine's virtual packages, name to `version` or `version build`."""
     lacks: dict[tuple[str, str], Lack] = {}
     for package in packages:
         for name, constraint in package.dependencies.items():
-            if name.startswith("__") and not _has(name, constraint, detected):
-                version = detected[name].split(" ")[0] if name in detected else None
+            version = detected[name].split(" ")[0] if name in detected else None
+            # The build of __archspec is the CPU's name, which is older or newer in a family tree that only archspec
+            # knows.
+            is_there = version is not None and (name == "__archspec" or rattler.satisfies(version, constraint))
+            if name.startswith("__") and not is_there:
                 lacks.setdefault((name, constraint), Lack(name, constraint, package.name, version))
     return list(lacks.values())
-
-
-def _has(name: str, constraint: str, detected: Mapping[str, str]) -> bool:
-    if name not in detected:
-        return False
-    # The build of __archspec is the CPU's name, which is older or newer in a family tree that only archspec knows.
-    return name == "__archspec" or rattler.satisfies(detected[name].split(" ")[0], constraint)
 
 
 # Byte-code, directory entries and the blocks that small files do not fill: about an eighth on top, by measurement.

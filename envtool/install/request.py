@@ -39,16 +39,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class RepairPlan:
-    """What a verification found to be wrong with a prefix.
-
-    Args:
-        is_generated: whether another generated file is (a script, an installer's note): which package it came with is
-            not known, and what it has to be is in no archive.
-    """
+    """What a verification found to be wrong with a prefix."""
 
     packages: Collection[tuple[str, str]] = ()
     extra: tuple[str, ...] = ()
     is_byte_code: bool = False
+    # Another generated file (a script, an installer's note): which package it came with is not known, and what it has
+    # to be is in no archive.
     is_generated: bool = False
 
 
@@ -83,13 +80,7 @@ def as_conda_left_it(receipt: Receipt, records: Sequence[CondaPackage]) -> Recei
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be made.
-
-    Args:
-        is_vouched: whether a signature over the whole lock was checked already.
-        is_from_archives: whether everything is unpacked and compiled, also what the cache holds unpacked.
-        is_for_elsewhere: whether another machine will run it, so that what this one lacks does not matter.
-    """
+    """What is to be made."""
 
     lockfile: Lockfile
     platform: str
@@ -100,9 +91,9 @@ class Request:
     is_offline: bool = False
     is_frozen: bool = False
     is_listed: bool = True
-    is_vouched: bool = False
-    is_from_archives: bool = False
-    is_for_elsewhere: bool = False
+    is_vouched: bool = False  # whether a signature over the whole lock was checked already
+    is_from_archives: bool = False  # whether everything is unpacked and compiled, also what the cache holds unpacked
+    is_for_elsewhere: bool = False  # whether another machine will run it, so that what this one lacks does not matter
 
     def packages(self) -> tuple[LockedPackage, ...]:
         """What the lock states for the platform and categories. Raises PrefixError if the lock has nothing for the
@@ -112,15 +103,11 @@ class Request:
     @cached_property
     def _packages(self) -> tuple[LockedPackage, ...]:
         if self.platform not in self.lockfile.platforms:
-            raise PrefixError(
-                f"the lock has nothing for {self.platform}; it has {', '.join(self.lockfile.platforms)}",
-                f"add {self.platform} to the platforms of environment.yml and lock again",
-            )
+            message = f"the lock has nothing for {self.platform}; it has {', '.join(self.lockfile.platforms)}"
+            raise PrefixError(message, f"add {self.platform} to the platforms of environment.yml and lock again")
         if not self.lockfile.select(self.platform, sorted({each.category for each in self.lockfile.packages})):
-            raise PrefixError(
-                f"the lock lists {self.platform} and has no package of it",
-                "a merge may have lost them; lock again: envtool lock",
-            )
+            hint = "a merge may have lost them; lock again: envtool lock"
+            raise PrefixError(f"the lock lists {self.platform} and has no package of it", hint)
         known = {each.category for each in self.lockfile.packages} | {"main"}
         unknown = sorted(set(self.categories) - known)
         if unknown:

@@ -41,7 +41,12 @@ class SharedPaths:
         self.transaction = transaction
         self.proven = proven
         self._placed = {(placement.package.manager, placement.package.name) for placement in placements}
-        self._left = set() if transaction.plan.starts_over else _left_behind(transaction)
+        prefix, plan, self._left = transaction.prefix, transaction.plan, set[str]()
+        if not plan.starts_over:  # by the prefix's own notes
+            gone = {package.name for package in plan.removes("conda")}
+            there = conda_packages(prefix.path)
+            self._left.update(path for package in there if package.name in gone for path in package.files)
+            self._left.update(wheel_files(prefix, [package.name for package in plan.removes("pip")]))
         self._known_checksums: dict[Package, Mapping[str, Checksum]] = {}
 
     @cached_property
@@ -117,7 +122,8 @@ class SharedPaths:
         prefix = self.transaction.prefix.path
         for package in packages:
             for path in self._brought(package).directories:
-                if not any(_is_in_the_way(prefix / above) for above in (path, *clobber.parents(path))):
+                above = [prefix / each for each in (path, *clobber.parents(path))]
+                if not any(each.is_symlink() or (each.exists() and not each.is_dir()) for each in above):
                     (prefix / path).mkdir(parents=True, exist_ok=True)
 
     def layers(self, wheels: Sequence[LockedPackage]) -> list[list[LockedPackage]]:
@@ -125,8 +131,10 @@ class SharedPaths:
         names = {wheel.name for wheel in wheels}
         after: dict[Package, set[Package]] = {}
         for (loser, path), winner in self._losses.items():
-            if loser not in after.get(winner, ()) and self._differs(path, loser, winner):
-                after.setdefault(winner, set()).add(loser)
+            if loser not in after.get(winner, ()):
+                one, other = (self._checksums(package).get(path) for package in (loser, winner))
+                if one is None or one != other:
+                    after.setdefault(winner, set()).add(loser)
         depth: dict[Package, int] = {}
         groups: list[list[LockedPackage]] = []
         for wheel in self.transaction.wanted:
@@ -136,10 +144,6 @@ class SharedPaths:
                 groups += [[]] * (depth[key] + 1 - len(groups))
                 groups[depth[key]] = [*groups[depth[key]], wheel]
         return groups
-
-    def _differs(self, path: str, loser: Package, winner: Package) -> bool:
-        one, other = (self._checksums(package).get(path) for package in (loser, winner))
-        return one is None or one != other
 
     def _checksums(self, package: Package) -> Mapping[str, Checksum]:
         # Enough to tell what needs an order; that the right file is there in the end, its sha256 proves.
@@ -156,16 +160,3 @@ class SharedPaths:
         """What has to be out of the way before wheels are installed."""
         names = {("pip", wheel.name) for wheel in wheels}
         return [path for (_, path), winner in self._losses.items() if winner in names]
-
-
-def _is_in_the_way(path: Path) -> bool:
-    return path.is_symlink() or (path.exists() and not path.is_dir())
-
-
-def _left_behind(transaction: Transaction) -> set[str]:
-    # By the prefix's own notes.
-    prefix, plan = transaction.prefix, transaction.plan
-    gone = {package.name for package in plan.removes("conda")}
-    left = {path for package in conda_packages(prefix.path) if package.name in gone for path in package.files}
-    left.update(wheel_files(prefix, [package.name for package in plan.removes("pip")]))
-    return left

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,21 +12,15 @@ from envtool.install.request import Plan, RepairPlan, Request, as_conda_left_it,
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.store import PackageCache
 from envtool.prefix.bytecode import source_of
-from envtool.prefix.conda_meta import CondaPackage, conda_packages, wheel_files
-from envtool.prefix.prefix import Installed, Prefix, Receipt, State
+from envtool.prefix.conda_meta import conda_packages, wheel_files
+from envtool.prefix.prefix import Prefix, Receipt, State
 from envtool.prefix.scan import walk
-from envtool.verify import VerifyReport, verify
+from envtool.verify import verify
 
 
 @dataclass(frozen=True)
 class Transaction:
-    """A change of a prefix.
-
-    Args:
-        wanted: every package that the prefix shall have, in the order of the lock.
-        receipt: the notes of the prefix, None unless it is whole and may be kept.
-        before: its conda packages as conda's history names them.
-    """
+    """A change of a prefix."""
 
     request: Request
     prefix: Prefix
@@ -35,8 +28,8 @@ class Transaction:
     display: ProgressDisplay
     wanted: tuple[LockedPackage, ...]
     plan: Plan
-    receipt: Receipt | None = None
-    before: tuple[str, ...] = ()
+    receipt: Receipt | None = None  # the notes of the prefix, None unless it is whole and may be kept
+    before: tuple[str, ...] = ()  # its conda packages as conda's history names them
 
     @cached_property
     def manifests(self) -> FileManifests:
@@ -62,32 +55,26 @@ def decide(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
     receipt, conda = prefix.receipt(), conda_packages(prefix.path)
     there = as_conda_left_it(receipt, conda)
     if request.repairs and plan(wanted, receipt).is_empty:
-        todo = plan(wanted, there, _damage(verify(prefix, wanted, cache, display)))
+        found = verify(prefix, wanted, cache, display).findings
+        generated = [finding.what for finding in found if finding.kind != "extra" and not finding.package]
+        damage = RepairPlan(
+            packages={finding.package for finding in found if finding.package},
+            extra=tuple(finding.what for finding in found if finding.kind == "extra" and finding.is_file),
+            is_byte_code=any(source_of(path) for path in generated),
+            is_generated=any(not source_of(path) for path in generated),
+        )
+        todo = plan(wanted, there, damage)
     else:
         todo = plan(wanted, there)
         if not todo.is_empty and not todo.starts_over:
-            todo = replace(todo, delete=_untracked_files(prefix, conda, receipt.packages))
+            # By the notes of the prefix alone, so that a dry run can tell; what is in the files is not looked at.
+            brought = {path for package in conda for path in package.files}
+            # pip may have installed others, whose files are as untracked as any.
+            brought.update(wheel_files(prefix, [each.name for each in receipt.packages if each.manager == "pip"]))
+            names = (name for name, _ in walk(str(prefix.path)))
+            extra = sorted(name for name in names if name not in brought and source_of(name) not in brought)
+            todo = replace(todo, delete=tuple(extra))
     scripted = request.link_scripts()
     if receipt.link_scripts != scripted or (scripted and not todo.is_empty):
         return anew  # what scripts did cannot be undone, and they may do another thing the second time
     return replace(anew, plan=todo, receipt=receipt, before=tuple(package.description for package in conda))
-
-
-def _untracked_files(prefix: Prefix, conda: Sequence[CondaPackage], installed: Sequence[Installed]) -> tuple[str, ...]:
-    # By the notes of the prefix alone, so that a dry run can tell; what is in the files is not looked at.
-    brought = {path for package in conda for path in package.files}
-    # pip may have installed others, whose files are as untracked as any.
-    brought.update(wheel_files(prefix, [package.name for package in installed if package.manager == "pip"]))
-    names = (name for name, _ in walk(str(prefix.path)))
-    return tuple(sorted(name for name in names if name not in brought and source_of(name) not in brought))
-
-
-def _damage(report: VerifyReport) -> RepairPlan:
-    extra = tuple(finding.what for finding in report.findings if finding.kind == "extra" and finding.is_file)
-    generated = [finding.what for finding in report.findings if finding.kind != "extra" and not finding.package]
-    return RepairPlan(
-        packages={finding.package for finding in report.findings if finding.package},
-        extra=extra,
-        is_byte_code=any(source_of(path) for path in generated),
-        is_generated=any(not source_of(path) for path in generated),
-    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -122,15 +122,19 @@ def _lockfile(document: YamlDocument, top: Mapping[str, Value]) -> Lockfile:
     _check_variables(document, metadata.get("custom_metadata"), custom_metadata.get(VARIABLES_KEY, "{}"))
     sizes = _read_sizes(custom_metadata.pop(SIZES_KEY, "{}"))
     builds = model.parse_builds(custom_metadata.pop(BUILDS_KEY, "{}"))
-    found = [_package(document, position, value, sizes, builds) for position, value in enumerate(packages)]
-    _refuse_twice(document, packages, found)
+    found: dict[tuple[str, str, str, str], tuple[LockedPackage, int]] = {}
+    for position, entry in enumerate(packages):
+        package = _package(document, position, entry, sizes, builds)
+        first = found.setdefault(package.sort_key, (package, entry.line))[1] if package else entry.line
+        if package and first != entry.line:
+            which = f"{package.name} ({package.manager}, {package.platform}, {package.category})"
+            document.issue(entry.line, f"two entries of {which}, the first in line {first}; did a merge keep both?")
     urls = tuple(_channels(document, metadata.get("channels")))
     templates = [each for each in (*urls, *_urls_in(custom_metadata.get(INPUTS_KEY))) if variables_of(each)]
     return Lockfile(
         packages=tuple(
             replace(each, access_url=url) if (url := with_variables(each.url, templates)) != each.url else each
-            for each in found
-            if each is not None
+            for each, _ in found.values()
         ),
         channels=urls,
         platforms=tuple(text for text, _ in document.strings(metadata.get("platforms"), "platforms")),
@@ -171,17 +175,6 @@ def _channels(document: YamlDocument, value: Value | None) -> Iterator[str]:
         url = document.string(named, "url")
         if url is not None:
             yield url
-
-
-def _refuse_twice(document: YamlDocument, entries: Sequence[Value], packages: Sequence[LockedPackage | None]) -> None:
-    lines: dict[tuple[str, str, str, str], int] = {}
-    for entry, package in zip(entries, packages):
-        if package is None:
-            continue
-        first = lines.setdefault(package.sort_key, entry.line)
-        if first != entry.line:
-            which = f"{package.name} ({package.manager}, {package.platform}, {package.category})"
-            document.issue(entry.line, f"two entries of {which}, the first in line {first}; did a merge keep both?")
 
 
 def _read_sizes(text: str) -> dict[str, int]:

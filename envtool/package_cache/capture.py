@@ -7,12 +7,11 @@ prefix cannot be distinguished from its placeholder) gets no image; it is unpack
 from __future__ import annotations
 
 import collections
-import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,36 +47,25 @@ class _UnclearError(Exception):
 
 @dataclass(frozen=True)
 class Made:
-    """A prefix that was just made and proven.
-
-    Args:
-        since_ns: when the reading began, so that a file changed since then is not taken for what was read.
-    """
+    """A prefix that was just made and proven."""
 
     prefix: Path
     declared: Mapping[str, Declared]
     entries: Mapping[str, Entry]
-    since_ns: int
+    since_ns: int  # when the reading began, so that a file changed since then is not taken for what was read
     shared: Collection[tuple[str, str]] = ()
 
 
-def capture(
-    made: Made, packages: Mapping[str, LockedPackage], others: Iterable[LockedPackage], store: PackageCache
-) -> None:
-    """Keep the images of packages. Raises OSError if the store cannot be written."""
-    contents = _Contents(made, [*packages.values(), *others])
+def _capture(made: Made, packages: Mapping[str, LockedPackage], contents: _Contents, store: PackageCache) -> None:
     for key, package in packages.items():
         with suppress(_UnclearError):
             files = contents.of(package)
-            _require_room(made, files, store)
-            store.keep(key, functools.partial(_take, made, store, package, files))
-
-
-def _require_room(made: Made, paths: Sequence[str], store: PackageCache) -> None:
-    # Half of what is free at most: a cache should not be what fills a disk.
-    place = next(each for each in (store.root, *store.root.parents) if each.exists())
-    if sum(made.entries[path].size_bytes for path in paths) * 2 > shutil.disk_usage(place).free:
-        raise _UnclearError("too little room")
+            # Half of what is free at most: a cache should not be what fills a disk.
+            place = next(each for each in (store.root, *store.root.parents) if each.exists())
+            if sum(made.entries[path].size_bytes for path in files) * 2 > shutil.disk_usage(place).free:
+                raise _UnclearError("too little room")
+            record = contents.records[package.name] if package.manager == "conda" else None
+            store.keep(key, _Taking(made, store, package, files, record).take)
 
 
 class _Contents:
@@ -85,7 +73,8 @@ class _Contents:
 
     def __init__(self, made: Made, packages: Sequence[LockedPackage]) -> None:
         self._made = made
-        self._metas = {record["name"]: record for record in _conda_meta(made.prefix)}
+        paths = sorted((made.prefix / "conda-meta").glob("*.json"))
+        self.records = {record["name"]: record for record in (json.loads(path.read_bytes()) for path in paths)}
         self._declared: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
         for path, file in made.declared.items():
             self._declared[file.package].add(path)
@@ -111,54 +100,52 @@ class _Contents:
         return sorted([*listed, *byte_code])
 
     def _list(self, package: LockedPackage) -> set[str]:
-        listed = self._linked(package) if package.manager == "conda" else self._recorded(package)
+        if package.manager == "conda":
+            listed = self.records.get(package.name, {}).get("files", ())
+        else:
+            notes = [path for path in self._declared["pip", package.name] if path.endswith(_RECORD)]
+            listed = [path for record in notes for path in recorded_files(self._made.prefix, record)]
         return {path for path in listed if source_of(path) is None and not path.endswith(".pyc")}
-
-    def _linked(self, package: LockedPackage) -> Iterator[str]:
-        yield from self._metas.get(package.name, {}).get("files", ())
-
-    def _recorded(self, package: LockedPackage) -> Iterator[str]:
-        for record in self._declared["pip", package.name]:
-            if record.endswith(_RECORD):
-                yield from recorded_files(self._made.prefix, record)
 
     def _is_generated(self, package: LockedPackage, path: str) -> bool:
         if package.manager == "pip":
             return path.startswith("bin/") or ".dist-info/" in path
         return path in {
             each["_path"]
-            for each in self._metas[package.name]["paths_data"]["paths"]
+            for each in self.records[package.name]["paths_data"]["paths"]
             if each.get("path_type") == "unix_python_entry_point"
         }
-
-
-def _take(made: Made, store: PackageCache, package: LockedPackage, paths: Sequence[str], place: Path) -> CacheEntry:
-    return _Taking(made, store, place).take(package, paths)
 
 
 class _Taking:
     """Writes the files of one package into the directory of an image."""
 
-    def __init__(self, made: Made, store: PackageCache, place: Path) -> None:
-        self._made = made
-        self._store = store
-        self._place = place
+    def __init__(
+        self,
+        made: Made,
+        store: PackageCache,
+        package: LockedPackage,
+        paths: Sequence[str],
+        record: Mapping[str, Any] | None,
+    ) -> None:
+        self._made, self._store, self._package, self._paths, self._meta = made, store, package, paths, record
         self._prefix = os.fsencode(made.prefix)
         self._digest = hashlib.sha256()
         self._packed_bytes = 0
 
-    def take(self, package: LockedPackage, paths: Sequence[str]) -> CacheEntry:
+    def take(self, place: Path) -> CacheEntry:
         files, links = [], {}
-        self._pack = create(str(self._place / PACK), 0o444)
+        self._place = place
+        self._pack = create(str(place / PACK), 0o444)
         try:
-            for path in paths:
+            for path in self._paths:
                 if self._made.entries[path].kind == "link":
                     links[path] = self._link(path)
                 elif (file := self._file(path, self._made.entries[path])) is not None:
                     files.append(file)
         finally:
             os.close(self._pack)
-        record = self._record(package) if package.manager == "conda" else None
+        record = self._record(self._meta) if self._meta is not None else None
         return CacheEntry(tuple(files), links, record, pack_sha256=self._digest.hexdigest())
 
     def _link(self, path: str) -> str:
@@ -182,13 +169,10 @@ class _Taking:
             return self._rewritten(path, mode, source.read_bytes())
         if entry.size_bytes < _LARGE_BYTES:
             return self._packed(StoredFile(path, mode, entry.sha256, entry.size_bytes), source.read_bytes())
-        self._clone(source, entry)
-        return StoredFile(path, mode, entry.sha256, entry.size_bytes)
-
-    def _clone(self, source: Path, entry: Entry) -> None:
         target = self._place / entry.sha256
         if not target.exists() and not clone(str(source), str(target), 0o444) and self._store.clones_only:
             raise _UnclearError("the file system makes no clones")
+        return StoredFile(path, mode, entry.sha256, entry.size_bytes)
 
     def _rewritten(self, path: str, mode: int, content: bytes) -> StoredFile:
         declared = self._made.declared.get(path)
@@ -220,17 +204,11 @@ class _Taking:
         self._packed_bytes += len(content)
         return StoredFile(file.path, file.mode, sha256, len(content), offset, file.rewrite, file.placeholder)
 
-    def _record(self, package: LockedPackage) -> Mapping[str, Any]:
-        record = next(each for each in _conda_meta(self._made.prefix) if each["name"] == package.name)
+    def _record(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
         stored: dict[str, Any] = replace_text(record, str(self._made.prefix), PREFIX_TEXT.decode())
-        if fill_meta(stored, package, self._made.prefix) != record:
-            raise _UnclearError(f"the record of {package.name} cannot be written again")
+        if fill_meta(stored, self._package, self._made.prefix) != record:
+            raise _UnclearError(f"the record of {self._package.name} cannot be written again")
         return stored
-
-
-def _conda_meta(prefix: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted((prefix / "conda-meta").glob("*.json")):
-        yield json.loads(path.read_bytes())
 
 
 def find_placements(wanted: Sequence[LockedPackage], store: PackageCache) -> list[Placement]:
@@ -255,9 +233,8 @@ def remember(made: Made, wanted: Sequence[LockedPackage], store: PackageCache) -
     new = {key: package for key, package in alone.items() if not store.path(key).exists()}
     if not new:
         return
-    others = [package for key, package in keys.items() if key not in new]
     try:
-        capture(made, new, others, store)
+        _capture(made, new, _Contents(made, list(keys.values())), store)
     except OSError as error:
         reason = error.strerror or str(error)
         console.warn(f"unpacked packages cannot be kept in {store.root}: {reason}", f"{SETTING}=never does without")

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from envtool.package_cache.store import PACK, CacheEntry, StoredFile
 from envtool.prefix.conda_meta import channel_of, set_md5
 from envtool.prefix.scan import Entry
 
+_SHARE = 500
 _FICLONE = 0x40049409
 _STEP_BYTES = 1 << 28
 _BUFFER_BYTES = 1 << 20
@@ -65,9 +66,6 @@ def _copy(reading: int, writing: int) -> None:
         write_all(writing, content)
 
 
-_SHARE = 500
-
-
 @dataclass(frozen=True)
 class Placement:
     """One package to be placed."""
@@ -89,7 +87,10 @@ def place(placements: Sequence[Placement], prefix: Path) -> dict[str, Entry]:
             ((file, each) for each in placements for file in each.image.files if file.offset is None),
             key=lambda pair: -pair[0].size_bytes,
         )
-        work = [pool.submit(_clone, file, each, prefix) for file, each in cloned]
+        work: list[Future[Any]] = [
+            pool.submit(clone, str(each.stored / file.sha256), f"{prefix}/{file.path}", file.mode)
+            for file, each in cloned
+        ]
         for each in placements:
             packed = [file for file in each.image.files if file.offset is not None]
             shares = [packed[start : start + _SHARE] for start in range(0, len(packed), _SHARE)]
@@ -102,10 +103,6 @@ def place(placements: Sequence[Placement], prefix: Path) -> dict[str, Entry]:
     return {
         file.path: Entry(file.path, "file", bool(file.mode & 0o100), file.sha256, file.size_bytes) for file in files
     }
-
-
-def _clone(file: StoredFile, placement: Placement, prefix: Path) -> None:
-    clone(str(placement.stored / file.sha256), f"{prefix}/{file.path}", file.mode)
 
 
 def _write(files: Sequence[StoredFile], placement: Placement, prefix: Path) -> None:

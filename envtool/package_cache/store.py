@@ -1,7 +1,7 @@
 """The store of unpacked packages: a directory for each, in a part of the cache that belongs to this user alone.
 
 Small files lie one after the other in a *pack*; each large one is a file of its own, named by its sha256, so that it
-can be cloned. Out of scope: where images are kept (`envtool.package_cache.store`).
+can be cloned.
 
 An image is used as it is as long as its *seals* hold: inode, size and times of each stored file. The kernel sets the
 time of change whenever a file is written, made writable, renamed or linked, and no user can set it back; so a file
@@ -40,20 +40,15 @@ PACK = "pack"
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of an image.
-
-    Args:
-        sha256: of what is stored: the content with the placeholder where it names the prefix.
-        offset: where it begins in the pack; None for a file of its own.
-        rewrite: what is done when it is placed: nothing; `prefix`, `text` or `binary` (the prefix is put in); `record`
-            (scripts are hashed anew); `kept` (nothing, but its hash is not that of its content).
-    """
+    """A file of an image."""
 
     path: str
     mode: int
-    sha256: str
+    sha256: str  # of what is stored: the content with the placeholder where it names the prefix
     size_bytes: int
-    offset: int | None = None
+    offset: int | None = None  # where it begins in the pack; None for a file of its own
+    # What is done when it is placed: nothing; `prefix`, `text` or `binary` (the prefix is put in); `record` (scripts
+    # are hashed anew); `kept` (nothing, but its hash is not that of its content).
     rewrite: str = ""
     placeholder: str = ""
 
@@ -64,16 +59,12 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """What one package brings.
-
-    Args:
-        record: its record for conda-meta, None for a wheel; `PREFIX_TEXT` stands for the prefix.
-        seals: the name of each stored file to its inode, size and times in nanoseconds, as it was written.
-    """
+    """What one package brings."""
 
     files: tuple[StoredFile, ...]
     links: Mapping[str, str]
-    record: Mapping[str, Any] | None
+    record: Mapping[str, Any] | None  # its record for conda-meta, None for a wheel; `PREFIX_TEXT` stands for the prefix
+    # The name of each stored file to its inode, size and times in nanoseconds, as it was written.
     seals: Mapping[str, Sequence[int]] = field(default_factory=dict)
     pack_sha256: str = ""
 
@@ -84,11 +75,8 @@ class CacheEntry:
 
 
 def image_key(package: LockedPackage, python_sha256: str) -> str:
-    """What the image of a package is kept under: whatever its content depends on.
-
-    Args:
-        python_sha256: the hash of the archive of the environment's Python, empty where it has none.
-    """
+    """What the image of a package is kept under: whatever its content depends on, the hash of the archive of the
+    environment's Python among it (empty where it has none)."""
     parts = [package.manager, package.name, package.version, package.sha256, *_installers()]
     if depends_on_python(package):
         parts.append(python_sha256)
@@ -102,21 +90,12 @@ def depends_on_python(package: LockedPackage) -> bool:
     return urlsplit(package.url).path.split("/")[-2:-1] == ["noarch"]
 
 
-def format_image(image: CacheEntry) -> bytes:
+def _format(image: CacheEntry) -> bytes:
     """An image's index; it ends with its own hash, so that half of it is known for what it is."""
     content = json.dumps(
         {**asdict(image), "files": [list(asdict(file).values()) for file in image.files]}, separators=(",", ":")
     ).encode()
     return content + b"\n" + hashlib.sha256(content).hexdigest().encode()
-
-
-def parse_image(text: bytes) -> CacheEntry:
-    """Read an index. Raises ValueError if it is damaged."""
-    content, _, sha256 = text.rpartition(b"\n")
-    if hashlib.sha256(content).hexdigest().encode() != sha256:
-        raise ValueError("the index of an unpacked package does not have its hash")
-    data = json.loads(content)
-    return CacheEntry(**{**data, "files": tuple(StoredFile(*each) for each in data["files"])})
 
 
 @lru_cache(maxsize=1)
@@ -173,21 +152,24 @@ class PackageCache:
             return None
         index = self.path(key) / _INDEX
         try:
-            image = parse_image(index.read_bytes())
-            image = self._sealed(key, image)
+            content, _, sha256 = index.read_bytes().rpartition(b"\n")
+            if hashlib.sha256(content).hexdigest().encode() != sha256:
+                raise ValueError("the index of an unpacked package does not have its hash")
+            data = json.loads(content)
+            data["files"] = tuple(StoredFile(*each) for each in data["files"])
+            image = self._sealed(key, CacheEntry(**data))
             os.utime(index)
+            return image
         except (OSError, ValueError, TypeError, KeyError):
             self.drop(key)
             return None
-        return image
 
     def keep(self, key: str, fill: Callable[[Path], CacheEntry]) -> None:
         """Store an image: whole and under its name, or not at all. Raises OSError if it cannot be written."""
         self._prepare()
         with self._growing() as growing:
-            image = fill(growing)
-            image = replace(image, seals={each.name: _seal(each) for each in growing.iterdir()})
-            (growing / _INDEX).write_bytes(format_image(image))
+            image = replace(fill(growing), seals={each.name: _seal(each) for each in growing.iterdir()})
+            (growing / _INDEX).write_bytes(_format(image))
             with contextlib.suppress(OSError):  # another process was quicker
                 growing.rename(self.path(key))
 
@@ -201,8 +183,13 @@ class PackageCache:
         """What the store holds, what was used last first."""
         if not self._is_ours():
             return []
-        found = [self._kept(each) for each in self.root.iterdir() if not each.name.startswith(_GROWING)]
-        return sorted((each for each in found if each), key=lambda each: -each.used_s)
+        found = []
+        for place in self.root.iterdir():
+            with contextlib.suppress(OSError):
+                if not place.name.startswith(_GROWING):
+                    sizes = sum(each.stat().st_size for each in place.iterdir())
+                    found.append(Kept(place.name, sizes, (place / _INDEX).stat().st_mtime))
+        return sorted(found, key=lambda each: -each.used_s)
 
     def clean(self) -> None:
         """Remove what processes left that were killed while they stored an image."""
@@ -255,16 +242,9 @@ class PackageCache:
         # A cache that was moved or brought back from a backup: right, with other inodes and times.
         image = replace(image, seals=seals)
         with self._growing() as growing:
-            (growing / _INDEX).write_bytes(format_image(image))
+            (growing / _INDEX).write_bytes(_format(image))
             (growing / _INDEX).replace(place / _INDEX)
         return image
-
-    def _kept(self, place: Path) -> Kept | None:
-        try:
-            sizes = sum(each.stat().st_size for each in place.iterdir())
-            return Kept(place.name, sizes, (place / _INDEX).stat().st_mtime)
-        except OSError:
-            return None
 
 
 def _seal(path: Path) -> list[int]:
@@ -279,7 +259,12 @@ _DAY_S = 86_400
 
 def sizes(cache: Cache) -> dict[str, int]:
     """The bytes that each part of a cache takes; unpacked packages of other users cannot be seen, and do not count."""
-    return {part: _size_bytes(cache.root / part) for part in PARTS}
+    found = dict.fromkeys(PARTS, 0)
+    for part in PARTS:
+        for directory, _, names in os.walk(cache.root / part):
+            paths = [os.path.join(directory, name) for name in names]  # noqa: PTH118
+            found[part] += sum(os.lstat(path).st_size for path in paths if os.path.lexists(path))
+    return found
 
 
 def stale(store: PackageCache, days: float) -> list[Kept]:
@@ -292,8 +277,3 @@ def prune(store: PackageCache, images: Sequence[Kept]) -> None:
     for each in images:
         store.drop(each.key)
     store.clean()
-
-
-def _size_bytes(place: Path) -> int:
-    found = (os.path.join(directory, name) for directory, _, names in os.walk(place) for name in names)  # noqa: PTH118
-    return sum(os.lstat(each).st_size for each in found if os.path.lexists(each))

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,27 +36,23 @@ def activation_script(prefix: Path, shell: str) -> str:
 
 def quoted(text: str, shell: str) -> str:
     """A text as a literal of a shell."""
-    if shell == "fish":
-        return "'" + re.sub(r"(['\\])", r"\\\1", text) + "'"
-    return shlex.quote(text)
+    return "'" + re.sub(r"(['\\])", r"\\\1", text) + "'" if shell == "fish" else shlex.quote(text)
 
 
 def _variables(prefix: Path) -> dict[str, str]:
     """The variables that activation sets, those of packages before those of the environment."""
-    found: dict[str, str] = {}
-    for path in sorted((prefix / "etc/conda/env_vars.d").glob("*.json")):
-        found.update(_texts(json.loads(path.read_bytes())))
+    notes = [json.loads(path.read_bytes()) for path in sorted((prefix / "etc/conda/env_vars.d").glob("*.json"))]
     state = prefix / "conda-meta/state"
     if state.is_file():
-        found.update(_texts(json.loads(state.read_bytes()).get("env_vars", {})))
+        notes.append(json.loads(state.read_bytes()).get("env_vars", {}))
+    found: dict[str, str] = {
+        name: value
+        for note in notes
+        for name, value in note.items()
+        if isinstance(value, str) and value != _UNSET and VARIABLE_NAME.fullmatch(name)
+    }
     # conda and py-rattler export a name in capitals, whatever it is written in; who wrote it looks for it as written.
     return {**{name.upper(): value for name, value in found.items()}, **found}
-
-
-def _texts(variables: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    for name, value in variables.items():
-        if isinstance(value, str) and value != _UNSET and VARIABLE_NAME.fullmatch(name):
-            yield name, value
 
 
 # They would make the environment's Python look outside of it.
@@ -113,12 +109,9 @@ end
 
 
 def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
-    """Become a program in an activated environment; signals and the exit status are the program's own.
-
-    Raises:
-        PrefixError: the environment is not found, not ours or not whole.
-        ProcessError: there is no bash, which the activation scripts of conda packages are written for.
-    """
+    """Become a program in an activated environment; signals and the exit status are the program's own. Raises
+    PrefixError if the environment is not found, not ours or not whole. Raises ProcessError if there is no bash, which
+    the activation scripts of conda packages are written for."""
     bash = shutil.which("bash")
     if bash is None:
         raise ProcessError("bash", 127, "not found", "activation scripts of conda packages need it")

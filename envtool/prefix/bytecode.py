@@ -22,12 +22,16 @@ WORKER = Path(__file__).with_name("compile_worker.py")
 
 
 def compile_all(prefix: Path, python: Path, kept: Collection[str] = ()) -> None:
-    """Remove the byte-code of a prefix and compile every module of its library anew.
-
-    Args:
-        kept: byte-code that is known to be what compiling would give, relative to the prefix; it stays.
-    """
-    modules, byte_code = _library(prefix)
+    """Remove the byte-code of a prefix and compile every module of its library anew, but for what is `kept`: byte-code,
+    relative to the prefix, that is known to be what compiling would give."""
+    modules, byte_code = set(), set()
+    for directory, _, files in os.walk(prefix / "lib"):
+        below = os.path.relpath(directory, prefix)
+        is_python = below.split("/")[1:2] and below.split("/")[1].startswith("python3.")
+        if below.endswith("__pycache__"):
+            byte_code |= {f"{below}/{name}" for name in files if name.endswith(".pyc")}
+        elif is_python:
+            modules |= {f"{below}/{name}" for name in files if name.endswith(".py")}
     for stale in byte_code - set(kept):
         (prefix / stale).unlink()
     names = sorted(modules - {source_of(path) for path in kept})
@@ -35,18 +39,6 @@ def compile_all(prefix: Path, python: Path, kept: Collection[str] = ()) -> None:
         return
     argv = [str(python), "-s", "-S", str(WORKER), str(prefix), str(os.cpu_count() or 1)]
     subprocesses.run(argv, cwd=prefix, env=_ENVIRONMENT, stdin="\0".join(names))
-
-
-def _library(prefix: Path) -> tuple[set[str], set[str]]:
-    modules, byte_code = set(), set()
-    for directory, _, names in os.walk(prefix / "lib"):
-        below = os.path.relpath(directory, prefix)
-        is_python = below.split("/")[1:2] and below.split("/")[1].startswith("python3.")
-        if below.endswith("__pycache__"):
-            byte_code |= {f"{below}/{name}" for name in names if name.endswith(".pyc")}
-        elif is_python:
-            modules |= {f"{below}/{name}" for name in names if name.endswith(".py")}
-    return modules, byte_code
 
 
 def source_of(path: str) -> str | None:

@@ -28,11 +28,8 @@ def kept_at(name: str, path: str) -> str:
 
 
 def resolve(brought: Mapping[Package, Collection[str]], conda_order: Callable[[], Sequence[str]]) -> Lost:
-    """Decide whose every path is.
-
-    Args:
-        conda_order: the names of the conda packages in topological order; asked for only if two of them share a path.
-    """
+    """Decide whose every path is. `conda_order` gives the names of the conda packages in topological order; it is asked
+    for only if two of them share a path."""
     claims = {package: paths for package, paths in _contested(brought).items() if paths}
     if not claims:
         return {}

@@ -105,16 +105,12 @@ _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/p
 
 @dataclass(frozen=True)
 class CondaPackage:
-    """One record of conda-meta.
-
-    Args:
-        description: `channel/subdir::name-version-build`, as conda's history names it: conda takes what it would name
-            otherwise for another package.
-    """
+    """One record of conda-meta."""
 
     name: str
     version: str
     sha256: str
+    # `channel/subdir::name-version-build`, as conda's history names it, which takes another name for another package.
     description: str
     entry_points: tuple[str, ...]
     files: tuple[str, ...]

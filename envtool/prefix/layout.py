@@ -9,7 +9,7 @@ from pathlib import Path
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Brought, Declared, FileManifests
-from envtool.artifacts.stated_paths import members_of, place_in_prefix, scripts_of
+from envtool.artifacts.stated_paths import checksums_of, place_in_prefix, scripts_of
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix import clobber
 from envtool.prefix.clobber import Lost, Package
@@ -82,7 +82,7 @@ def _losses(question: _Question) -> Lost:
             paths[key] = brought[key].paths
         else:
             wheel = question.proven[package.url]
-            names = [place_in_prefix(name, place) for name in members_of(wheel)]
+            names = [place_in_prefix(name, place) for name in checksums_of(wheel)]
             paths[key] = [*names, *(f"bin/{name}" for name in scripts_of(wheel))]
 
     def order() -> list[str]:

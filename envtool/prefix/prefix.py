@@ -11,7 +11,7 @@ import enum
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 from envtool import file_lock, paths
 from envtool.atomic_files import write_atomically
+from envtool.console import say
 from envtool.errors import MissingFileError, PrefixError
 
 _RECEIPT_FORMAT = 1
@@ -49,19 +50,15 @@ class Installed:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What envtool put into a prefix.
-
-    Args:
-        generated: files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
-        link_scripts: the packages whose link scripts were run, as the lock allows.
-    """
+    """What envtool put into a prefix."""
 
     platform: str
     categories: tuple[str, ...]
     packages: tuple[Installed, ...]
     env_digest: str
+    # Files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
     generated: Mapping[str, str]
-    link_scripts: tuple[str, ...] = ()
+    link_scripts: tuple[str, ...] = ()  # the packages whose link scripts were run, as the lock allows
 
 
 class Prefix:
@@ -117,38 +114,30 @@ class Prefix:
         """Hold the prefix alone; a second process waits and reports it. Raises PrefixError if the directory holds
         something that is not ours, or cannot be written."""
         self.refuse_foreign()
-        self._refuse_unusable()
+        length = len(os.fsencode(self.path))
+        if length > LONGEST_PATH_BYTES:
+            raise PrefixError(
+                f"{self.path} is too long for the first line of a script: "
+                f"expected at most {LONGEST_PATH_BYTES} bytes, found {length}",
+                "choose a shorter path with -p",
+            )
+        if any(character.isspace() for character in str(self.path)):
+            message = f"{self.path} has a space in it, which the first line of a script cannot have"
+            raise PrefixError(message, "choose another path with -p")
         with ExitStack() as stack:
             try:
                 self.meta.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(file_lock.hold(self._lock, self.path))
             except OSError as error:
-                raise PrefixError(
-                    f"{self.path} cannot be written: {error.strerror}", "choose another place with -p"
-                ) from error
+                message = f"{self.path} cannot be written: {error.strerror}"
+                raise PrefixError(message, "choose another place with -p") from error
             yield
 
     def refuse_foreign(self) -> None:
         """Raise a `PrefixError` when the directory holds something that envtool did not put there."""
         if self.state() is State.FOREIGN:
-            raise PrefixError(
-                f"{self.path} exists and was not made by envtool; nothing in it was touched",
-                "choose another place with -n or -p, or remove the directory yourself",
-            )
-
-    def _refuse_unusable(self) -> None:
-        path = os.fsencode(self.path)
-        if len(path) > LONGEST_PATH_BYTES:
-            raise PrefixError(
-                f"{self.path} is too long for the first line of a script: "
-                f"expected at most {LONGEST_PATH_BYTES} bytes, found {len(path)}",
-                "choose a shorter path with -p",
-            )
-        if any(character.isspace() for character in str(self.path)):
-            raise PrefixError(
-                f"{self.path} has a space in it, which the first line of a script cannot have",
-                "choose another path with -p",
-            )
+            hint = "choose another place with -n or -p, or remove the directory yourself"
+            raise PrefixError(f"{self.path} exists and was not made by envtool; nothing in it was touched", hint)
 
     def require_whole(self) -> Receipt:
         """The receipt of a whole prefix. Raises PrefixError if it is not found, not ours or not whole."""
@@ -156,9 +145,8 @@ class Prefix:
         if state is State.WHOLE:
             return self.receipt()
         if state is State.INCOMPLETE:
-            raise PrefixError(
-                f"{self.path} is not whole: a create was broken off", "run envtool create again; it goes on"
-            )
+            hint = "run envtool create again; it goes on"
+            raise PrefixError(f"{self.path} is not whole: a create was broken off", hint)
         what = "was not made by envtool" if state is State.FOREIGN else "not found"
         raise PrefixError(f"{self.path} {what}", "envtool create makes an environment from a lock")
 
@@ -168,12 +156,13 @@ class Prefix:
 
     def clear(self) -> None:
         """Remove everything but the mark and the lock, so that work can start again."""
-        for entry in self.path.iterdir():
-            if entry != self.meta:
-                _remove(entry)
-        for entry in self.meta.iterdir():
-            if entry not in (self._mark, self._lock):
-                _remove(entry)
+        for entry in (*self.path.iterdir(), *self.meta.iterdir()):
+            if entry in (self.meta, self._mark, self._lock):
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     def receipt(self) -> Receipt:
         """Read the receipt. Raises PrefixError if it is damaged."""
@@ -188,9 +177,8 @@ class Prefix:
                 link_scripts=tuple(data.get("link_scripts", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise PrefixError(
-                f"the receipt {self._receipt} is damaged: {error}", "envtool create --force makes the prefix anew"
-            ) from error
+            hint = "envtool create --force makes the prefix anew"
+            raise PrefixError(f"the receipt {self._receipt} is damaged: {error}", hint) from error
 
     def complete(self, receipt: Receipt) -> None:
         """Write the receipt and take the mark away, in this order."""
@@ -206,20 +194,80 @@ def find_prefix(name: str | None, path: Path | None, made_for: Path | None = Non
         return Prefix(path, made_for)
     if name is None:
         raise MissingFileError("no environment is named", "name one with -n NAME or -p PREFIX")
-    places = [paths.home() / "envs", *_conda_envs()]
+    conda = os.environ.get("CONDA_EXE")
+    roots = [Path(conda).parent.parent] if conda else []
+    roots += [Path.home() / root for root in ("miniconda3", "miniforge3", "anaconda3")]
+    places = [paths.home() / "envs", *(root / "envs" for root in roots if (root / "conda-meta").is_dir())]
     existing = (place / name for place in places if (place / name / "conda-meta").is_dir())
     return Prefix(next(existing, places[0] / name), made_for)
 
 
-def _conda_envs() -> list[Path]:
-    root = os.environ.get("CONDA_EXE")
-    roots = [Path(root).parent.parent] if root else []
-    roots += [Path.home() / name for name in ("miniconda3", "miniforge3", "anaconda3")]
-    return [each / "envs" for each in roots if (each / "conda-meta").is_dir()]
+@dataclass(frozen=True)
+class Environment:
+    """One environment that envtool made."""
+
+    path: Path
+    state: State
+    env_digest: str | None
+    package_count: int
 
 
-def _remove(entry: Path) -> None:
-    if entry.is_dir() and not entry.is_symlink():
-        shutil.rmtree(entry)
-    else:
-        entry.unlink()
+def environments() -> list[Environment]:
+    """Every environment that envtool made: those with a name, and those that conda's list of environments knows."""
+    home = paths.home() / "envs"
+    named = list(home.iterdir()) if home.is_dir() else []
+    found = []
+    for prefix in map(Prefix, sorted({*named, *known_prefixes()})):
+        state = prefix.state()
+        if state is State.WHOLE:
+            receipt = prefix.receipt()
+            found.append(Environment(prefix.path, state, receipt.env_digest, len(receipt.packages)))
+        elif state is State.INCOMPLETE:
+            found.append(Environment(prefix.path, state, None, 0))
+    return found
+
+
+def remove(prefix: Prefix) -> None:
+    """Remove an environment with everything in it. Raises PrefixError if it is not found, or was not made by
+    envtool."""
+    if prefix.state() in (State.ABSENT, State.EMPTY):
+        raise PrefixError(f"{prefix.path} not found", "envtool list shows the environments")
+    with prefix.locked():
+        # First the mark: a removal that is broken off must not leave something that looks whole.
+        prefix.mark_incomplete()
+        prefix.clear()
+        shutil.rmtree(prefix.path)
+    unregister(prefix.path)
+
+
+def known_prefixes() -> list[Path]:
+    """The prefixes in the user's list of environments, which conda and editors read too."""
+    known = _environments_txt()
+    return [Path(line) for line in known.read_text().splitlines() if line.strip()] if known.exists() else []
+
+
+def register(prefix: Path) -> None:
+    """Enter a prefix into the user's list of environments."""
+    _change_list(lambda entries: entries if prefix in entries else [*entries, prefix])
+
+
+def unregister(prefix: Path) -> None:
+    """Take a prefix out of the user's list of environments."""
+    _change_list(lambda entries: [each for each in entries if each != prefix])
+
+
+def _change_list(change: Callable[[list[Path]], list[Path]]) -> None:
+    known = _environments_txt()
+    try:
+        known.parent.mkdir(exist_ok=True)
+        with file_lock.hold(known.with_name(f"{known.name}.lock"), known):
+            before = known_prefixes()
+            after = change(before)
+            if after != before:
+                write_atomically(known, "".join(f"{each}\n" for each in after))
+    except OSError as error:
+        say(f"warning: {known} could not be written: {error.strerror}; conda will not know about the environment")
+
+
+def _environments_txt() -> Path:
+    return Path.home() / ".conda" / "environments.txt"

@@ -12,22 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from envtool.artifacts.download import require_sha256
 from envtool.atomic_files import write_atomically
 from envtool.errors import ArchiveError, EnvtoolError
+from envtool.lockfile.model import LockedPackage
 from envtool.prefix.conda_meta import as_conda_writes, as_rattler_reads, channel_of
 from envtool.prefix.prefix import Prefix
 
 
 @dataclass(frozen=True)
 class LinkRequest:
-    """An archive to be linked into a prefix."""
+    """An archive of a package of the lock, to be linked into a prefix."""
 
-    name: str
-    url: str
-    sha256: str
+    package: LockedPackage
     archive: Path
     unpacked: Path
-    md5: str | None = None  # shown by conda
 
 
 def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, platform: str, cache_dir: Path) -> None:
@@ -43,8 +42,9 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
     found = [rattler.PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
     there = {record.name.normalized: record for record in found}
     records += [there[name] for name in kept]
-    try:
-        call = rattler.install(
+
+    async def install() -> None:
+        await rattler.install(
             records,
             target_prefix=prefix,
             cache_dir=cache_dir,
@@ -52,13 +52,24 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
             show_progress=False,
             execute_link_scripts=False,
             installed_packages=list(there.values()),
-            reinstall_packages={request.name for request in requests} & there.keys(),
+            reinstall_packages={request.package.name for request in requests} & there.keys(),
         )
-        asyncio.run(_finish(call))
+
+    try:
+        asyncio.run(install())
     except Exception as error:  # py-rattler raises several unrelated types
         raise EnvtoolError(f"the archives could not be linked into {prefix}: {error}") from error
-    _remove_tag(prefix)
-    _mend_records(requests, prefix)
+    # Newer versions of py-rattler mark the prefix as a cache, older ones do not: the same lock would give two digests.
+    tag = prefix / "CACHEDIR.TAG"
+    if tag.is_file() and b"created by rattler" in tag.read_bytes():
+        tag.unlink()
+    linked = {request.archive.as_uri(): request for request in requests}
+
+    def mend(record: dict[str, Any]) -> dict[str, Any]:
+        request = linked.get(record["url"])
+        return as_conda_writes(record, request.package.url, request.package.md5) if request else record
+
+    _rewrite_records(prefix, mend)
 
 
 def detect_virtual_packages() -> dict[str, str]:
@@ -95,42 +106,23 @@ def _repodata_record(request: LinkRequest) -> Any:
         raise ArchiveError(f"{request.archive} has no info/index.json")
     content = json.loads(index_json.read_bytes())
     if not content.get("subdir"):  # as conda does, it is where the channel has it
-        index_json.write_text(json.dumps({**content, "subdir": request.url.rsplit("/", 2)[1]}))
+        index_json.write_text(json.dumps({**content, "subdir": request.package.url.rsplit("/", 2)[1]}))
+    size_bytes, sha256 = request.archive.stat().st_size, require_sha256(request.package)
     try:
-        record = rattler.PackageRecord.from_index_json(
-            index_json, size=request.archive.stat().st_size, sha256=request.sha256
-        )
+        record = rattler.PackageRecord.from_index_json(index_json, size=size_bytes, sha256=sha256)
     except Exception as error:  # py-rattler raises several unrelated types
         raise ArchiveError(f"{request.archive}: info/index.json cannot be used: {error}") from error
-    _offer(request, f"{record.name.normalized}-{record.version}-{record.build}")
-    return rattler.RepoDataRecord(record, request.archive.name, request.archive.as_uri(), channel_of(request.url))
-
-
-def _offer(request: LinkRequest, name: str) -> None:
-    # What py-rattler takes for the package as it unpacked it itself, in 0.25 and in 0.28: a revision, and in newer ones
-    # the hash of the archive. One that does not see it unpacks the archive once more, and then all files are read back.
+    name = f"{record.name.normalized}-{record.version}-{record.build}"
     if "/" in name:
         raise ArchiveError(f"{request.archive} is {name} by its own index.json")
+    # What py-rattler takes for the package as it unpacked it itself, in 0.25 and in 0.28: a revision, and in newer ones
+    # the hash of the archive. One that does not see it unpacks the archive once more, and then all files are read back.
     place = request.unpacked.with_name(name)
     request.unpacked.rename(place)
-    place.with_name(f"{name}.lock").write_bytes((1).to_bytes(8, "big") + bytes.fromhex(request.sha256))
-
-
-def _remove_tag(prefix: Path) -> None:
-    # Newer versions of py-rattler mark the prefix as a cache, older ones do not: the same lock would give two digests.
-    tag = prefix / "CACHEDIR.TAG"
-    if tag.is_file() and b"created by rattler" in tag.read_bytes():
-        tag.unlink()
-
-
-def _mend_records(requests: Sequence[LinkRequest], prefix: Path) -> None:
-    linked = {request.archive.as_uri(): request for request in requests}
-
-    def mend(record: dict[str, Any]) -> dict[str, Any]:
-        request = linked.get(record["url"])
-        return as_conda_writes(record, request.url, request.md5) if request else record
-
-    _rewrite_records(prefix, mend)
+    place.with_name(f"{name}.lock").write_bytes((1).to_bytes(8, "big") + bytes.fromhex(sha256))
+    return rattler.RepoDataRecord(
+        record, request.archive.name, request.archive.as_uri(), channel_of(request.package.url)
+    )
 
 
 def _rewrite_records(prefix: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
@@ -139,7 +131,3 @@ def _rewrite_records(prefix: Path, change: Callable[[dict[str, Any]], dict[str, 
         changed = change(record)
         if changed != record:
             write_atomically(path, json.dumps(changed, indent=2, sort_keys=True) + "\n")
-
-
-async def _finish(call: Any) -> None:
-    await call

@@ -30,19 +30,14 @@ _RECORD_SUFFIX = ".dist-info/RECORD"
 
 @dataclass(frozen=True)
 class Entry:
-    """One file or link of a prefix.
-
-    Args:
-        sha256: hash of the normalized content, or of the target of a link.
-        names_prefix: whether the content on disk names the prefix.
-    """
+    """One file or link of a prefix."""
 
     path: str
     kind: str
     is_executable: bool
-    sha256: str
+    sha256: str  # hash of the normalized content, or of the target of a link
     size_bytes: int
-    names_prefix: bool = False
+    names_prefix: bool = False  # whether the content on disk names the prefix
 
 
 @dataclass(frozen=True)
@@ -56,14 +51,11 @@ class Written:
 
 @dataclass(frozen=True)
 class Known:
-    """Files that this process just wrote, none of which names the prefix.
-
-    Args:
-        written: those that were given their place by another program, by device and inode: the file itself, under
-            whatever name, and no copy of it.
-    """
+    """Files that this process just wrote, none of which names the prefix."""
 
     placed: Mapping[str, Entry] = field(default_factory=dict)
+    # Those that were given their place by another program, by device and inode: the file itself, under whatever name,
+    # and no copy of it.
     written: Mapping[Inode, Written] = field(default_factory=dict)
 
     def find(self, name: str, status: os.stat_result) -> Entry | None:
@@ -83,11 +75,8 @@ class Known:
 def scan(
     prefix: Path, placeholders: Mapping[str, Placeholder], known: Known | None = None, named: Path | None = None
 ) -> dict[str, Entry]:
-    """Read every file of a prefix but those in conda-meta, on all cores.
-
-    Args:
-        named: the path that its files name, where it is another.
-    """
+    """Read every file of a prefix but those in conda-meta, on all cores; `named` is the path that its files name, where
+    it is another."""
     # The largest first and dealt out, so that no core is left alone with one of them at the end.
     found = sorted(walk(str(prefix)), key=lambda each: each[1].st_size, reverse=True)
     known = known or Known()
@@ -103,7 +92,13 @@ def scan(
     with ThreadPoolExecutor(count) as pool:
         shares = pool.map(share, range(count))
         entries = {entry.path: entry for entry in sorted(itertools.chain(*shares), key=lambda entry: entry.path)}
-    return {path: _without_source(entry, placeholders, entries) for path, entry in entries.items()}
+    for path, entry in entries.items():
+        # Byte-code of a module that names the prefix holds the hash of that module and the prefix in strings with their
+        # lengths, so that it differs in every directory. It counts as its source does.
+        source = source_of(path)
+        if source in placeholders and source in entries:
+            entries[path] = replace(entry, sha256=entries[source].sha256)
+    return entries
 
 
 def env_digest(entries: Iterable[Entry]) -> str:
@@ -113,15 +108,6 @@ def env_digest(entries: Iterable[Entry]) -> str:
         line = _encode([entry.path, entry.kind, entry.is_executable, entry.sha256])
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
-
-
-def _without_source(entry: Entry, placeholders: Mapping[str, Placeholder], entries: Mapping[str, Entry]) -> Entry:
-    # Byte-code of a module that names the prefix holds the hash of that module and the prefix in strings with their
-    # lengths, so that it differs in every directory. It counts as its source does.
-    source = source_of(entry.path)
-    if source is None or source not in placeholders or source not in entries:
-        return entry
-    return replace(entry, sha256=entries[source].sha256)
 
 
 def walk(root: str, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
@@ -141,12 +127,11 @@ def _entry(prefix: Path, name: str, status: os.stat_result, needle: bytes, place
     if stat.S_ISLNK(status.st_mode):
         target = os.fsencode(os.readlink(path)).replace(needle, PREFIX_TEXT)  # noqa: PTH115
         return Entry(name, "link", False, hashlib.sha256(target).hexdigest(), status.st_size)
-    is_executable = bool(status.st_mode & stat.S_IXUSR)
-    sha256 = None if name.endswith(_RECORD_SUFFIX) else _sha256_without(path, needle)
+    is_executable, is_record = bool(status.st_mode & stat.S_IXUSR), name.endswith(_RECORD_SUFFIX)
+    sha256 = None if is_record else _sha256_without(path, needle)
     if sha256 is not None:
         return Entry(name, "file", is_executable, sha256, status.st_size)
     content = Path(path).read_bytes()
-    is_record = name.endswith(_RECORD_SUFFIX)
     normalized = without_rewritten(content, needle) if is_record else restore(content, needle, placeholder)
     names_prefix = not is_record or needle in content
     return Entry(name, "file", is_executable, hashlib.sha256(normalized).hexdigest(), status.st_size, names_prefix)

@@ -29,11 +29,7 @@ _BUILD_TYPE = "urn:envserve:lock:1"
 def environment(
     env_digest: str, lockfile: Path, packages: Sequence[LockedPackage], verdict: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A statement that an environment was compared with a lock.
-
-    Args:
-        verdict: what was found.
-    """
+    """A statement that an environment was compared with a lock."""
     listed = [
         {"manager": each.manager, "name": each.name, "version": each.version, "url": strip(each.url),
          "sha256": each.sha256}

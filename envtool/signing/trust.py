@@ -6,14 +6,11 @@ signed file has a key `format`, so that one kind cannot pass for another.
 Trusted keys are configured by `ENVTOOL_TRUSTED_KEYS` (paths separated by `:`), or `[trust]` with
 `keys = ["/etc/envtool/team.pub"]` in `config.toml` under envtool's home. A bundle has to be signed by one of them then,
 and a channel if its URL begins with one of `channels` there or of `ENVTOOL_TRUSTED_CHANNELS` (separated by spaces).
-Out of scope: making keys (openssl does), who may hold them, and how they are withdrawn.
 
-The repodata names every archive by sha256, so the signature covers all of the channel. Out of scope: how old an index
-is. Whoever can put an older signed index in place of the newer one is not found out.
-
-The signature covers `channel.json`, that names the repodata by sha256, and the repodata names the archives. So a locked
-archive is vouched for when its sha256 is in the signed repodata. What was checked is kept in the cache, so that it can
-be checked again without a network. Out of scope: wheels, and how old a signed index is.
+The signature of a channel covers `channel.json`, that names the repodata by sha256, and the repodata names the
+archives. What was checked is kept in the cache, so that it can be checked again without a network. Out of scope:
+wheels; making keys (openssl does), who may hold them, and how they are withdrawn; how old a signed index is: whoever
+can put an older one in place of the newer one is not found out.
 """
 
 from __future__ import annotations
@@ -59,14 +56,9 @@ class Keyring:
         return bool(self._keys)
 
     def require(self, name: str, content: bytes, signature: bytes | None) -> str:
-        """Refuse bytes that none of the keys has signed.
-
-        Returns:
-            The short name of the key that signed: the first 16 hexadecimal digits of its sha256.
-
-        Raises:
-            SignatureError: there is no signature, or it is of other bytes or another key.
-        """
+        """Refuse bytes that none of the keys has signed. Returns the short name of the key that signed: the first 16
+        hexadecimal digits of its sha256. Raises SignatureError if there is no signature, or it is of other bytes or
+        another key."""
         known = ", ".join(sorted(self._keys))
         if signature is None:
             hint = f"sign it, or trust no key: {VARIABLE} and [trust] in config.toml are empty by default"
@@ -81,16 +73,9 @@ class Keyring:
 def trusted(named: Sequence[Path] = ()) -> Keyring:
     """The keys that the command line names, or else those that this machine is configured to trust."""
     in_variable = [Path(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
-    return Keyring(
-        list(named)
-        or in_variable
-        or [mirrors.config_path().parent / Path(path).expanduser() for path in _table()["keys"]]
-    )
-
-
-def trusted_channels() -> tuple[str, ...]:
-    """The prefixes of the URLs of channels that have to be signed."""
-    return tuple(os.environ.get(CHANNELS_VARIABLE, "").split()) or tuple(_table()["channels"])
+    if named or in_variable:
+        return Keyring(list(named) or in_variable)
+    return Keyring([mirrors.config_path().parent / Path(path).expanduser() for path in _table()["keys"]])
 
 
 def _table() -> dict[str, list[str]]:
@@ -120,21 +105,14 @@ FILES = (INDEX, SIGNATURE)
 
 
 def signature_files(files: Mapping[str, bytes], key_file: Path | None) -> dict[str, bytes]:
-    """The two files that sign an index, nothing without a key.
-
-    Args:
-        files: the content of each file of the index, by its path in the channel.
-    """
+    """The two files that sign an index by the content of its files; nothing without a key."""
     if key_file is None:
         return {}
     stated = {
-        "format": FORMAT,
-        "files": {
-            name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
-            for name, content in files.items()
-        },
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+        for name, content in files.items()
     }
-    content = (json.dumps(stated, indent=1, sort_keys=True) + "\n").encode()
+    content = (json.dumps({"format": FORMAT, "files": stated}, indent=1, sort_keys=True) + "\n").encode()
     return {INDEX: content, SIGNATURE: sign_file(content, key_file)}
 
 
@@ -157,11 +135,8 @@ def require_signed(
     packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool = False
 ) -> None:
     """Refuse packages that are in no signed index of their channel; only channels that have to be signed are asked.
-
-    Raises:
-        SignatureError: a channel is not signed by a trusted key, was altered, or does not have a package.
-    """
-    prefixes = trusted_channels()
+    Raises SignatureError if a channel is not signed by a trusted key, was altered, or does not have a package."""
+    prefixes = tuple(os.environ.get(CHANNELS_VARIABLE, "").split()) or tuple(_table()["channels"])
     by_channel: dict[str, list[LockedPackage]] = {}
     for each in packages:
         if each.manager == "conda" and prefixes and each.url.startswith(prefixes):
@@ -219,32 +194,27 @@ class _Channel:
         if self._is_offline:
             kept = self._kept / name
             return kept.read_bytes() if kept.is_file() else None
+        from envtool.fetch import client
+
         reasons = []
         for url in mirrors.configured().for_url(f"{self._url}{name}"):
             try:
-                return _get(url)
+                content = b""
+                with client.get(url) as body:
+                    for chunk in body.chunks:
+                        content += chunk
+                        if len(content) > _LARGEST_BYTES:
+                            raise TransferError(f"more than {_LARGEST_BYTES:,} bytes", is_transient=False)
+                return content
             except TransferError as error:
                 if error.is_transient:
                     reasons.append(f"{without_credentials(url)}: {error.reason}")
         if reasons:
-            raise NetworkError(
-                f"{name} of {self._name} could not be downloaded: {'; '.join(reasons)}", "check the network"
-            )
+            message = f"{name} of {self._name} could not be downloaded: {'; '.join(reasons)}"
+            raise NetworkError(message, "check the network")
         return None
 
     def _keep(self, name: str, content: bytes) -> None:
         if not self._is_offline:
             self._kept.mkdir(parents=True, exist_ok=True)
             write_atomically(self._kept / name, content)
-
-
-def _get(url: str) -> bytes:
-    from envtool.fetch import client
-
-    content = b""
-    with client.get(url) as body:
-        for chunk in body.chunks:
-            content += chunk
-            if len(content) > _LARGEST_BYTES:
-                raise TransferError(f"more than {_LARGEST_BYTES:,} bytes", is_transient=False)
-    return content

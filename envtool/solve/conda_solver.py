@@ -166,9 +166,11 @@ class Repodata:
             return self._no_records(request.platform, answer)
         if isinstance(answer, BaseException):
             raise answer
-        # py-rattler gives the purls in no other way.
-        texts = ((each, text if '"purls"' in (text := each.to_json()) else "{}") for each in answer)
-        found = (replace(_record(each), purls=tuple(json.loads(text).get("purls") or ())) for each, text in texts)
+        found = []
+        for each in answer:
+            text = each.to_json()  # py-rattler gives the purls in no other way
+            purls = json.loads(text).get("purls") if '"purls"' in text else None
+            found.append(replace(_record(each), purls=tuple(purls or ())))
         return sorted(found, key=lambda record: record.name)
 
     def _no_records(self, platform: str, error: Exception) -> SolveError:
@@ -207,13 +209,11 @@ class Repodata:
         policy = request.policy
         sources: list[Any] = list(request.channels)
         if policy.has_exceptions:
-            sources = [
-                AgedChannel(self._gateway, channel, {
-                    each: [one.normalized for one in await self._gateway.names([channel], [each])]
-                    for each in (request.platform, "noarch")
-                }, policy)
-                for channel in request.channels
-            ]  # fmt: skip
+            sources = []
+            for channel in request.channels:
+                known = {each: await self._gateway.names([channel], [each]) for each in (request.platform, "noarch")}
+                by_subdir = {subdir: [each.normalized for each in found] for subdir, found in known.items()}
+                sources.append(AgedChannel(self._gateway, channel, by_subdir, policy))
             kept = [each for each in kept if not is_too_young(each, policy)]
         records: list[Any] = await rattler.solve(
             sources=sources,

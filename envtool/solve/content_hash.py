@@ -90,13 +90,13 @@ def _version_and_build(text: str) -> tuple[str, str | None]:
 
 def _normal(version: str) -> str:
     # Each alternative by itself; the parentheses between them get lost in conda's own text.
-    return "".join(each if each in "|," else _leaf(each) for each in map(str.strip, _TOKENS.findall(version)))
-
-
-def _leaf(version: str) -> str:
-    if version[:1] in ("=", "<", ">", "!", "~") or version in ("*", "(", ")") or "*" in version.rstrip("*"):
-        return version.strip("()")
-    return f"{version[:-1]}.*" if version.endswith("*") and not version.endswith(".*") else version
+    normal = ""
+    for each in map(str.strip, _TOKENS.findall(version)):
+        if each[:1] in ("=", "<", ">", "!", "~") or each in ("*", "(", ")") or "*" in each.rstrip("*"):
+            normal += each.strip("()")
+        else:
+            normal += f"{each[:-1]}.*" if each.endswith("*") and not each.endswith(".*") else each
+    return normal
 
 
 def _canonical(channel: str) -> str:
@@ -130,7 +130,13 @@ def virtual_package_specification(declared: Mapping[str, Mapping[str, str]]) -> 
 
 def _hash(spec: EnvironmentSpec, platform: PlatformSpec, declared: Mapping[str, Mapping[str, str]] | None) -> str:
     subdir = platform.platform
-    virtual = _default_virtual_packages(subdir) if declared is None else list(declared.get(subdir, {}).items())
+    if declared is None:
+        # Source: conda_lock/default-virtual-packages.yaml, and the second __osx that conda-lock adds to it.
+        system = subdir.partition("-")[0]
+        more = [("__osx", "10.15")] if subdir == "osx-64" else [("__cuda", "11.4")] if system != "osx" else []
+        virtual = [("__archspec", archspec_of(subdir)), *_DECLARED[system].items(), *more]
+    else:
+        virtual = list(declared.get(subdir, {}).items())
     # Of several lines about one package the last counts.
     lines = {(each["manager"], each["name"]): each for each in _lines(spec, platform)}
     content = {
@@ -266,10 +272,3 @@ def _record(subdir: str, name: str, version: str, build: str = "") -> tuple[str,
         "name": name, "version": version, "build_string": build, "build_number": 0, "build": full, "noarch": "",
         "depends": [], "timestamp": 1577854800000, "package_type": "virtual_system", "subdir": subdir,
     }  # fmt: skip
-
-
-def _default_virtual_packages(subdir: str) -> list[tuple[str, str]]:
-    # Source: conda_lock/default-virtual-packages.yaml, and the second __osx that conda-lock adds to it.
-    system = subdir.partition("-")[0]
-    more = [("__osx", "10.15")] if subdir == "osx-64" else [("__cuda", "11.4")] if system != "osx" else []
-    return [("__archspec", archspec_of(subdir)), *_DECLARED[system].items(), *more]

@@ -82,11 +82,11 @@ def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) ->
     groups: dict[tuple[Any, ...], list[Change]] = {}
     for each in changes:
         groups.setdefault((each.kind, each.what, each.before, each.after, each.place), []).append(each)
-    return [
-        replace(members[0], platforms=() if len(platforms) == len(before & after) else platforms)
-        for members in groups.values()
-        for platforms in [tuple(dict.fromkeys(name for each in members for name in each.platforms))]
-    ]
+    grouped = []
+    for members in groups.values():
+        platforms = tuple(dict.fromkeys(name for each in members for name in each.platforms))
+        grouped.append(replace(members[0], platforms=() if len(platforms) == len(before & after) else platforms))
+    return grouped
 
 
 def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[str]:

@@ -80,14 +80,12 @@ def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
     changes = _compare_hashes(lockfile, request) if recorded is None else recorded_inputs.compare(
         recorded, request.spec, request.options
     )  # fmt: skip
-    missing = [
-        f"{each.place}: {each.text} is not in the lock ({platform.platform})"
-        for platform in request.spec.platforms
-        if platform.platform in lockfile.platforms  # the comparison of the inputs names the others
-        for locked in [{name for _, name in lockfile.of(platform.platform)}]
-        for each in platform.conda
-        if package_name(each.text) not in locked
-    ]
+    missing: list[str] = []
+    for platform in request.spec.platforms:
+        locked = {name for _, name in lockfile.of(platform.platform)}
+        if platform.platform in lockfile.platforms:  # the comparison of the inputs names the others
+            absent = (each for each in platform.conda if package_name(each.text) not in locked)
+            missing += [f"{each.place}: {each.text} is not in the lock ({platform.platform})" for each in absent]
     return Staleness(tuple(changes), tuple(missing))
 
 

@@ -22,15 +22,13 @@ from envtool.lockfile.model import Repository
 
 _HINT = "is the URL right, is the repository reached from here, and does git have what it needs to log in?"
 _PLAIN = ("core.autocrlf=false", "core.eol=lf", "core.fileMode=true", "core.symlinks=true", "advice.detachedHead=false")
+_PLACES = ("_DIR", "_WORK_TREE", "_INDEX_FILE", "_DIRECTORY", "_NAMESPACE", "_PREFIX", "_PARAMETERS")
 
 
 def resolve(repository: Repository) -> str:
     """The commit that a repository has for a revision now: a branch comes before a tag of the same name, as for pip.
-
-    Raises:
-        SolveError: it has no such revision, or only the start of a commit's hash is given.
-        NetworkError: it cannot be asked.
-    """
+    Raises SolveError if it has no such revision, or only the start of a commit's hash is given. Raises NetworkError if
+    it cannot be asked."""
     if repository.commit:
         return repository.commit
     name = repository.revision or "HEAD"
@@ -39,19 +37,14 @@ def resolve(repository: Repository) -> str:
     for reference in _references(name):
         if reference in found:
             return found[reference]
-    raise SolveError(
-        f"{repository.shown} has no branch and no tag {name!r}",
-        "write a branch, a tag, or all 40 digits of a commit after the @",
-    )
+    hint = "write a branch, a tag, or all 40 digits of a commit after the @"
+    raise SolveError(f"{repository.shown} has no branch and no tag {name!r}", hint)
 
 
 def check_out(repository: Repository, commit: str, directory: Path) -> None:
-    """Put the files of one commit into a new directory, with a repository around them that holds nothing else.
-
-    Raises:
-        NetworkError: the repository cannot be asked, or no longer has the commit.
-        SolveError: the commit cannot be used: it has submodules.
-    """
+    """Put the files of one commit into a new directory, with a repository around them that holds nothing else. Raises
+    NetworkError if the repository cannot be asked, or no longer has the commit. Raises SolveError if the commit cannot
+    be used: it has submodules."""
     store = directory.with_name(f"{directory.name}.git")
     _fetch(repository, commit, store)
     _local(["init", "--quiet", "--template=", str(directory)])
@@ -60,10 +53,8 @@ def check_out(repository: Repository, commit: str, directory: Path) -> None:
     if _local(["rev-parse", "HEAD"], directory).strip() != commit:
         raise NetworkError(f"{repository.shown} gave another commit than {commit}")
     if (directory / ".gitmodules").exists():
-        raise SolveError(
-            f"{repository.shown} has submodules, which are not locked",
-            "build the wheel once, put it where all can get it, and write NAME @ URL",
-        )
+        hint = "build the wheel once, put it where all can get it, and write NAME @ URL"
+        raise SolveError(f"{repository.shown} has submodules, which are not locked", hint)
 
 
 def clone(repository: Repository, commit: str, directory: Path) -> None:
@@ -124,17 +115,18 @@ def _fetch(repository: Repository, commit: str, store: Path) -> None:
     try:
         _local(["cat-file", "-e", f"{commit}^{{commit}}"], store)
     except ProcessError:
-        raise NetworkError(
-            f"{repository.shown} has no commit {commit}",
-            "it was removed from the repository; envtool lock chooses another",
-        ) from None
+        hint = "it was removed from the repository; envtool lock chooses another"
+        raise NetworkError(f"{repository.shown} has no commit {commit}", hint) from None
 
 
 def _ask(repository: Repository, *arguments: str) -> str:
     patience = configured_timeouts()
+    ssh = f"ssh -oBatchMode=yes -oConnectTimeout={patience.connect_timeout_s:.0f}"
+    environment = {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https:http:ssh:file:git"}
+    environment["GIT_SSH_COMMAND"] = os.environ.get("GIT_SSH_COMMAND") or ssh
     limits = [f"http.lowSpeedLimit={patience.min_bytes_per_s:.0f}", f"http.lowSpeedTime={patience.read_timeout_s:.0f}"]
     try:
-        return _git([*_options(limits), *arguments], {**_remote_environment(), **_credentials(repository)})
+        return _git([*_options(limits), *arguments], {**environment, **_credentials(repository)})
     except ProcessError as error:
         if error.returncode == 127:
             raise NetworkError(f"git not found; {repository.shown} needs it", "install git") from error
@@ -152,17 +144,6 @@ def _git(arguments: Sequence[str], env: Mapping[str, str]) -> str:
     # A git hook that runs us says in variables which repository is meant, and that is not the one here.
     ours = dict.fromkeys((name for name in os.environ if name.startswith("GIT_") and name.endswith(_PLACES)), "")
     return subprocesses.run(["git", *arguments], env={**ours, "LC_ALL": "C", **env}, hint="install git")
-
-
-_PLACES = ("_DIR", "_WORK_TREE", "_INDEX_FILE", "_DIRECTORY", "_NAMESPACE", "_PREFIX", "_PARAMETERS")
-
-
-def _remote_environment() -> dict[str, str]:
-    ssh = (
-        os.environ.get("GIT_SSH_COMMAND")
-        or f"ssh -oBatchMode=yes -oConnectTimeout={configured_timeouts().connect_timeout_s:.0f}"
-    )
-    return {"GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https:http:ssh:file:git", "GIT_SSH_COMMAND": ssh}
 
 
 def _credentials(repository: Repository) -> dict[str, str]:

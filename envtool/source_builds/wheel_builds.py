@@ -12,9 +12,10 @@ import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from envtool.artifacts import download
+from packaging.utils import canonicalize_name
+
+from envtool.artifacts.conda_package import Entry
 from envtool.artifacts.download import fetch_packages, require_sha256
 from envtool.console import ProgressDisplay
 from envtool.errors import CacheError, HashMismatchError, Issue, LockfileError, ProcessError, SolveError
@@ -26,17 +27,12 @@ from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import uv
 from envtool.scratch import scratch_directory
 from envtool.source_builds import git
-from envtool.wheels.reader import dist_info_of, headers, one_line, read_members, record_hash
+from envtool.wheels.reader import Wheel, format_record, record_hash
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-if TYPE_CHECKING:
-    from envtool.console import ProgressDisplay
-    from envtool.fetch.failover import Timeouts
-    from envtool.mirrors.mirrors import Mirrors
 
 _DEFAULT_REQUIREMENTS = ("setuptools>=40.8.0",)
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -47,14 +43,8 @@ _HINT = "the project's own build failed; is it one that `pip wheel` can build fr
 
 
 def build_wheel(project: Path, tools: Path, committed_at: int, scratch: Path, version: str | None = None) -> Path:
-    """Build a pure-Python wheel.
-
-    Args:
-        committed_at: what the backend is given as the time, in seconds since 1970.
-
-    Raises:
-        SolveError: it cannot be built, or is not pure Python.
-    """
+    """Build a pure-Python wheel; the backend's clock is the time of the commit, in seconds since 1970. Raises
+    SolveError if it cannot be built, or is not pure Python."""
     scratch.mkdir()
     argv = ["build", "--wheel", "--quiet", "--no-config", "--offline", "--no-index", "--find-links", str(tools)]
     argv += ["--python", sys.executable, "--cache-dir", str(scratch / "cache"), "--out-dir", str(scratch / "built")]
@@ -63,30 +53,17 @@ def build_wheel(project: Path, tools: Path, committed_at: int, scratch: Path, ve
     except ProcessError as error:
         raise SolveError(f"the wheel of {project.name} cannot be built:\n{error.output}", _HINT) from error
     made = next((scratch / "built").glob("*.whl"))
-    _refuse_compiled(made)
-    return _equalized(made, scratch / made.name)
-
-
-def requirements(project: Path) -> tuple[str, ...]:
-    """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if its
-    pyproject.toml is not valid, or it has nothing to build."""
-    path = project / "pyproject.toml"
-    if not path.exists() and not (project / "setup.py").exists():
-        raise SolveError(f"{project.name} has neither pyproject.toml nor setup.py", "#subdirectory= states where it is")
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        stated = tomllib.loads(text).get("build-system", {}).get("requires", _DEFAULT_REQUIREMENTS)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise SolveError(f"{project.name}/pyproject.toml cannot be read: {error}") from error
-    # Older setuptools ask for wheel only while they run, when nothing more can be had.
-    more = ["wheel"] if any(re.match(r"setuptools\b", each, re.IGNORECASE) for each in stated) else []
-    return tuple(dict.fromkeys([*stated, *more]))
+    wheel = Wheel.read(made)
+    if wheel.compiled_tags() is not None:
+        hint = "build the wheel once, put it where all can get it, and write NAME @ URL"
+        raise SolveError(f"{made.name} is not pure Python: what a compiler makes is other bytes on every machine", hint)
+    return _equalized(wheel, scratch / made.name)
 
 
 def name_and_version(wheel: str) -> tuple[str, str]:
     """The normalized name and the version in the name of a wheel's file. Source: PEP 427, "File name"."""
     name, version = wheel.split("-")[:2]
-    return re.sub(r"[-_.]+", "-", name).lower(), version.replace("_", "-")
+    return canonicalize_name(name), version.replace("_", "-")
 
 
 def _environment(committed_at: int, version: str | None) -> Mapping[str, str]:
@@ -97,40 +74,19 @@ def _environment(committed_at: int, version: str | None) -> Mapping[str, str]:
     return {**foreign, **told, **fixed}
 
 
-def _refuse_compiled(wheel: Path) -> None:
-    members = dict(read_members(wheel))
-    stated = headers(members, f"{dist_info_of(members, wheel.name)}/WHEEL", wheel.name)
-    tags = [str(tag) for tag in stated.get_all("Tag", [])]
-    if one_line(stated, "Root-Is-Purelib").lower() != "true" or not all(tag.endswith("-none-any") for tag in tags):
-        raise SolveError(
-            f"{wheel.name} is not pure Python: what a compiler makes is other bytes on every machine",
-            "build the wheel once, put it where all can get it, and write NAME @ URL",
-        )
-
-
-def _equalized(wheel: Path, target: Path) -> Path:
+def _equalized(wheel: Wheel, target: Path) -> Path:
     """The same files in a fixed order, with fixed times and modes, uncompressed: zlib's output varies."""
-    members = dict(read_members(wheel))
-    record = f"{dist_info_of(members, wheel.name)}/RECORD"
-    names = sorted((name for name in members if name != record), key=lambda name: (".dist-info/" in name, name))
-    lines = [f"{_field(name)},{record_hash(members[name])},{len(members[name].content)}\n" for name in names]
+    record = f"{wheel.dist_info}/RECORD"
+    others = [entry for entry in wheel.members.values() if entry.path != record]
+    entries = sorted(others, key=lambda entry: (".dist-info/" in entry.path, entry.path))
+    rows = [(entry.path, *record_hash(entry)) for entry in entries]
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
-        for name in names:
-            _write(archive, name, members[name].content, is_executable=members[name].is_executable)
-        _write(archive, record, "".join([*lines, f"{record},,\n"]).encode(), is_executable=False)
+        for entry in (*entries, Entry(record, format_record([*rows, (record, "", "")]))):
+            info = zipfile.ZipInfo(entry.path, _ZIP_TIME)
+            info.create_system = _UNIX
+            info.external_attr = (0o100755 if entry.is_executable else 0o100644) << 16
+            archive.writestr(info, entry.content)
     return target
-
-
-def _write(archive: zipfile.ZipFile, name: str, content: bytes, *, is_executable: bool) -> None:
-    info = zipfile.ZipInfo(name, _ZIP_TIME)
-    info.create_system = _UNIX
-    info.external_attr = (0o100755 if is_executable else 0o100644) << 16
-    archive.writestr(info, content)
-
-
-def _field(name: str) -> str:
-    quoted = name.replace('"', '""')
-    return f'"{quoted}"' if re.search(r'[",\r\n]', name) else name
 
 
 _OTHER_BYTES = (
@@ -148,22 +104,16 @@ def rebuild(
     is_offline: bool = False,
 ) -> Path:
     """The wheel of a locked commit: from the cache, or built again and proven to be the very one that was locked.
-
-    Raises:
-        LockfileError: the lock does not say how it was built.
-        HashMismatchError: the files of the commit or the wheel are not the locked ones.
-        SolveError: it cannot be built on this machine.
-    """
+    Raises LockfileError if the lock does not say how it was built. Raises HashMismatchError if the files of the commit
+    or the wheel are not the locked ones. Raises SolveError if it cannot be built on this machine."""
     wanted = Wanted(package.file_name, require_sha256(package), ())
     found = cache.find(wanted)
     if found:
         return found
     repository, built = parse_repository(package.url), package.built
     if is_offline:
-        raise CacheError(
-            f"{package.file_name} is not in the cache {cache.root}",
-            "run the same command once without --offline, where there is a network",
-        )
+        hint = "run the same command once without --offline, where there is a network"
+        raise CacheError(f"{package.file_name} is not in the cache {cache.root}", hint)
     if built is None or repository.commit is None:
         issue = Issue(f"{package.name} {package.version}", f"the lock does not say how {package.url} is built")
         raise LockfileError("the lock", [issue], "envtool lock writes one that does")
@@ -204,8 +154,22 @@ class Checkout:
         return cls(repository.at(git.resolve(repository)), scratch)
 
     def requirements(self) -> tuple[str, ...]:
-        """The build tools that the project asks for."""
-        return requirements(self.project)
+        """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if
+        its pyproject.toml is not valid, or it has nothing to build."""
+        project = self.project
+        path = project / "pyproject.toml"
+        if not path.exists() and not (project / "setup.py").exists():
+            raise SolveError(
+                f"{project.name} has neither pyproject.toml nor setup.py", "#subdirectory= states where it is"
+            )
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            stated = tomllib.loads(text).get("build-system", {}).get("requires", _DEFAULT_REQUIREMENTS)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
+            raise SolveError(f"{project.name}/pyproject.toml cannot be read: {error}") from error
+        # Older setuptools ask for wheel only while they run, when nothing more can be had.
+        more = ["wheel"] if any(re.match(r"setuptools\b", each, re.IGNORECASE) for each in stated) else []
+        return tuple(dict.fromkeys([*stated, *more]))
 
     def describe(self, made: Path, tools: tuple[Tool, ...]) -> tuple[str, SourceBuild]:
         """The name of a wheel that was built of these files, and how it was built."""
@@ -242,20 +206,11 @@ def store(made: Path, sha256: str, cache: Cache, progress: Progress) -> Path:
 
 
 def fetch_or_build(
-    packages: Sequence[LockedPackage],
-    cache: Cache,
-    display: ProgressDisplay,
-    *,
-    mirrors: Mirrors | None = None,
-    patience: Timeouts | None = None,
-    is_offline: bool = False,
+    packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool = False
 ) -> dict[str, Path]:
     """The archives and wheels of a lock, brought into the cache, by canonical URL. Raises SolveError if the wheel of a
     locked commit cannot be built here, else as `envtool.artifacts.download.fetch_packages`."""
     from_git = [each for each in packages if model.is_repository(each.url)]
     others = [each for each in packages if each not in from_git]
-    found = download.fetch_packages(others, cache, display, mirrors=mirrors, patience=patience, is_offline=is_offline)
-    if from_git:
-        for each in from_git:
-            found[each.url] = rebuild(each, cache, display, mirrors=mirrors, is_offline=is_offline)
-    return found
+    found = fetch_packages(others, cache, display, is_offline=is_offline)
+    return {**found, **{each.url: rebuild(each, cache, display, is_offline=is_offline) for each in from_git}}

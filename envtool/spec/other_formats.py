@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +146,7 @@ def _from_imports(directory: Path) -> dict[str, Any]:
 
 def _imported(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
-        names: Iterable[str] = ()
         if isinstance(node, ast.Import):
-            names = (alias.name for alias in node.names)
+            yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            names = (node.module,)
-        yield from (name.partition(".")[0] for name in names)
+            yield node.module.partition(".")[0]

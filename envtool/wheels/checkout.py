@@ -50,7 +50,12 @@ def snapshot(root: Path, inputs: Sequence[str], target: Path) -> str:
             shutil.copytree(root / name, place, ignore=shutil.ignore_patterns(*_NOT_SOURCES), dirs_exist_ok=True)
         else:
             shutil.copy(root / name, place)
-    return _digest(target)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in target.rglob("*") if path.is_file()):
+        is_executable = bool(path.stat().st_mode & 0o100)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(json.dumps([str(path.relative_to(target)), is_executable, content]).encode())
+    return digest.hexdigest()
 
 
 def build(snapshot_dir: Path, scratch: Path) -> Path:
@@ -59,15 +64,6 @@ def build(snapshot_dir: Path, scratch: Path) -> Path:
     env = {"SOURCE_DATE_EPOCH": "315619200", "PYTHONHASHSEED": "0"}
     _pip(["wheel", "--no-deps", "--wheel-dir", str(scratch), str(snapshot_dir)], env)
     return _one_wheel(scratch)
-
-
-def _digest(directory: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-        is_executable = bool(path.stat().st_mode & 0o100)
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(json.dumps([str(path.relative_to(directory)), is_executable, content]).encode())
-    return digest.hexdigest()
 
 
 def _pip(arguments: Sequence[str], env: dict[str, str] | None = None) -> None:

@@ -2,14 +2,11 @@
 
 A conda package has no markers, so each is decided when the package is made. A noarch package is for many Pythons and
 platforms: a marker that asks for them is an error there, unless a Python is named. Extras are wishes of the user that a
-package has no place for; what only they need is left out.
+package has no place for; what only they need is left out. Requires-Dist becomes match specs; the names of PyPI are
+taken for those of conda unless others are given.
 
-Source: the PyPA specifications "Platform compatibility tags" and "Binary distribution format". Out of scope: Windows,
-where packages are laid out in another way.
-
-Unlike a recipe's wheel, whose dependencies are in the recipe, this one's Requires-Dist becomes match specs; the names
-of PyPI are taken for those of conda unless others are given. Out of scope: shared libraries that a wheel brings and a
-conda package has as well, and Windows.
+Source: the PyPA specifications "Platform compatibility tags" and "Binary distribution format". Out of scope: shared
+libraries that a wheel brings and a conda package has as well, and Windows, where packages are laid out in another way.
 """
 
 from __future__ import annotations
@@ -28,6 +25,7 @@ from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package
 from envtool.errors import ArchiveError
 from envtool.wheels import reader
 from envtool.wheels.license import license_of
+from envtool.wheels.reader import Wheel
 
 _OF_PYTHON = ("python_version", "python_full_version", "implementation_version")
 _OF_MACHINE = ("sys_platform", "platform_system", "platform_machine", "os_name", "platform_release", "platform_version")
@@ -37,18 +35,16 @@ _MACHINES = {"64": "x86_64"}
 
 @dataclass(frozen=True)
 class Target:
-    """What a package is made for."""
+    """What a package is made for: a subdir, a Python such as `3.11` (None where any will do), and what both need."""
 
     subdir: str
-    python: str | None  # such as `3.11`; None where any will do
+    python: str | None
+    depends: tuple[str, ...] = ()
 
 
 def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str], owner: str) -> tuple[str, ...]:
-    """The sorted match specs that stand for the requirements that a target needs.
-
-    Raises:
-        ArchiveError: a line cannot be expressed as a match spec.
-    """
+    """The sorted match specs that stand for the requirements that a target needs. Raises ArchiveError if a line cannot
+    be expressed as a match spec."""
     found = set()
     for line in requires:
         try:
@@ -104,9 +100,8 @@ def _match_spec(requirement: Requirement, names: Mapping[str, str], owner: str) 
     clauses = sorted(str(each) for each in requirement.specifier)
     unknown = [each for each in clauses if each.startswith("===") or "+" in each]
     if unknown:
-        raise ArchiveError(
-            f"{owner} needs {requirement}, which cannot be expressed as a conda version: {', '.join(unknown)}"
-        )
+        message = f"{owner} needs {requirement}, which cannot be expressed as a conda version: {', '.join(unknown)}"
+        raise ArchiveError(message)
     return f"{name} {','.join(clauses)}".strip()
 
 
@@ -121,30 +116,20 @@ _OSX = {"x86_64": "osx-64", "arm64": "osx-arm64"}
 _CPYTHON = re.compile(r"cp3(\d+)")
 
 
-@dataclass(frozen=True)
-class Fit:
-    """What a wheel fits.
-
-    Args:
-        subdir: the conda subdir; `noarch` for a wheel of Python only.
-        python: the one minor version that its package is for, such as `3.11`; None for noarch.
-    """
-
-    subdir: str
-    python: str | None
-    depends: tuple[str, ...]
-
-
-def fit_of(file_name: str, python: str | None, platform: str | None) -> Fit:
+def fit_of(file_name: str, python: str | None, platform: str | None) -> Target:
     """What a wheel fits. Raises ArchiveError for no valid name, or where it does not run on what is wanted."""
     match = _NAME.fullmatch(file_name)
     if not match:
         raise ArchiveError(f"{file_name} is not named like a wheel", "NAME-VERSION-PYTHON-ABI-PLATFORM.whl is the form")
     if match["abi"] == "none" and match["platform"] == "any":
-        return Fit("noarch", None, ())
+        return Target("noarch", None)
     subdir, machine = _platform(file_name, match["platform"].split("."), platform)
     minor = _minor(file_name, match["python"].split("."), match["abi"].split("."), python)
-    return Fit(subdir, f"3.{minor}", (f"python >=3.{minor},<3.{minor + 1}.0a0", *machine))
+    return Target(subdir, f"3.{minor}", (_pin(minor), *machine))
+
+
+def _pin(minor: int) -> str:
+    return f"python >=3.{minor},<3.{minor + 1}.0a0"
 
 
 def _minor(file_name: str, pythons: list[str], abis: list[str], python: str | None) -> int:
@@ -156,10 +141,8 @@ def _minor(file_name: str, pythons: list[str], abis: list[str], python: str | No
             raise ArchiveError(f"{file_name} is for Python 3.{minors[0]}: expected one for Python {python}")
         return minors[0]
     if wanted is None:
-        raise ArchiveError(
-            f"{file_name} runs on several Pythons, and a conda package with compiled code is for one",
-            "say which with --python, once for each that you need",
-        )
+        message = f"{file_name} runs on several Pythons, and a conda package with compiled code is for one"
+        raise ArchiveError(message, "say which with --python, once for each that you need")
     oldest = min(minors, default=0)
     if wanted < oldest or not (is_stable or wanted in minors):
         raise ArchiveError(f"{file_name} is for Python 3.{oldest} or newer: expected one for Python {python}")
@@ -219,55 +202,46 @@ class ConversionOptions:
 
 
 def convert(path: Path, wish: ConversionOptions) -> Package:
-    """Make a package of a wheel.
-
-    Raises:
-        ArchiveError: the wheel is damaged, contradicts its RECORD, does not fit the wish, or needs what conda has no
-            words for.
-    """
-    members = dict(reader.read_members(path))
-    dist_info = reader.dist_info_of(members, path.name)
-    reader.check_record(members, dist_info, path.name)
-    metadata = reader.headers(members, f"{dist_info}/METADATA", path.name)
+    """Make a package of a wheel. Raises ArchiveError if the wheel is damaged, contradicts its RECORD, does not fit the
+    wish, or needs what conda has no words for."""
+    wheel = Wheel.read(path)
+    wheel.check_record()
+    metadata, scripts = wheel.headers("METADATA"), wheel.console_scripts()
     fit = fit_of(path.name, wish.python, wish.platform)
-    scripts = reader.console_scripts(members, dist_info)
     name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
     package = Package(
         name=wish.names.get(name, name),
         version=reader.one_line(metadata, "Version").replace("-", "_"),
         build_number=wish.build_number,
         subdir=fit.subdir,
-        depends=_depends(metadata, fit, wish, path.name),
+        depends=_depends(wheel, metadata, fit, wish),
         license=license_of(metadata.as_string()) or "unknown",
         summary=reader.one_line(metadata, "Summary"),
         home=reader.one_line(metadata, "Home-page") or None,
         files=(),
-        about=(*reader.licenses(members, dist_info), _origin(path)),
+        about=(*wheel.licenses(), _origin(path)),
     )
     if fit.python is None:
-        files = reader.NOARCH.place(members, dist_info, [f"bin/{name}" for name in scripts], path.name)
+        files = reader.NOARCH.place(wheel, [f"bin/{name}" for name in scripts])
         return replace(package, files=files, entry_points=tuple(f"{name} = {scripts[name]}" for name in scripts))
     generated = [_script(name, target, path.name) for name, target in scripts.items()]
-    places = reader.for_python(fit.python, package.name)
-    files = (*places.place(members, dist_info, [each.path for each in generated], path.name), *generated)
+    site = f"lib/python{fit.python}/site-packages"
+    places = reader.Layout(site, "bin", f"include/python{fit.python}/{package.name}", site)
+    files = (*places.place(wheel, [each.path for each in generated]), *generated)
     return replace(package, files=files, build_prefix=f"py{fit.python.replace('.', '')}")
 
 
-def _depends(metadata: Message, fit: Fit, wish: ConversionOptions, owner: str) -> tuple[str, ...]:
-    requires = [str(each) for each in metadata.get_all("Requires-Dist", [])]
-    python = reader.python_spec(metadata, owner)
-    if fit.python is not None:
-        needed = match_specs(requires, Target(fit.subdir, fit.python), wish.names, owner)
-        return (*fit.depends, *([python] if python != "python" else []), *needed)
+def _depends(wheel: Wheel, metadata: Message, fit: Target, wish: ConversionOptions) -> tuple[str, ...]:
+    requires, python = [str(each) for each in metadata.get_all("Requires-Dist", [])], wheel.python_spec()
     try:
-        return (python, *match_specs(requires, Target("noarch", None), wish.names, owner))
+        needed = match_specs(requires, fit, wish.names, wheel.name)
     except ArchiveError:
-        if wish.python is None:
+        if fit.python is not None or wish.python is None:
             raise
-    # A marker asks for the Python, so that the package is for the one that was named, and no other.
-    minor = int(wish.python.partition(".")[2])
-    pin = f"python >=3.{minor},<3.{minor + 1}.0a0"
-    return (pin, *match_specs(requires, Target("noarch", wish.python), wish.names, owner))
+        # A marker asks for the Python, so that the package is for the one that was named, and no other.
+        needed = match_specs(requires, Target("noarch", wish.python), wish.names, wheel.name)
+        return (_pin(int(wish.python.partition(".")[2])), *needed)
+    return (*fit.depends, *([python] if fit.python is None or python != "python" else []), *needed)
 
 
 def _script(name: str, target: str, owner: str) -> Entry:

@@ -59,13 +59,9 @@ def detect_format(path: Path) -> str:
     if start[4:] == b"\0\0\0\0{":
         return SAFETENSORS
     # A zip archive is what torch.save writes since 1.6; a bare pickle is what it wrote before.
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        return _tell_archive(path)
-    shown = start[:8].hex() or "an empty file"
-    raise CheckpointError("format", f"expected safetensors or a torch.save file, found {shown}")
-
-
-def _tell_archive(path: Path) -> str:
+    if start[:4] != b"PK\x03\x04" and start[:1] != b"\x80":
+        shown = start[:8].hex() or "an empty file"
+        raise CheckpointError("format", f"expected safetensors or a torch.save file, found {shown}")
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -84,7 +80,21 @@ class Header:
 
 def read_safetensors_header(path: Path) -> Header:
     """Read a header whose file is exactly as long as it states; raises `CheckpointError` for any other one."""
-    entries, begin, body_bytes = _read_entries(path)
+    with path.open("rb") as reader:
+        size_bytes = reader.seek(0, 2)
+        reader.seek(0)
+        prefix = reader.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(_HEADER_LIMIT_BYTES, size_bytes - 8):
+            raise CheckpointError("damaged", f"expected a header inside {size_bytes} bytes, found a length of {length}")
+        text = reader.read(length)
+    body_bytes = size_bytes - 8 - length
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("damaged", f"the safetensors header is not JSON ({error})") from error
+    if not isinstance(entries, dict):
+        raise CheckpointError("damaged", "the safetensors header is not an object")
     tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
     try:
         for entry in tensors.values():
@@ -93,10 +103,9 @@ def read_safetensors_header(path: Path) -> Header:
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError("damaged", f"the safetensors header is malformed ({error!r})") from error
     if expected_bytes != body_bytes:
-        raise CheckpointError(
-            "damaged", f"expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
-        )
-    return Header(tensors, begin)
+        said = f"expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
+        raise CheckpointError("damaged", said)
+    return Header(tensors, 8 + length)
 
 
 def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
@@ -109,24 +118,6 @@ def _parse_spec(entry: Any) -> TensorSpec:
     if not 0 <= int(begin) <= int(end):
         raise ValueError(f"data_offsets {begin} to {end}")
     return TensorSpec(str(entry["dtype"]), tuple(int(length) for length in entry["shape"]))
-
-
-def _read_entries(path: Path) -> tuple[dict[str, Any], int, int]:
-    with path.open("rb") as reader:
-        size_bytes = reader.seek(0, 2)
-        reader.seek(0)
-        prefix = reader.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(_HEADER_LIMIT_BYTES, size_bytes - 8):
-            raise CheckpointError("damaged", f"expected a header inside {size_bytes} bytes, found a length of {length}")
-        text = reader.read(length)
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("damaged", f"the safetensors header is not JSON ({error})") from error
-    if not isinstance(header, dict):
-        raise CheckpointError("damaged", "the safetensors header is not an object")
-    return header, 8 + length, size_bytes - 8 - length
 
 
 def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:

@@ -1,25 +1,16 @@
 """Sharded safetensors: an index and the files that it names, as Hugging Face's libraries write them.
 
-    model.safetensors.index.json    {"metadata": {…}, "weight_map": {"<tensor>": "<shard file>", …}}
-    model-00001-of-00002.safetensors, …    beside the index
-
 The marker belongs to the index. A sharded checkpoint is the same as the one file that holds its tensors: the store
 joins it into that file, and its sha256 is that of the joined file, so that everything that is served is covered by it.
-The layout of the joined file is fixed, so anybody can compute it:
-
-    8 bytes     length of the header, little-endian
-    header      JSON without white space: for each tensor {"dtype": …, "shape": […], "data_offsets": [begin, end]},
-                in the order of the data; filled with spaces to a multiple of 8 bytes
-    data        the tensors without gaps, those with the larger elements first, then by name in code points
-
-Metadata of the shards is left out. Writing shards is out of scope; `serve.publishing.publish` copies what a trainer
-wrote.
+Its layout is fixed, and stated in `docs/reference/checkpoints.md`, so anybody can compute it. Metadata of the shards is
+left out. Writing shards is out of scope; `serve.publishing.publish` copies what a trainer wrote.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -27,13 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve import durable_files
-from serve.checkpoint.formats import (
-    Header,
-    TensorSpec,
-    read_safetensors_header,
-    read_safetensors_interface,
-    strip_prefix,
-)
+from serve.checkpoint.formats import TensorSpec, read_safetensors_header, read_safetensors_interface, strip_prefix
 from serve.errors import CheckpointError
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -103,38 +88,23 @@ def plan(path: Path, prefix: str = "") -> list[Piece]:
     weight_map = read_index(path)
     pieces: dict[str, Piece] = {}
     for shard in sorted(set(weight_map.values())):
-        for piece in _pieces_of(shard, _read_header(shard)):
-            if weight_map.get(piece.name) != shard:
-                raise CheckpointError("damaged", f"{piece.name}: not in the index, found in {shard.name}")
-            pieces[piece.name] = piece
+        try:
+            header = read_safetensors_header(shard)
+        except CheckpointError as error:
+            raise CheckpointError(error.code, f"{shard.name}: {error.message}") from error
+        for name, entry in header.tensors.items():
+            if weight_map.get(name) != shard:
+                raise CheckpointError("damaged", f"{name}: not in the index, found in {shard.name}")
+            begin, end = (int(offset) for offset in entry["data_offsets"])
+            shape = tuple(int(length) for length in entry["shape"])
+            pieces[name] = Piece(name, str(entry["dtype"]), shape, shard, header.data_begin + begin, end - begin)
     missing = sorted(set(weight_map) - set(pieces))
     if missing:
         name = missing[0]
         raise CheckpointError("damaged", f"{name}: expected in {weight_map[name].name}, found nothing")
     if prefix:
         pieces = {new: replace(pieces[old], name=new) for new, old in strip_prefix(pieces, prefix).items()}
-    return sorted(pieces.values(), key=lambda piece: (-_element_bytes(piece), piece.name))
-
-
-def _read_header(shard: Path) -> Header:
-    try:
-        return read_safetensors_header(shard)
-    except CheckpointError as error:
-        raise CheckpointError(error.code, f"{shard.name}: {error.message}") from error
-
-
-def _pieces_of(shard: Path, header: Header) -> Iterator[Piece]:
-    for name, entry in header.tensors.items():
-        begin, end = (int(offset) for offset in entry["data_offsets"])
-        shape = tuple(int(length) for length in entry["shape"])
-        yield Piece(name, str(entry["dtype"]), shape, shard, header.data_begin + begin, end - begin)
-
-
-def _element_bytes(piece: Piece) -> int:
-    count = 1
-    for length in piece.shape:
-        count *= length
-    return piece.size_bytes // count if count else 0
+    return sorted(pieces.values(), key=lambda piece: (-(piece.size_bytes // (math.prod(piece.shape) or 1)), piece.name))
 
 
 def read_interface(path: Path) -> dict[str, TensorSpec]:
@@ -161,19 +131,15 @@ def chunks_of(path: Path, prefix: str = "") -> Iterator[bytes]:
     pieces = plan(path, prefix)
     yield header_of(pieces)
     for piece in pieces:
-        yield from _read(piece)
-
-
-def _read(piece: Piece) -> Iterator[bytes]:
-    remaining = piece.size_bytes
-    with piece.shard.open("rb") as reader:
-        reader.seek(piece.begin)
-        while remaining:
-            chunk = reader.read(min(durable_files.CHUNK_BYTES, remaining))
-            if not chunk:
-                raise CheckpointError("damaged", f"{piece.shard.name}: it is shorter than its header states")
-            remaining -= len(chunk)
-            yield chunk
+        remaining = piece.size_bytes
+        with piece.shard.open("rb") as reader:
+            reader.seek(piece.begin)
+            while remaining:
+                chunk = reader.read(min(durable_files.CHUNK_BYTES, remaining))
+                if not chunk:
+                    raise CheckpointError("damaged", f"{piece.shard.name}: it is shorter than its header states")
+                remaining -= len(chunk)
+                yield chunk
 
 
 def join_hashed(path: Path, target: Path, prefix: str = "") -> durable_files.Copied:

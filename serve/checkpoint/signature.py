@@ -1,14 +1,9 @@
 """Ed25519 signatures over a manifest, and thereby over the bytes that its sha256 names.
 
-What is signed is the text `envserve-manifest-v1`, a line feed, and the manifest without its key `signature` as JSON
-with sorted keys, no white space and no escapes beyond those that JSON demands, in UTF-8. The signature is an object:
-
-    {"algorithm": "ed25519", "key": "<first 16 hexadecimal digits of the sha256 of the raw public key>",
-     "value": "<64 bytes in base64>"}
-
-A signature of the OpenSSF (`model_signing sign key`) is accepted as well: the marker's key `openssf`, or the file
-`NAME.sig` or `model.sig` beside the checkpoint. It covers the bytes of the checkpoint, and nothing else of the marker.
-Source: OpenSSF Model Signing 1.0; Sigstore bundle 0.3. Out of scope: who may hold which key, how keys are withdrawn.
+`docs/reference/checkpoints.md` states their form and what exactly is signed. A signature of the OpenSSF (`model_signing
+sign key`) is accepted as well: the marker's key `openssf`, or the file `NAME.sig` or `model.sig` beside the checkpoint.
+It covers the bytes of the checkpoint, and nothing else of the marker. Source: OpenSSF Model Signing 1.0; Sigstore
+bundle 0.3. Out of scope: who may hold which key, how keys are withdrawn.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ from typing import Callable
 import click
 
 from serve.errors import OperationError
-from serve.fleet.etcd import connect
+from serve.fleet.etcd import Etcd, connect
 from serve.fleet.keys import Transaction
-from serve.fleet.messages import COMMITTED, NOW, PIN, REFUSED, View, name_entry, write
+from serve.fleet.messages import COMMITTED, DRIVER, NOW, PIN, View, name_entry, write
 from serve.fleet.state import leave
-from serve.settings.settings import load_settings
+from serve.settings.settings import Settings, load_settings
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
 
@@ -32,47 +32,40 @@ def fleet() -> None:
     """
 
 
-class _Fleet:
-    """The fleet of one model, as the settings name it."""
-
-    def __init__(self, model: str | None) -> None:
-        self.settings = load_settings(os.environ, Path.cwd()).find(model)
-        if self.settings.commit != "fleet":
-            raise OperationError(f'{self.settings.full_name}: expected commit = "fleet", found {self.settings.commit}')
-        self._keys = connect(self.settings)
-
-    def view(self) -> View:
-        """Read what the hosts say now."""
-        return View.parse(self._keys.read(NOW))
-
-    def change(self, make: Callable[[View], Transaction]) -> View:
-        """Carry out a transaction on what is there; again where something came in between. Returns what was there."""
-        while True:
-            view = self.view()
-            if self._keys.commit(make(view)):
-                return view
-
-
 _model = click.option("--model", metavar="NAME[@LABEL]", help="Which one, where the server has several.")
+
+
+def _open(model: str | None) -> tuple[Settings, Etcd]:
+    settings = load_settings(os.environ, Path.cwd()).find(model)
+    if settings.commit != "fleet":
+        raise OperationError(f'commit: expected "fleet", found "{settings.commit}"')
+    return settings, connect(settings)
+
+
+def _change(keys: Etcd, make: Callable[[View], Transaction]) -> View:
+    """Carry out a transaction on what is there; again where something came in between. Returns what was there."""
+    while True:
+        view = View.parse(keys.read(NOW))
+        if keys.commit(make(view)):
+            return view
 
 
 @fleet.command()
 @_model
 def status(model: str | None) -> None:
     """Print as JSON what every host is, and what all of them do."""
-    view = _Fleet(model).view()
-    proposal, beats = view.proposal, {name: view.beat_of(name) for name in view.roster}
-    hosts = {
-        name: {**asdict(member), "beat": None if (beat := beats[name]) is None else asdict(beat)}
-        for name, member in sorted(view.roster.items())
-    }
+    view = View.parse(_open(model)[1].read(NOW))
+    beats = {name: view.beat_of(name) for name in view.roster}
     found = {
         "committed": None if view.committed is None else asdict(view.committed),
-        "proposed": None if proposal is None else {"phase": proposal.phase, **asdict(proposal.entry)},
+        "proposed": None if (one := view.proposal) is None else {"phase": one.phase, **asdict(one.entry)},
         "refused": {sha256: failure.reason for sha256, failure in view.refused.items()},
-        "pin": view.pin,
-        "driver": view.driver,
-        "hosts": hosts,
+        "pin": view.text(PIN),
+        "driver": view.text(DRIVER),
+        "hosts": {
+            name: {**asdict(member), "beat": None if (beat := beats[name]) is None else asdict(beat)}
+            for name, member in sorted(view.roster.items())
+        },
     }
     click.echo(json.dumps(found, indent=1))
 
@@ -85,10 +78,10 @@ def evict(model: str | None, host: str) -> None:
 
     One that is alive and cut off would go on answering with the old generation.
     """
-    fleet_of_model = _Fleet(model)
-    if host not in (known := fleet_of_model.view().roster):
+    keys = _open(model)[1]
+    if host not in (known := View.parse(keys.read(NOW)).roster):
         raise OperationError(f"expected {' or '.join(sorted(known)) or 'no host'}, found {host}")
-    fleet_of_model.change(lambda view: leave(view, host))
+    _change(keys, lambda view: leave(view, host))
     click.echo(f"{host} is out; it joins anew when it reaches the fleet")
 
 
@@ -97,7 +90,7 @@ def evict(model: str | None, host: str) -> None:
 @click.option("--reason", default="an operator has pinned it", help="For people; status shows it.")
 def pin(model: str | None, reason: str) -> None:
     """Stop automatic moves of all hosts; rollback still works."""
-    _Fleet(model).change(lambda view: Transaction(puts={NOW + PIN: reason}))
+    _change(_open(model)[1], lambda view: Transaction(puts={NOW + PIN: reason}))
     click.echo("pinned; unpin allows moves")
 
 
@@ -105,30 +98,18 @@ def pin(model: str | None, reason: str) -> None:
 @_model
 def unpin(model: str | None) -> None:
     """Allow automatic moves again."""
-    was = _Fleet(model).change(lambda view: Transaction(deletes=(NOW + PIN,)))
-    click.echo("there was no pin" if was.pin is None else "automatic moves are allowed again")
-
-
-@fleet.command()
-@_model
-def retry(model: str | None) -> None:
-    """Have what one host has refused judged anew; each host's own `serve retry` as well."""
-    was = _Fleet(model).change(
-        lambda view: Transaction(deletes=tuple(NOW + REFUSED + sha256 for sha256 in view.refused))
-    )
-    click.echo(f"{len(was.refused)} refused checkpoints may be proposed again")
+    was = _change(_open(model)[1], lambda view: Transaction(deletes=(NOW + PIN,)))
+    click.echo("automatic moves are allowed again" if was.text(PIN) else "there was no pin")
 
 
 @fleet.command()
 @_model
 def adopt(model: str | None) -> None:
     """Give an empty fleet the history of this host's store, which was served without one."""
-    fleet_of_model = _Fleet(model)
-    entries = Ledger(Store(fleet_of_model.settings.store)).read()
-    if not entries or fleet_of_model.view().committed is not None:
-        raise OperationError("expected a store with generations and a fleet without, found another case")
+    settings, keys = _open(model)
+    entries = Ledger(Store(settings.store)).read()
     puts = {name_entry(entry.generation): write(entry) for entry in entries}
-    fleet_of_model.change(
-        lambda view: Transaction({NOW + COMMITTED: 0}, puts={**puts, NOW + COMMITTED: write(entries[-1])})
-    )
+    last = {NOW + COMMITTED: write(entries[-1])} if entries else {}
+    if not last or not keys.commit(Transaction({NOW + COMMITTED: 0}, puts={**puts, **last})):
+        raise OperationError("expected a store with generations and a fleet without, found another case")
     click.echo(f"the fleet begins with generation {entries[-1].generation}")

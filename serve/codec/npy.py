@@ -30,11 +30,7 @@ _WHERE = "the .npy body"
 
 
 def decode(body: bytes) -> Array:
-    """Read an array, as a read-only view of a whole `.npy` file.
-
-    Raises:
-        RequestError: it is malformed, holds something other than numbers, or is too short or too long.
-    """
+    """Read an array, as a view of a whole `.npy` file; raises `RequestError` for one malformed, or not of numbers."""
     header, begin = _read_header(body)
     stated = _find(_DESCR, header)
     if not _NUMBERS.fullmatch(stated):

@@ -80,7 +80,7 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
         inputs.append(InputTensor(name, datatype, array))
     if part.position != len(binary):
         raise RequestError(400, f"the body: expected {part.position} bytes after its JSON part, found {len(binary)}")
-    return InferRequest(tuple(inputs), *request[1:])
+    return InferRequest(tuple(inputs), request.outputs, request.is_binary, request.id, request.parameters)
 
 
 class _Described(NamedTuple):
@@ -105,9 +105,13 @@ def _understand(text: bytes) -> tuple[tuple[_Described, ...], InferRequest]:
         raise RequestError(400, "inputs: expected at least one, found none")
     is_binary = _truth(parameters, "binary_data_output", False, "the request")
     listed = content.get("outputs")
-    outputs = tuple(
-        RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
-        for entry, where in (() if listed is None else _entries(listed, "outputs"))
+    outputs = (
+        ()
+        if listed is None
+        else tuple(
+            RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
+            for entry, where in _entries(listed, "outputs")
+        )
     )
     id = content.get("id")
     if id is not None and not isinstance(id, str):
@@ -250,70 +254,46 @@ def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, 
         ValueError: an output has NaN or infinities, and is wanted as JSON.
     """
     wanted = _wanted(tuple(answer.outputs), request)
-    forms: list[tuple[str, str, tuple[int, ...], int]] = []
-    parts: list[Part] = []
-    for name, is_binary in wanted:
-        if not is_binary:
-            return _encode_mixed(answer, request, wanted)
-        array = answer.outputs[name]
-        parts.append(datatypes.to_bytes(array))
-        forms.append((name, datatypes.name_of(array.dtype), array.shape, len(parts[-1])))
-    # An id is another one in each request.
-    write = _text if request.id is None else _text.__wrapped__
-    text = write(answer.model_name, answer.model_version, request.id, tuple(answer.parameters.items()), tuple(forms))
-    return _headers(text), (text, *parts)
-
-
-def _encode_mixed(
-    answer: InferAnswer, request: InferRequest, wanted: Sequence[tuple[str, bool]]
-) -> tuple[dict[str, str], tuple[Part, ...]]:
-    described: list[dict[str, object]] = []
+    forms: list[tuple[str, str, tuple[int, ...], Any]] = []
     parts: list[Part] = []
     for name, is_binary in wanted:
         array = answer.outputs[name]
-        output = _form(name, datatypes.name_of(array.dtype), array.shape)
         if is_binary:
             parts.append(datatypes.to_bytes(array))
-            output["parameters"] = {"binary_data_size": len(parts[-1])}
+            content: Any = len(parts[-1])
         else:
-            output["data"] = datatypes.to_json(array, f"outputs ({name})")
-        described.append(output)
-    frame = _frame(answer.model_name, answer.model_version, request.id, answer.parameters)
-    text = strict_json.dump({**frame, "outputs": described})
-    return _headers(text) if parts else {"Content-Type": "application/json"}, (text, *parts)
+            content = datatypes.to_json(array, f"outputs ({name})")
+        forms.append((name, datatypes.name_of(array.dtype), array.shape, content))
+    name, version, id, parameters = answer.model_name, answer.model_version, request.id, answer.parameters
+    # The same for many answers of a generation where all outputs go as bytes; an id is another one in each request.
+    if id is None and len(parts) == len(wanted):
+        text = _remembered_text(name, version, id, tuple(parameters.items()), tuple(forms))
+    else:
+        text = _text(name, version, id, parameters, forms)
+    if wanted and not parts:
+        return {"Content-Type": "application/json"}, (text,)
+    return {"Content-Type": "application/octet-stream", HEADER: str(len(text))}, (text, *parts)
 
 
-@functools.lru_cache(_REMEMBERED_TEXTS)
 def _text(
-    name: str,
-    version: str,
-    id: str | None,
-    parameters: tuple[tuple[str, object], ...],
-    forms: tuple[tuple[str, str, tuple[int, ...], int], ...],
+    name: str, version: str, id: str | None, parameters: Any, forms: Sequence[tuple[str, str, tuple[int, ...], Any]]
 ) -> bytes:
-    """Write the JSON before outputs that all go as bytes; it is the same for many answers of a generation."""
-    outputs = [
-        {**_form(output, datatype, shape), "parameters": {"binary_data_size": size}}
-        for output, datatype, shape, size in forms
-    ]
-    return strict_json.dump({**_frame(name, version, id, dict(parameters)), "outputs": outputs})
-
-
-def _headers(text: bytes) -> dict[str, str]:
-    return {"Content-Type": "application/octet-stream", HEADER: str(len(text))}
-
-
-def _form(name: str, datatype: str, shape: Sequence[int]) -> dict[str, object]:
-    return {"name": name, "datatype": datatype, "shape": list(shape)}
-
-
-def _frame(name: str, version: str, id: str | None, parameters: Mapping[str, Any]) -> dict[str, object]:
-    frame: dict[str, object] = {"model_name": name, "model_version": version}
+    """Write the JSON of an answer; the last of an output's form is the size of its bytes, or its data."""
+    answer: dict[str, object] = {"model_name": name, "model_version": version}
     if id is not None:
-        frame["id"] = id
+        answer["id"] = id
     if parameters:
-        frame["parameters"] = dict(parameters)
-    return frame
+        answer["parameters"] = dict(parameters)
+    answer["outputs"] = [
+        {"name": output, "datatype": datatype, "shape": list(shape), "parameters": {"binary_data_size": content}}
+        if isinstance(content, int)
+        else {"name": output, "datatype": datatype, "shape": list(shape), "data": content}
+        for output, datatype, shape, content in forms
+    ]
+    return strict_json.dump(answer)
+
+
+_remembered_text = functools.lru_cache(_REMEMBERED_TEXTS)(_text)
 
 
 def _wanted(names: Sequence[str], request: InferRequest) -> list[tuple[str, bool]]:

@@ -25,11 +25,7 @@ _STDERR = 2
 
 
 class EventLog:
-    """Tells subscribers of events, in their order; they must neither wait nor raise.
-
-    Args:
-        facts: what every event repeats, for example the model's name and the env digest.
-    """
+    """Tells subscribers, which must neither wait nor raise, of events; every event repeats the `facts`."""
 
     def __init__(self, facts: Mapping[str, object], *subscribers: Subscriber) -> None:
         self._facts, self._subscribers = facts, subscribers

@@ -13,72 +13,47 @@ import ssl
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from serve.errors import FleetError
-from serve.fleet.keys import Item, Lease, LeaseLostError, Snapshot, Transaction
+from serve.fleet.keys import Item, LeaseLostError, Snapshot, Transaction
 
 if TYPE_CHECKING:
     from serve.settings.settings import Settings
 
-_TIMEOUT_S = 1.0
-_WATCH_TIMEOUT_S = 60.0
+# Passwords are hashed slowly on purpose (etcd --bcrypt-cost).
+_TIMEOUT_S, _AUTHENTICATE_S, _WATCH_TIMEOUT_S = 1.0, 10.0, 60.0
 _JSON = {"Content-Type": "application/json"}
 # Source: google.golang.org/grpc/codes.
 _NOT_FOUND, _UNAUTHENTICATED = 5, 16
 
 
-class Secrets(NamedTuple):
-    """What proves who is who; each from a file of one directory, where it is there.
-
-    Args:
-        tls: with `ca.pem`, `client.pem` and `client.key`.
-        user: name and password, from `user` as NAME:PASSWORD.
-    """
-
-    tls: ssl.SSLContext | None
-    user: tuple[str, str] | None
-
-    @classmethod
-    def read(cls, directory: Path | None) -> Secrets:
-        """Read them.
-
-        Raises:
-            FleetError: a file cannot be used.
-        """
-        if directory is None:
-            return cls(ssl.create_default_context(), None)
-        ca, certificate, user = (directory / name for name in ("ca.pem", "client.pem", "user"))
-        try:
-            tls = ssl.create_default_context(cafile=str(ca) if ca.exists() else None)
-            if certificate.exists():
-                tls.load_cert_chain(certificate, directory / "client.key")
-            name, _, password = user.read_text(encoding="utf-8").strip().partition(":") if user.exists() else ("",) * 3
-        except (OSError, ValueError) as error:
-            hint = "fleet_secrets holds ca.pem, client.pem, client.key, user"
-            raise FleetError(f"{directory}: {error}", hint) from error
-        return cls(tls, (name, password) if name else None)
-
-
 class Etcd:
-    """Shared keys in etcd.
+    """The shared keys; every call may raise `FleetError`, and may have been carried out nevertheless.
 
     Args:
-        urls: of its nodes; one that does not answer is replaced by the next.
+        urls: of etcd's nodes; one that does not answer is replaced by the next.
         prefix: of all keys; callers do not name it.
+        secrets: directory with `ca.pem`, `client.pem` and `client.key`, and `user` with NAME:PASSWORD, each if wanted.
     """
 
-    def __init__(self, urls: tuple[str, ...], prefix: str, secrets: Secrets) -> None:
-        self._urls, self._prefix, self._secrets, self._at = urls, prefix, secrets, 0
+    def __init__(self, urls: tuple[str, ...], prefix: str, secrets: Path | None = None) -> None:
+        self._urls, self._prefix, self._at, self._token = urls, prefix, 0, ""
         self._connection: http.client.HTTPConnection | None = None
-        self._token = ""
-        self._lock = threading.Lock()
-        self._woken = threading.Event()
+        self._lock, self._woken = threading.Lock(), threading.Event()
         self._watch: threading.Thread | None = None
+        ca, certificate, user = ((secrets or Path()) / name for name in ("ca.pem", "client.pem", "user"))
+        try:
+            self._tls = ssl.create_default_context(cafile=str(ca) if secrets and ca.exists() else None)
+            if secrets and certificate.exists():
+                self._tls.load_cert_chain(certificate, secrets / "client.key")
+            self._user = user.read_text(encoding="utf-8").strip() if secrets and user.exists() else ""
+        except (OSError, ValueError) as error:
+            raise FleetError(f"fleet_secrets: {secrets}: {error}") from error
 
     def read(self, prefix: str) -> Snapshot:
-        """Return what is below a prefix."""
+        """Return what is below a prefix, as new as any answered change."""
         found, start = self._call("kv/range", self._range_of(prefix)), len(self._prefix + prefix)
         items = {}
         for one in found.get("kvs", ()):
@@ -87,7 +62,7 @@ class Etcd:
         return Snapshot(int(found["header"]["revision"]), items)
 
     def commit(self, transaction: Transaction) -> bool:
-        """Carry out a transaction; raises `LeaseLostError`."""
+        """Carry out a transaction, and return whether all was as it had to be; raises `LeaseLostError`."""
         compares: list[object] = [
             {"target": "MOD", "result": "EQUAL", "mod_revision": str(seen), "key": self._key(key)}
             for key, seen in transaction.unchanged.items()
@@ -96,24 +71,22 @@ class Etcd:
             {"target": "MOD", "result": "LESS", "mod_revision": str(seen + 1), **self._range_of(prefix)}
             for prefix, seen in transaction.quiet.items()
         ]
-        does: list[object] = []
-        for lease, values in ((0, transaction.puts), (transaction.lease, transaction.leased)):
-            for key, value in values.items():
-                stated = {"key": self._key(key), "value": _encode(value), "lease": str(lease)}
-                does.append({"request_put": stated})
+        does: list[object] = [
+            {"request_put": {"key": self._key(key), "value": _encode(value), "lease": str(lease)}}
+            for lease, values in ((0, transaction.puts), (transaction.lease, transaction.leased))
+            for key, value in values.items()
+        ]
         does += [{"request_delete_range": {"key": self._key(key)}} for key in transaction.deletes]
-        found = self._call("kv/txn", {"compare": compares, "success": does})
-        return bool(found.get("succeeded", False))
+        return bool(self._call("kv/txn", {"compare": compares, "success": does}).get("succeeded", False))
 
-    def grant(self, ttl_s: float) -> Lease:
-        """Begin a lease; etcd rounds up, and has a shortest one."""
+    def grant(self, ttl_s: float) -> tuple[int, float]:
+        """Begin a lease; return its number and its seconds, which etcd rounds up, and which have a least value."""
         found = self._call("lease/grant", {"TTL": str(max(1, -int(-ttl_s // 1)))})
-        return Lease(int(found["ID"]), float(found["TTL"]))
+        return int(found["ID"]), float(found["TTL"])
 
     def keep_alive(self, lease: int) -> bool:
         """Renew a lease, and return whether there was one."""
-        found = self._call("lease/keepalive", {"ID": str(lease)})
-        return int(found["result"].get("TTL", 0)) > 0
+        return int(self._call("lease/keepalive", {"ID": str(lease)})["result"].get("TTL", 0)) > 0
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until something has changed since the last wait, or the watch was begun anew; return whether it has."""
@@ -135,7 +108,7 @@ class Etcd:
                 with connection.getresponse() as response:
                     while response.readline():
                         self._woken.set()
-            except (OSError, http.client.HTTPException, FleetError):
+            except (OSError, http.client.HTTPException):
                 self._woken.set()
             pause.wait(_TIMEOUT_S / 4)
 
@@ -144,10 +117,11 @@ class Etcd:
             fault: Exception | None = None
             for _ in range(2 * len(self._urls)):
                 try:
-                    if self._secrets.user is not None and not self._token:
-                        name, password = self._secrets.user
-                        stated = {"name": name, "password": password}
-                        self._token = self._post("auth/authenticate", stated)["token"]
+                    if self._user and not self._token:
+                        name, _, password = self._user.partition(":")
+                        self._connection = self._connect(_AUTHENTICATE_S)
+                        self._token = self._post("auth/authenticate", {"name": name, "password": password})["token"]
+                        self._connection = None
                     return self._post(path, body)
                 except (OSError, http.client.HTTPException, ValueError, _UnavailableError) as error:
                     fault = error
@@ -163,21 +137,24 @@ class Etcd:
         found = json.loads(response.read())
         if response.status == 200 and "error" not in found:
             return found
-        code, message = found.get("code", 0), found.get("message") or found.get("error")
-        if code == _NOT_FOUND and "lease" in str(message):
-            raise LeaseLostError(str(message))
+        code, message = found.get("code", 0), str(found.get("message") or found.get("error"))
+        if code == _NOT_FOUND and "lease" in message:
+            raise LeaseLostError(message)
         if code == _UNAUTHENTICATED:
             self._token = ""
         if code == _UNAUTHENTICATED or response.status >= 500:
-            raise _UnavailableError(str(message))
+            raise _UnavailableError(message)
         raise FleetError(f"etcd: {message}")
 
     def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
         url = urlsplit(self._urls[self._at % len(self._urls)])
         host, port = url.hostname or "", url.port or 2379
         if url.scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._secrets.tls)
+            return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=self._tls)
         return http.client.HTTPConnection(host, port, timeout=timeout_s)
+
+    def _headers(self) -> dict[str, str]:
+        return {**_JSON, "Authorization": self._token} if self._token else _JSON
 
     def _key(self, key: str) -> str:
         return _encode(self._prefix + key)
@@ -187,21 +164,14 @@ class Etcd:
         whole = self._prefix + prefix
         return {"key": _encode(whole), "range_end": _encode(whole[:-1] + chr(ord(whole[-1]) + 1))}
 
-    def _headers(self) -> dict[str, str]:
-        return {**_JSON, "Authorization": self._token} if self._token else _JSON
-
 
 def connect(settings: Settings) -> Etcd:
-    """Open the shared keys of a model; raises `FleetError` where a secret cannot be used.
-
-    Args:
-        settings: their `fleet` is `etcd:URL,URL/PREFIX`.
-    """
+    """Open the shared keys of a model, whose `fleet` is `etcd:URL,URL/PREFIX`."""
     *before, last = settings.fleet.partition(":")[2].split(",")
     scheme, _, rest = last.partition("://")
     host, _, prefix = rest.partition("/")
     urls = (*before, f"{scheme}://{host}")
-    return Etcd(urls, f"{prefix}/{settings.name}/{settings.label}/", Secrets.read(settings.fleet_secrets))
+    return Etcd(urls, f"{prefix}/{settings.name}/{settings.label}/", settings.fleet_secrets)
 
 
 class _UnavailableError(Exception):

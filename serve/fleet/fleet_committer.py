@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import socket
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,8 +20,8 @@ from serve.errors import FleetError
 from serve.fleet.etcd import Etcd, connect
 from serve.fleet.gate import Gate
 from serve.fleet.keys import Transaction
-from serve.fleet.member import FleetMember, Link, Setup, carry_out
-from serve.fleet.messages import COMMITTED, NOW, PREPARE, PROPOSAL, Failure, Member, View, is_same, write_proposal
+from serve.fleet.member import FleetMember, Setup, carry_out
+from serve.fleet.messages import COMMITTED, NOW, PIN, PREPARE, PROPOSAL, Failure, Member, View, is_same, write_proposal
 from serve.fleet.state import LONGER, REFUSE, Driver, Local
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.ledger import CHECKPOINT
@@ -84,6 +85,7 @@ class Workers:
 
     def __init__(self, context: Context, coordinator: FleetCoordinator, gate: Gate) -> None:
         self._context, self._coordinator, self._gate = context, coordinator, gate
+        self.follow = coordinator.follow
         self._closed = (0, 0.0)
 
     def look(self, view: View) -> Local:
@@ -101,9 +103,8 @@ class Workers:
             stands_by = view.committed is not None and is_same(own.entry, view.committed)
         if own is None and view.proposal is not None and view.generation < view.proposal.entry.generation:
             failed = self._find_failure(view.proposal.entry, view.proposal.number)
-        return Local(
-            generation, generation if is_live else -1, self._gate.fence, prepared, stands_by, failed, self._doubt(view)
-        )
+        live, doubt = generation if is_live else -1, self._doubt(view)
+        return Local(generation, live, self._gate.fence, prepared, stands_by, failed, doubt)
 
     def prepare(self, entry: Entry, number: int) -> None:
         """Have them prepare a proposal."""
@@ -120,10 +121,6 @@ class Workers:
         own = self._coordinator.open_proposal()
         if own is not None and own.entry.generation > self._coordinator.shared_state.committed:
             self._coordinator.close(own)
-
-    def follow(self, entries: Sequence[Entry]) -> None:
-        """Move them to the last entry."""
-        self._coordinator.follow(entries)
 
     def _find_failure(self, entry: Entry, number: int) -> Failure | None:
         if self._gate.attempt != number:
@@ -146,11 +143,7 @@ class Workers:
 
 
 class FleetCommitter(HostCommitter):
-    """Makes a candidate live when every worker of every host has prepared it.
-
-    Args:
-        read_terms: returns what must be the same on all hosts, by name.
-    """
+    """Makes a candidate live when every worker of every host, of which `read_terms` is the same, has prepared it."""
 
     def __init__(
         self, context: Context, settings: Settings, gate: Gate, read_terms: Callable[[], Mapping[str, str]]
@@ -161,22 +154,22 @@ class FleetCommitter(HostCommitter):
         host = settings.fleet_host or socket.gethostname()
         self._setup = Setup(host, settings.fleet_lease_s, context.log.emit)
         self._keys: Etcd | None = None
-        self._link: Link | None = None
+        self._thread: threading.Thread | None = None
         self._member: FleetMember | None = None
 
     def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live; the gate stays shut until the fleet has taken this host in."""
         self._fleet_coordinator.shut_if_first(self._gate)
         super().boot(loader)
-        if self._link is None and not self._is_stopping:
+        if self._thread is None and not self._is_stopping:
             self._join_fleet()
 
     def leave(self) -> None:
         """Take part no more; the last worker of the host leaves the fleet."""
         super().leave()
-        if self._link is not None:
-            self._link.stop()
-            self._link.join(_AWAY_S)  # a turn that is under way could open the gate once more
+        if self._member is not None and self._thread is not None:
+            self._member.stop()
+            self._thread.join(_AWAY_S)  # a turn that is under way could open the gate once more
         if self._member is None or self._fleet_coordinator.membership.survey().alive:
             return
         try:
@@ -200,8 +193,8 @@ class FleetCommitter(HostCommitter):
             return self._context.reject(rejection, self.kept)
         if refused is not None:
             return Wait(f"no host moved: {refused.reason}", _AWAY_S)
-        if view.pin is not None and is_automatic:
-            return Wait(f"the fleet is pinned: {view.pin}", _AWAY_S)
+        if view.text(PIN) and is_automatic:
+            return Wait(f"the fleet is pinned: {view.text(PIN)}", _AWAY_S)
         mine = view.roster.get(self._setup.host)
         if mine is None or mine.incarnation != self._gate.incarnation or view.proposal is not None:
             return Wait("the fleet is about to move, or has not taken this host in", _AGAIN_S)
@@ -228,8 +221,9 @@ class FleetCommitter(HostCommitter):
         describe: Callable[[], Member] = lambda: Member(self._gate.incarnation, place, terms)  # noqa: E731
         self._member = FleetMember(self._setup, self._gate, workers, driver, describe)
         is_wanted: Callable[[], bool] = lambda: coordinator.membership.is_joined  # noqa: E731
-        self._link = Link(self._member, self._gate, self._root, lambda: connect(settings), is_wanted)
-        self._link.start()
+        arguments = (self._root, lambda: connect(settings), is_wanted)
+        self._thread = threading.Thread(target=self._member.run, args=arguments, name="fleet", daemon=True)
+        self._thread.start()
 
     def _shared_keys(self) -> Etcd:
         self._keys = self._keys or connect(self._settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from serve.errors import FleetError
 
@@ -48,28 +48,5 @@ class Transaction:
     deletes: tuple[str, ...] = ()
 
 
-class Lease(NamedTuple):
-    """A lease that was granted, for seconds that may be more than were asked for."""
-
-    id: int
-    ttl_s: float
-
-
 class LeaseLostError(FleetError):
     """The lease has ended, whoever ended it."""
-
-
-class Keys(Protocol):
-    """The shared keys; every call may raise `FleetError`, and may have been carried out nevertheless."""
-
-    def read(self, prefix: str) -> Snapshot:
-        """Return what is below a prefix, as new as any answered change."""
-
-    def commit(self, transaction: Transaction) -> bool:
-        """Carry out a transaction, and return whether all was as it had to be; raises `LeaseLostError`."""
-
-    def grant(self, ttl_s: float) -> Lease:
-        """Begin a lease."""
-
-    def keep_alive(self, lease: int) -> bool:
-        """Renew a lease, and return whether there was one."""

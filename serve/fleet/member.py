@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from serve import durable_files
 from serve.errors import FleetError
-from serve.fleet.keys import Keys, LeaseLostError, Snapshot, Transaction
+from serve.fleet.keys import LeaseLostError, Transaction
 from serve.fleet.messages import DRIVER, ENTRIES, HOSTS, NOW, Member, View, read_entries
 from serve.fleet.state import SHORTER, Driver, HostAction, Local, join, leave, respond, say
 from serve.store.quarantine import explain
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from serve.fleet.fleet_committer import Workers
     from serve.fleet.gate import Gate
 
-# How long a reason that may pass keeps a checkpoint from being proposed again.
-_RETRY_S = 10.0
+# How long a refusal keeps a checkpoint from being proposed again.
+_RETRY_S = 15.0
 _KEEP_ALIVES = 4
 _OPEN_S, _IDLE_S, _AWAY_S = 0.05, 0.5, 0.2
 # How often the workers are looked at meanwhile.
@@ -38,12 +38,7 @@ Ask = Generator[tuple[str, tuple[Any, ...]], Any, Any]
 
 
 class Setup(NamedTuple):
-    """Who a member is, and how it goes about it.
-
-    Args:
-        emit: tells of an event.
-        now_s: the clock that all of it goes by, CLOCK_BOOTTIME.
-    """
+    """Who a member is, how it tells of events, and the clock that it goes by."""
 
     host: str
     lease_s: float
@@ -52,11 +47,7 @@ class Setup(NamedTuple):
 
 
 class FleetMember:
-    """One host in the fleet of one model.
-
-    Args:
-        describe: returns what the host is, by its present incarnation.
-    """
+    """One host in the fleet of one model; `describe` returns what it is, by its present incarnation."""
 
     def __init__(
         self, setup: Setup, gate: Gate, workers: Workers, driver: Driver, describe: Callable[[], Member]
@@ -66,12 +57,10 @@ class FleetMember:
         self._renew_at_s = 0.0
         self._view: View | None = None
         self._local: Local | None = None
-        self._reason: str | None = None
-        self._fault = ""
+        self._told = ("", "")
+        self._is_stopping = threading.Event()
 
-    @property
-    def is_stale(self) -> bool:
-        """Whether the workers are not what they were in the last turn any more."""
+    def _is_stale(self) -> bool:
         return self._view is not None and self._workers.look(self._view) != self._local
 
     def turn(self) -> Ask:
@@ -91,11 +80,41 @@ class FleetMember:
             is_busy = (yield from self._drive(view)) or is_busy
         return 0.0 if is_busy else _IDLE_S if view.proposal is None else _OPEN_S
 
-    def tell_reach(self, fault: str) -> None:
-        """Tell, once, why the fleet is not reached, or that it is."""
-        if fault != self._fault:
-            self._setup.emit("fleet", state="away" if fault else "reached", reason=fault)
-        self._fault = fault
+    def stop(self) -> None:
+        """End `run`."""
+        self._is_stopping.set()
+
+    def run(self, root: Path, open_keys: Callable[[], Etcd], is_wanted: Callable[[], bool]) -> None:
+        """Take part until `stop`, while this worker, of all of its host, holds a lock; the body of a thread.
+
+        Args:
+            root: the store.
+            is_wanted: whether this worker takes part in its host.
+        """
+        descriptor = None
+        while descriptor is None:
+            if self._is_stopping.wait(_AWAY_S):
+                return
+            descriptor = durable_files.claim(root / "fleet.lock")
+        # A child that the model's code forks would hold the lock beyond this worker's end.
+        os.register_at_fork(after_in_child=functools.partial(os.close, descriptor))
+        keys: Etcd | None = None
+        while not self._is_stopping.is_set():
+            try:
+                if not is_wanted():
+                    self._is_stopping.wait(_AWAY_S)
+                    continue
+                keys = keys or open_keys()
+                pause_s = carry_out(self.turn(), keys)
+                until_s = time.monotonic() + pause_s
+                while time.monotonic() < until_s and not self._is_stale() and not keys.wait(pause_s / _LOOKS):
+                    continue
+            except LeaseLostError:
+                self._gate.lease = (0, 0.0)
+            except Exception as error:  # a dead thread would shut the host out, unnoticed
+                self._tell("away", error.message if isinstance(error, FleetError) else explain(error))
+                self._is_stopping.wait(_AWAY_S)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def leave(self) -> Ask:
         """Go, so that nobody waits for this host; its gate is shut first."""
@@ -106,15 +125,16 @@ class FleetMember:
             yield "commit", (leave(view, self._setup.host),)  # where it fails, another worker has said more
 
     def _act(self, view: View, action: HostAction, me: Member) -> Ask:
-        self._tell(action)
+        if action.join is None:
+            self._tell("out" if action.reason else "in", action.reason)
         if action.fence is not None:
             self._gate.fence = action.fence
         if action.follow:
             last = self._local.generation if self._local is not None else 0
             missing = [view.committed] if view.committed is not None else []
             if action.reason or last + 1 < view.generation:  # what was missed, and the last one that was not
-                found: Snapshot = yield "read", (ENTRIES,)
-                missing = [one for one in read_entries(found) if last <= one.generation <= view.generation]
+                found = read_entries((yield "read", (ENTRIES,)))
+                missing = [one for one in found if last <= one.generation <= view.generation]
             self._workers.follow([one for one in missing if one is not None])
             if action.is_open_after:
                 self._gate.fence = 0
@@ -129,17 +149,17 @@ class FleetMember:
             return True
         return action.fence is not None
 
-    def _tell(self, action: HostAction) -> None:
-        if action.reason != self._reason and action.join is None:
-            self._reason = action.reason
-            self._setup.emit("fleet", state="out" if action.reason else "in", reason=action.reason)
+    def _tell(self, state: str, reason: str = "") -> None:
+        """Tell, once, where this host is, and why."""
+        if self._told != (state, reason):
+            self._told = state, reason
+            self._setup.emit("fleet", state=state, reason=reason)
 
     def _lease(self) -> Ask:
         lease, _ = self._gate.lease
         if not lease:
-            granted = yield "grant", (self._setup.lease_s,)
-            self._gate.lease = (granted.id, granted.ttl_s)
-            lease, self._renew_at_s = granted.id, 0.0
+            self._gate.lease = yield "grant", (self._setup.lease_s,)
+            lease, self._renew_at_s = self._gate.lease[0], 0.0
         return lease
 
     def _renew(self, view: View, me: Member) -> Ask:
@@ -157,26 +177,25 @@ class FleetMember:
             self._gate.lease = (0, 0.0)
 
     def _drive(self, view: View) -> Ask:
-        host = self._setup.host
-        if view.driver not in ("", host):
+        host, driver = self._setup.host, view.text(DRIVER)
+        if driver not in ("", host):
             return False
-        if not view.driver:
-            transaction = Transaction({NOW + DRIVER: 0}, leased={NOW + DRIVER: host}, lease=(yield from self._lease()))
-            yield "commit", (transaction,)
+        if not driver:
+            lease = yield from self._lease()
+            yield "commit", (Transaction({NOW + DRIVER: 0}, leased={NOW + DRIVER: host}, lease=lease),)
             return True
         found = self._driver.decide(view, self._setup.now_s())
         if found is None:
             return False
         transaction, event = found
         if transaction.leased:
-            granted = yield "grant", (_RETRY_S,)
-            transaction = replace(transaction, lease=granted.id)
+            transaction = replace(transaction, lease=(yield "grant", (_RETRY_S,))[0])
         if (yield "commit", (transaction,)):
             self._setup.emit("fleet", state=event, reason="", revision=view.revision)
         return True
 
 
-def carry_out(asking: Ask, keys: Keys) -> Any:
+def carry_out(asking: Ask, keys: Any) -> Any:
     """Give a turn what it asks for, one after the other, and return what it returns; raises `FleetError`."""
     try:
         name, arguments = next(asking)
@@ -184,57 +203,3 @@ def carry_out(asking: Ask, keys: Keys) -> Any:
             name, arguments = asking.send(getattr(keys, name)(*arguments))
     except StopIteration as ended:
         return ended.value
-
-
-class Link(threading.Thread):
-    """The thread that has a host take part; of all workers of a host, the one that holds a lock has it do so.
-
-    Args:
-        open_keys: opens the shared keys.
-        is_wanted: whether this worker takes part in its host.
-    """
-
-    def __init__(
-        self, member: FleetMember, gate: Gate, root: Path, open_keys: Callable[[], Etcd], is_wanted: Callable[[], bool]
-    ) -> None:
-        super().__init__(name="fleet", daemon=True)
-        self._member, self._gate, self._lock_path = member, gate, root / "fleet.lock"
-        self._open_keys, self._is_wanted = open_keys, is_wanted
-        self._is_stopping = threading.Event()
-
-    def stop(self) -> None:
-        """Let it end."""
-        self._is_stopping.set()
-
-    def run(self) -> None:
-        """Wait for the lock, then take part until `stop`."""
-        descriptor = None
-        while descriptor is None:
-            if self._is_stopping.wait(_AWAY_S):
-                return
-            descriptor = durable_files.claim(self._lock_path)
-        # A child that the model's code forks would hold the lock beyond this worker's end.
-        os.register_at_fork(after_in_child=functools.partial(os.close, descriptor))
-        try:
-            self._take_part()
-        finally:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-    def _take_part(self) -> None:
-        keys: Etcd | None = None
-        while not self._is_stopping.is_set():
-            try:
-                if not self._is_wanted():
-                    self._is_stopping.wait(_AWAY_S)
-                    continue
-                keys = keys or self._open_keys()
-                pause_s = carry_out(self._member.turn(), keys)
-                self._member.tell_reach("")
-                until_s = time.monotonic() + pause_s
-                while time.monotonic() < until_s and not self._member.is_stale and not keys.wait(pause_s / _LOOKS):
-                    continue
-            except LeaseLostError:
-                self._gate.lease = (0, 0.0)
-            except Exception as error:  # a dead thread would shut the host out, unnoticed
-                self._member.tell_reach(error.message if isinstance(error, FleetError) else explain(error))
-                self._is_stopping.wait(_AWAY_S)

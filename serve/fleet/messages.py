@@ -7,7 +7,7 @@ Below `PREFIX/MODEL/LABEL/`, with "now/" before all but the entries:
                        last changed it, so neither comes twice
     hosts/HOST         the beat of a host, with its lease
     roster/HOST        who must be prepared, without a lease: written at each join, deleted at each leave
-    refused/SHA256     why; with a lease where the reason may pass
+    refused/SHA256     why, for the time of a lease, in which each host takes over what is lasting
     driver             who makes proposals go on, with its lease; every host can, and safety does not rest on it
     pin                why there are no automatic moves
     entry/NUMBER       every generation
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from serve.fleet.keys import Item, Snapshot
 from serve.store.ledger import Entry
 
-PROTOCOL = 1
+PROTOCOL = "1"
 NOW, ENTRIES = "now/", "entry/"
 COMMITTED, PROPOSAL, DRIVER, PIN = "committed", "proposal", "driver", "pin"
 HOSTS, ROSTER, REFUSED = "hosts/", "roster/", "refused/"
@@ -45,16 +45,11 @@ class Member:
     incarnation: int
     place: str = ""
     terms: Mapping[str, str] = field(default_factory=dict)
-    protocol: int = PROTOCOL
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a host does not prepare a proposal.
-
-    Args:
-        is_lasting: whether it is the bytes' fault, so that no attempt can help.
-    """
+    """Why a host does not prepare the proposal of a number; lasting where it is the bytes' fault."""
 
     number: int
     reason: str
@@ -79,11 +74,7 @@ class Beat:
 
 
 class Proposed(NamedTuple):
-    """The open proposal.
-
-    Args:
-        round: the revision that last changed it; a fence of another round is another fence.
-    """
+    """The open proposal."""
 
     entry: Entry
     phase: str
@@ -96,14 +87,12 @@ class View:
     """The fleet at one revision."""
 
     revision: int
+    items: Mapping[str, Item]
     committed: Entry | None
     proposal: Proposed | None
     beats: Mapping[str, Beat]
     roster: Mapping[str, Member]
     refused: Mapping[str, Failure]
-    items: Mapping[str, Item]
-    driver: str = ""
-    pin: str | None = None
 
     @property
     def generation(self) -> int:
@@ -119,25 +108,20 @@ class View:
         """Return the revision that changed a key last; 0 where there is none."""
         return self.items[key].changed if key in self.items else 0
 
+    def text(self, key: str) -> str:
+        """Return the value of a key; empty where there is none."""
+        return self.items[key].value if key in self.items else ""
+
     @classmethod
     def parse(cls, snapshot: Snapshot) -> View:
         """Read what is below "now/"; keys of a newer version are passed over."""
-        items = snapshot.items
-        proposal = None
+        items, proposal = snapshot.items, None
         if PROPOSAL in items:
             stated, item = json.loads(items[PROPOSAL].value), items[PROPOSAL]
             proposal = Proposed(_read(Entry, stated["entry"]), stated["phase"], item.created, item.changed)
-        return cls(
-            revision=snapshot.revision,
-            committed=_read(Entry, json.loads(items[COMMITTED].value)) if COMMITTED in items else None,
-            proposal=proposal,
-            beats={host: _read_beat(text) for host, text in _below(items, HOSTS).items()},
-            roster={host: _read(Member, json.loads(text)) for host, text in _below(items, ROSTER).items()},
-            refused={sha: _read(Failure, json.loads(text)) for sha, text in _below(items, REFUSED).items()},
-            items=items,
-            driver=items[DRIVER].value if DRIVER in items else "",
-            pin=items[PIN].value if PIN in items else None,
-        )
+        committed = _read(Entry, json.loads(items[COMMITTED].value)) if COMMITTED in items else None
+        found = (_below(items, kind, prefix) for kind, prefix in ((Beat, HOSTS), (Member, ROSTER), (Failure, REFUSED)))
+        return cls(snapshot.revision, items, committed, proposal, *found)  # type: ignore[arg-type]
 
 
 def write(value: Beat | Member | Failure | Entry) -> str:
@@ -169,14 +153,10 @@ V = TypeVar("V")
 
 
 def _read(kind: type[V], stated: Mapping[str, Any]) -> V:
-    return kind(**{known.name: stated[known.name] for known in fields(kind) if known.name in stated})  # type: ignore[arg-type]
+    found = {known.name: stated[known.name] for known in fields(kind) if known.name in stated}  # type: ignore[arg-type]
+    return kind(**{**found, "failed": _read(Failure, found["failed"])} if found.get("failed") else found)
 
 
-def _read_beat(text: str) -> Beat:
-    stated = json.loads(text)
-    failed = stated.pop("failed", None)
-    return _read(Beat, {**stated, "failed": _read(Failure, failed) if failed else None})
-
-
-def _below(items: Mapping[str, Item], prefix: str) -> dict[str, str]:
-    return {key[len(prefix) :]: item.value for key, item in items.items() if key.startswith(prefix)}
+def _below(items: Mapping[str, Item], kind: type[V], prefix: str) -> dict[str, V]:
+    found = {key[len(prefix) :]: item.value for key, item in items.items() if key.startswith(prefix)}
+    return {name: _read(kind, json.loads(text)) for name, text in found.items()}

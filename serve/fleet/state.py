@@ -14,24 +14,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from serve.fleet import messages
 from serve.fleet.keys import Transaction
 from serve.fleet.messages import (
     COMMITTED,
     FENCE,
     HOSTS,
     NOW,
-    PREPARE,
     PROPOSAL,
-    REFUSED,
     ROSTER,
     SHUT,
     Beat,
     Failure,
     Member,
     View,
-    name_entry,
     write,
-    write_proposal,
 )
 
 WAIT, REFUSE = "wait", "refuse"
@@ -49,10 +46,8 @@ class Local(NamedTuple):
         generation: that its requests start on.
         live: the same, if every worker can answer with it; -1 otherwise.
         fence: its gate: 0 open, `SHUT`, or a round.
-        prepared: whether all its workers stand by with the open proposal.
-        stands_by: whether they did with what is committed now.
-        failed: why it does not prepare the open proposal.
-        refusal: why it may not join, as the ledger shows; empty for nothing.
+        prepared: whether all its workers stand by with the open proposal; `stands_by`: with what is committed.
+        refusal: why it may not join, as the ledger shows.
     """
 
     generation: int
@@ -65,16 +60,7 @@ class Local(NamedTuple):
 
 
 class HostAction(NamedTuple):
-    """What a host does, in this order.
-
-    Args:
-        fence: what to set its gate to.
-        follow: take over what is committed.
-        is_open_after: open the gate when that is done.
-        join: become one who must be prepared, with this beat.
-        say: the beat, where it has changed.
-        reason: why the gate is shut, for people.
-    """
+    """What a host does, in this order: set its gate, take over what is committed and open, join or say with a beat."""
 
     fence: int | None = None
     follow: bool = False
@@ -95,7 +81,8 @@ def respond(view: View, local: Local, host: str, me: Member) -> HostAction:
         return HostAction(SHUT if not local.fence else None, follow=True, is_open_after=local.stands_by)
     number = proposal.number if proposal is not None and local.prepared else 0
     said = Beat(me.incarnation, local.live, number, 0, local.failed)
-    if number and proposal is not None and proposal.phase == FENCE and local.generation == view.generation:
+    # Who has said that it is shut stays so until the round is over, also where a worker has come that is not prepared.
+    if proposal is not None and proposal.phase == FENCE and (number or local.fence == proposal.round):
         said = replace(said, fenced=proposal.round)
         return HostAction(proposal.round, say=said if said != beat else None)
     can_open = local.fence != 0 and local.live == local.generation == view.generation
@@ -124,15 +111,11 @@ def _find_refusal(view: View, host: str, me: Member) -> str:
     mine, beat = view.roster.get(host), view.beats.get(host)
     if beat is not None and mine is not None and beat.incarnation == mine.incarnation and mine.place != me.place:
         return f"the name {host} is taken by {mine.place}; give this host another one: fleet_host"
-    for name, other in sorted(view.roster.items()):
-        if name == host:
-            continue
-        if other.protocol != me.protocol:
-            return f"host {name} speaks protocol {other.protocol}, this one {me.protocol}"
+    for name, other in sorted(view.roster.items(), key=lambda item: item[0]):
         for term in sorted({*other.terms, *me.terms}):
-            if other.terms.get(term) != me.terms.get(term):
-                found = f"expected {other.terms.get(term)} as on host {name}, found {me.terms.get(term)}"
-                return f"{term}: {found}"
+            expected, found = other.terms.get(term), me.terms.get(term)
+            if expected != found:
+                return f"{term}: expected {expected} as on host {name}, found {found}"
     return ""
 
 
@@ -160,7 +143,6 @@ class Driver:
 
     Args:
         gone_s: seconds after which a silent host is taken for gone; infinite for never.
-        timeout_s: seconds in which every host must have prepared.
     """
 
     gone_s: float
@@ -171,9 +153,8 @@ class Driver:
 
     def decide(self, view: View, now_s: float) -> tuple[Transaction, str] | None:
         """Return the next transaction, with the event that it is; `None` while there is nothing to do."""
-        missing = {
-            host: (HOSTS + host, view.roster[host].incarnation) for host in view.roster if not view.beat_of(host)
-        }
+        # Who has joined anew since it was missed had a lease again, seen or not.
+        missing = {host: (HOSTS + host, view.changed(ROSTER + host)) for host in view.roster if not view.beat_of(host)}
         proposal, marks = view.proposal, set(missing.values())
         if proposal is not None:
             marks |= {(PROPOSAL, proposal.number), (FENCE, proposal.round)}
@@ -208,7 +189,7 @@ class Driver:
         if now_s - self._since[(FENCE, proposal.round)] > _FENCE_S:
             self._attempts += 1
             self._fence_at_s = now_s + min(_FENCE_S * 2**self._attempts, _LONGEST_PAUSE_S)
-            return _put(view, PREPARE), "unfence"
+            return _put(view, messages.PREPARE), "unfence"
         return None
 
     def _commit(self, view: View) -> Transaction:
@@ -218,7 +199,7 @@ class Driver:
         return Transaction(
             {NOW + key: view.changed(key) for key in (PROPOSAL, COMMITTED)},
             {NOW + HOSTS: view.revision, NOW + ROSTER: view.revision},
-            {NOW + COMMITTED: write(entry), name_entry(entry.generation): write(entry)},
+            {NOW + COMMITTED: write(entry), messages.name_entry(entry.generation): write(entry)},
             deletes=(NOW + PROPOSAL,),
         )
 
@@ -226,12 +207,13 @@ class Driver:
 def _put(view: View, phase: str) -> Transaction:
     assert view.proposal is not None
     entry = view.proposal.entry
-    return Transaction({NOW + PROPOSAL: view.proposal.round}, puts={NOW + PROPOSAL: write_proposal(entry, phase)})
+    return Transaction(
+        {NOW + PROPOSAL: view.proposal.round}, puts={NOW + PROPOSAL: messages.write_proposal(entry, phase)}
+    )
 
 
 def _close(view: View, failure: Failure) -> Transaction:
-    """Return the end of a proposal that no host follows; what may pass is refused with a lease, to be added."""
+    """Return the end of a proposal that no host follows; its refusal is for a lease, which is to be added."""
     assert view.proposal is not None
-    said = {NOW + REFUSED + view.proposal.entry.sha256: write(failure)}
-    puts, leased = (said, {}) if failure.is_lasting else ({}, said)
-    return Transaction({NOW + PROPOSAL: view.proposal.round}, {}, puts, leased, deletes=(NOW + PROPOSAL,))
+    said = {NOW + messages.REFUSED + view.proposal.entry.sha256: write(failure)}
+    return Transaction({NOW + PROPOSAL: view.proposal.round}, leased=said, deletes=(NOW + PROPOSAL,))

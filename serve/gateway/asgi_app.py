@@ -49,11 +49,7 @@ class AsgiApp:
         done: Callable[[Response], None],
         is_alone: bool = False,
     ) -> Understood | None:
-        """Answer a prediction, now or later in this loop; return it where the model is run for it.
-
-        Args:
-            is_alone: whether no other request is expected to join it.
-        """
+        """Answer a prediction, now or later in this loop, alone or with others; return it where the model is run."""
         waiting = self._scheduler.waiting_for(self._lifecycle.model_of(request))
         context = self._lifecycle.open(request, route, Arrival(time.monotonic(), 0.0, waiting), client)
         return self._go_on(context, lambda answer: done(self._share(request, answer)), is_alone)

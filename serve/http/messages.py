@@ -77,11 +77,7 @@ _LONGEST_READ_AWAY_BYTES = 64 * 1024 * 1024
 
 
 def read_body(stream: IO[bytes], limit_bytes: int) -> bytes | None:
-    """Read a body to its end; return `None` for one that is too long, the rest of which is still to be read.
-
-    Raises:
-        RequestError: it is cut off, or its chunks are malformed.
-    """
+    """Read a body to its end; return `None` within one that is too long; a malformed one raises `RequestError`."""
     chunks: list[bytes] = []
     size_bytes = 0
     while size_bytes <= limit_bytes:
@@ -134,14 +130,7 @@ _NO_HEADER = -zlib.MAX_WBITS
 
 
 def decompress(body: bytes, encoding: str, limit_bytes: int) -> bytes:
-    """Decompress a body by its `Content-Encoding`.
-
-    Args:
-        limit_bytes: the longest that the result may be.
-
-    Raises:
-        RequestError: the encoding is unknown, the data are damaged, or the result is too long.
-    """
+    """Decompress a body by its `Content-Encoding`; raises `RequestError` for one unknown, damaged or too long."""
     wanted = encoding.strip().lower()
     if wanted in ("identity", ""):
         return body

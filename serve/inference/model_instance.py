@@ -17,14 +17,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 from serve.checkpoint.provenance import START_VARIABLE, read_env_digest
 from serve.errors import ModelError
-from serve.events.event_log import EventLog, Journal, write_line
+from serve.events.event_log import EventLog, Journal, Subscriber, write_line
 from serve.events.webhook import Webhook
 from serve.fleet.fleet_committer import FleetCommitter
 from serve.fleet.gate import Gate
+from serve.fleet.messages import PROTOCOL
 from serve.fleet.state import REFUSE
 from serve.inference.recorder import Recorder
 from serve.model.slot import Slot
@@ -35,7 +36,6 @@ from serve.swap.context import make_context, make_reloader
 from serve.swap.shared_state import SharedState
 
 if TYPE_CHECKING:
-    from serve.events.event_log import Subscriber
     from serve.model.loader import ModelLoader
     from serve.settings.settings import Settings
     from serve.store.quarantine import Rejection
@@ -62,8 +62,15 @@ class ModelInstance:
         self.settings = settings
         self.env_digest = read_env_digest(os.environ, Path(sys.prefix))
         self.journal = Journal(settings.store)
-        hooks = [Webhook(settings.event_hook, _report_hook(settings)).put] if settings.event_hook else []
-        facts = {**_facts_of(settings), "env_digest": self.env_digest}
+        # Most models have one label; their lines need not name it.
+        label = {} if settings.full_name == settings.name else {"label": settings.label}
+        facts: dict[str, object] = {"model": settings.name, **label}
+        hooks = []
+        if settings.event_hook:
+            own_log = EventLog(facts, write_line)  # or a hook that fails would be called for that
+            report = functools.partial(own_log.emit, "hook_failed")
+            hooks.append(Webhook(settings.event_hook, lambda failure: report(reason=failure)).put)
+        facts = {**facts, "env_digest": self.env_digest}
         self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
         self.shared_state = SharedState(settings.store / "word")
         gate = Gate(settings.store, settings.fleet_cut_off == REFUSE) if settings.commit == "fleet" else None
@@ -98,19 +105,13 @@ class ModelInstance:
         return self.is_reloading and not self.reloader.is_behind
 
     def start(self) -> None:
-        """Start the reloader's thread in this process, once.
-
-        Threads do not survive a fork, so this belongs into gunicorn's `post_worker_init`.
-        """
+        """Start the reloader's thread, once: in `post_worker_init`, as threads do not survive a fork."""
         if self._thread is None:
             self._thread = threading.Thread(target=self.reloader.run, name="reloader", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """End the reloader's thread, so that the interpreter does not go away under torch's feet.
-
-        A load that is under way is waited for only a little; the process ends in any case.
-        """
+        """End the reloader's thread before the interpreter; a load under way is waited for only a little."""
         if self._thread is not None:
             self.reloader.stop()
             self._thread.join(_STOP_WAIT_S)
@@ -135,26 +136,14 @@ class ModelInstance:
         try:
             from serve.model.loader import ModelLoader
         except ImportError as error:
-            raise ModelError(
-                f"{error.name or 'a library'} cannot be imported: {error}",
-                hint="install torch and safetensors into the environment that runs gunicorn",
-            ) from error
+            hint = "install torch and safetensors into the environment that runs gunicorn"
+            raise ModelError(f"{error.name or 'a library'} cannot be imported: {error}", hint) from error
         return ModelLoader(self.settings, self.slot, self.log.emit)
 
     @functools.cached_property
     def _judge(self) -> str:
         # Asked by the reloader alone, and so after the loader has imported the model's module.
         return judge_of(self.settings, self.env_digest, sys.modules)
-
-
-def _facts_of(settings: Settings) -> dict[str, object]:
-    # Most models have one label; their lines need not name it.
-    return {"model": settings.name, **({} if settings.full_name == settings.name else {"label": settings.label})}
-
-
-def _report_hook(settings: Settings) -> Callable[[str], None]:
-    log = EventLog(_facts_of(settings), write_line)  # another one, or a hook that fails would be called for that
-    return lambda failure: log.emit("hook_failed", reason=failure)
 
 
 def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, object]) -> str:
@@ -174,13 +163,14 @@ def judge_of(settings: Settings, env_digest: str | None, modules: Mapping[str, o
 def terms_of(settings: Settings, env_digest: str | None) -> dict[str, str]:
     """Return what must be the same on all hosts of a fleet; asked after the model's module was imported."""
     stated = {key: value for key, value in asdict(settings).items() if key not in _NOT_JUDGING | _OF_A_HOST}
-    source = getattr(sys.modules.get(settings.model.partition(":")[0]), "__file__", None)
-    content = Path(source).read_bytes() if source and Path(source).is_file() else b""
-    settings_text = json.dumps(stated, sort_keys=True, default=_as_json)
+    source = Path(getattr(sys.modules.get(settings.model.partition(":")[0]), "__file__", None) or "")
+    told = json.dumps(stated, sort_keys=True, default=_as_json).encode()
+    content = source.read_bytes() if source.is_file() else b""
+    digests = (hashlib.sha256(one).hexdigest() for one in (content, told))
     return {
+        "protocol": PROTOCOL,
         "environment": env_digest or "none",
-        "model source": hashlib.sha256(content).hexdigest(),
-        "settings": hashlib.sha256(settings_text.encode()).hexdigest(),
+        **dict(zip(("model source", "settings"), digests)),
     }
 
 

@@ -22,7 +22,7 @@ from serve.errors import HeldError, InputError, NotLiveError, NotServedError, Re
 from serve.http.messages import Request, Response, fail, not_live
 from serve.inference.inspection import Remade, inspect, inspect_written
 from serve.inference.shadow import Asked, Shadow
-from serve.settings.settings import CANARY, SHADOW, STABLE
+from serve.settings.settings import CANARY, SHADOW, STABLE, ServerSettings
 
 if TYPE_CHECKING:
     from serve.checkpoint.provenance import Provenance
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.model.slot import Generation
     from serve.model.torch_predictor import TorchPredictor
-    from serve.settings.settings import ServerSettings
 
 Prepare = Callable[["TorchPredictor"], Any]
 # The oldest generation that a client takes an answer from; across fleets too, where one number means one thing.
@@ -215,14 +214,7 @@ _COMPARED_SHARE = 0.5
 
 
 class ModelSpec(NamedTuple):
-    """What a request asks for.
-
-    Args:
-        name: of the model; `None` for the only one.
-        version: that must answer; `None` for any.
-        label: that must answer; `None` for any.
-        key: what always gets the same side of a canary; `None` for a draw.
-    """
+    """What a request asks for, `None` for anything; what has one `key` always gets the same side of a canary."""
 
     name: str | None = None
     version: str | None = None
@@ -320,5 +312,4 @@ def describe_selected(server: Registry, request: Request, write: Callable[[Found
     live = found.instance.slot.live
     if live is None:
         return not_live(found.instance.reloader.status.verdict)
-    answer = write(found, live)
-    return answer._replace(headers={**answer.headers, **live.provenance.headers})
+    return with_provenance(write(found, live), live.provenance)

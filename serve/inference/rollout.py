@@ -47,7 +47,7 @@ class Rollout:
     def carry_out(self, number: int, verdict: Verdict, evidence: Evidence) -> None:
         """Promote it, or end it."""
         instance, shared_state = self._instance, self._instance.shared_state
-        entry = next((entry for entry in instance.ledger.read() if entry.generation == number), None)
+        entry = instance.ledger.find(number)
         then = instance.settings.then if self._is_shadow else "promote"
         is_promoted = verdict.step is Step.KEEP and then == "promote"
         with durable_files.hold(instance.ledger.lock_path):
@@ -59,16 +59,9 @@ class Rollout:
                 self._stable.operator_requests.order_promotion(id, entry, path)
                 self._stable.shared_state.next_turn()
             shared_state.ended = number
-        instance.log.emit(
-            "promoted" if is_promoted else "agreed" if verdict.step is Step.KEEP else "ended",
-            generation=number,
-            version=entry.version,
-            sha256=entry.sha256,
-            signal=verdict.signal,
-            reason=verdict.reason,
-            answers=evidence.answers,
-            bad=evidence.bad,
-        )
+        event = "promoted" if is_promoted else "agreed" if verdict.step is Step.KEEP else "ended"
+        why = {"signal": verdict.signal, "reason": verdict.reason}
+        instance.log.emit(event, **entry.identity, **why, answers=evidence.answers, bad=evidence.bad)
         if verdict.signal and then != "hold":
             error = CheckpointError(instance.settings.label, f"its rollout was ended: {verdict.reason}")
             instance.reject(reject_entry(error, entry))

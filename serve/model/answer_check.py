@@ -1,12 +1,6 @@
 """Checks of one answer while its model is on trial: finite, in the declared range or set, healthy by its own word.
 
-A model class may declare, beside what `serve.model.contract` lists,
-
-    output_range = (0.0, 1.0)               in which every number of an answer lies
-    output_values = {"cat", "dog"}          of which every text and every whole number of an answer is one
-    healthy(self, inputs, outputs)          True, or False or a reason: `inputs` is what the module took, `outputs`
-                                            what the client gets
-    agree(self, a, b)                       whether two answers, as clients get them, agree: for canary and shadow
+What a model class may declare of its answers is documented in `docs/reference/model-class.md`.
 """
 
 from __future__ import annotations

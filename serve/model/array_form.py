@@ -11,12 +11,7 @@ TEXT = "text"
 
 @dataclass(frozen=True)
 class ArrayForm:
-    """One named input or output.
-
-    Args:
-        dtype: NumPy's name of the type of its elements, or `text`.
-        shape: lengths, `None` standing for any.
-    """
+    """One named input or output: `dtype` is NumPy's name or `text`, and `None` in `shape` stands for any length."""
 
     name: str
     dtype: str

@@ -208,15 +208,13 @@ def vary_inputs(example: object) -> Iterator[object]:
     """Make other requests of one: parts in another order, other texts and numbers. A model may refuse any of them."""
     drawn = random.Random(_SEED)  # noqa: S311 - nothing secret about it
     yield _change(example, lambda value: value, lambda text: text[::-1])
-    yield _change(example, lambda value: drawn.uniform(-1, 1) + 2 * value, _shuffled(drawn))
+    yield _change(
+        example, lambda value: drawn.uniform(-1, 1) + 2 * value, lambda text: "".join(drawn.sample(text, len(text)))
+    )
     yield _change(example, lambda value: value, lambda text: text + text[:1])
     if isinstance(example, (list, tuple)) and example:
         yield [*example[1:], example[0], example[-1]]
         yield [example[-1]]
-
-
-def _shuffled(drawn: random.Random) -> Callable[[str], str]:
-    return lambda text: "".join(drawn.sample(text, len(text)))
 
 
 def _change(value: Any, number: Callable[[float], float], text: Callable[[str], str]) -> Any:

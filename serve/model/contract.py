@@ -1,37 +1,9 @@
 """The contract of a model class, and the predictor that is made from it.
 
 The settings name a class as `model = "module:Class"` and its keyword arguments as `[model_args]`. The least it has to
-be is a `torch.nn.Module` with one attribute:
-
-    class Classifier(torch.nn.Module):
-        example_inputs = [[0.0] * 16]          # inputs as a request has them; used for warm-up and for the shape
-
-        def __init__(self, hidden=32): ...
-        def forward(self, rows): ...
-
-A class may say more, each by a method of its own; a class that is no module shows how to build one:
-
-    build_module(self)              -> torch.nn.Module        the module whose state dict the checkpoints hold
-    inputs_to_tensors(self, inputs) -> anything               a request's inputs to what the module takes; raises
-                                                              ValueError for inputs that do not fit
-    run_module(self, module, x)     -> anything               default: module(*x) for a plain tuple, module(**x)
-                                                              for a mapping, module(x) otherwise
-    tensors_to_outputs(self, y)     -> lists, numbers, texts  default: nested lists
-    image_to_inputs(self, pixels)   -> inputs                 for PNG and JPEG bodies: from uint8 [height, width, 3]
-    output_range, output_values, healthy(self, inputs, outputs)
-                                                              what answers must be like while a new generation is on
-                                                              trial: `serve.model.answer_check`
-    validate(self, model)           -> None or True           the last gate before a swap: `model.predict(inputs)`
-                                                              answers, `model.module` holds the weights; raises, or
-                                                              returns False, for a model that must not be served
-
-An example that is an object, `{"ids": [[…]], "mask": [[…]]}`, makes a model of several named inputs. Dimensions of any
-length are said as `torch.onnx.export` has them: `dynamic_axes = {"ids": {1: "length"}, "mask": {1: "length"}}`; lengths
-of one name are the same in a request. Requests that are ready at the same moment may share one run, their rows joined,
-where the model answers each row as it does alone; that is tried before each swap. `batchable = False`
-means that it must not even be tried.
-
-With `format = "torchscript"` or `"export"` the module comes out of the checkpoint, and the class only needs the rest.
+be is a `torch.nn.Module` with the attribute `example_inputs`, inputs as a request has them. What else it may state, and
+what each part takes and returns, is documented in `docs/reference/model-class.md`. With `format = "torchscript"` or
+`"export"` the module comes out of the checkpoint, and the class only needs the rest.
 """
 
 from __future__ import annotations
@@ -88,10 +60,8 @@ def build(settings: Settings, constructor: Callable[..., object]) -> Any:
     """Make an object of the model class; raises `ModelError`, also where it lacks what every one has."""
     servable = construct(settings, constructor)
     if not hasattr(servable, "example_inputs") and tensors.is_module(servable):
-        raise ModelError(
-            f"{settings.model}: expected the attribute example_inputs, found none",
-            hint="for example: example_inputs = [[0.0] * 16]; `serve check` finds out what the class takes",
-        )
+        hint = "for example: example_inputs = [[0.0] * 16]; `serve check` finds out what the class takes"
+        raise ModelError(f"{settings.model}: expected the attribute example_inputs, found none", hint)
     return servable
 
 
@@ -102,10 +72,8 @@ def build_module(settings: Settings, servable: Any) -> Any:
     except Exception as error:  # the user's code may raise anything
         raise _unbuildable(settings, error) from error
     if not tensors.is_module(module):
-        raise ModelError(
-            f"{settings.model}: expected a torch.nn.Module, found {type(module).__name__}",
-            hint="subclass torch.nn.Module, or add build_module()",
-        )
+        hint = "subclass torch.nn.Module, or add build_module()"
+        raise ModelError(f"{settings.model}: expected a torch.nn.Module, found {type(module).__name__}", hint)
     if tensors.is_lazy(module):
         _complete(settings, servable, module)
     return module
@@ -201,10 +169,8 @@ def _read_example(settings: Settings, servable: Any, module: Any) -> Inputs:
             )
         return InputTensor(example, module, device, axes=axes.get(INPUTS, {}))
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise ModelError(
-            f"{settings.model}: example_inputs: expected rows of numbers, found {error}",
-            hint="give rows of numbers, or add inputs_to_tensors()",
-        ) from error
+        hint = "give rows of numbers, or add inputs_to_tensors()"
+        raise ModelError(f"{settings.model}: example_inputs: expected rows of numbers, found {error}", hint) from error
 
 
 def _unbuildable(settings: Settings, error: Exception) -> ModelError:

@@ -112,9 +112,8 @@ class InputTensor:
             self._refuse_values()
 
     def _refuse_values(self) -> NoReturn:
-        raise InputError(
-            f"the {self._name}: expected numbers that fit {self._dtype}, found larger ones or NaN", self.shape
-        )
+        said = f"the {self._name}: expected numbers that fit {self._dtype}, found larger ones or NaN"
+        raise InputError(said, self.shape)
 
 
 class NamedInputs:
@@ -217,16 +216,7 @@ _CODES = {"float32": "f", "float64": "d", "int64": "q"}
 
 
 def read_rows(inputs: object, dtype: str, row_shape: Sequence[int | None]) -> numpy.ndarray[Any, Any] | None:
-    """Make an array of rows.
-
-    Args:
-        inputs: should be lists in lists, one for each dimension, of numbers.
-        row_shape: the lengths after the first, `None` standing for any above 0.
-
-    Returns:
-        The array; numbers that are too large for its floating type are infinite in it. `None` where the inputs are
-        something else, have another shape, or where this knows nothing of the type.
-    """
+    """Make an array of rows of numbers, infinite where the type is too small; `None` for all that it does not know."""
     code = _CODES.get(dtype)
     if code is None or type(inputs) is not list or not inputs:
         return None

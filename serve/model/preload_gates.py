@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, detect_format
 from serve.checkpoint.sharded import is_index
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 _AUTOMATIC = (SAFETENSORS, TORCH)
 
 
-@dataclass(frozen=True)
-class ReadPlan:
+class ReadPlan(NamedTuple):
     """A checkpoint that has passed these gates, and how it may be read."""
 
     stored: Stored
@@ -65,11 +63,8 @@ def require_format(path: Path, manifest: Manifest, configured: str) -> str:
         raise CheckpointError("format", f"the format: expected {manifest.format}, found {found}")
     wanted = _AUTOMATIC if configured == "auto" else (configured,)
     if found not in wanted:
-        raise CheckpointError(
-            "format",
-            f"the format: expected {' or '.join(wanted)}, found {found}",
-            hint=f'set format = "{found}" to serve it',
-        )
+        hint = f'set format = "{found}" to serve it'
+        raise CheckpointError("format", f"the format: expected {' or '.join(wanted)}, found {found}", hint)
     return found
 
 
@@ -79,17 +74,12 @@ def decide_pickle(settings: Settings, format: str, sha256: str, is_signed: bool)
         return False
     may_unpickle = sha256 in settings.allowed_pickles or (settings.pickle == "trusted" and is_signed)
     if format == EXPORT and (settings.pickle == "refuse" or not may_unpickle):
-        raise CheckpointError(
-            "pickle",
-            "the format: expected nothing that runs code when it is read, found a torch.export program",
-            hint='list its sha256 in allowed_pickles, or sign it and set pickle = "trusted"',
-        )
+        said = "the format: expected nothing that runs code when it is read, found a torch.export program"
+        hint = 'list its sha256 in allowed_pickles, or sign it and set pickle = "trusted"'
+        raise CheckpointError("pickle", said, hint)
     if settings.pickle == "refuse":
-        raise CheckpointError(
-            "pickle",
-            "the format: expected no pickle, found what torch.save writes",
-            hint='publish it with --convert, or set pickle = "weights_only"',
-        )
+        hint = 'publish it with --convert, or set pickle = "weights_only"'
+        raise CheckpointError("pickle", "the format: expected no pickle, found what torch.save writes", hint)
     return may_unpickle
 
 

@@ -29,12 +29,13 @@ class RequestMemory:
     Attributes:
         requests: whether the model class changes the lists of a request while it converts them.
         inputs: whether the module writes into what it takes, or keeps it.
-        raw: whether later calls write into what the module has given.
+        taken: whether the model class converts several requests to the same memory.
+        raw: whether later calls write into what the module has given, or may, as it is the same memory.
         outputs: whether the model class writes into what the module has given while it converts that.
     """
 
     def __init__(self) -> None:
-        self.requests = self.inputs = self.raw = self.outputs = False
+        self.requests = self.inputs = self.taken = self.raw = self.outputs = False
 
     def note_version(self, placed: Any) -> None:
         """Remember a write into tensors that were made for one run, outside of inference mode."""
@@ -52,10 +53,14 @@ class RequestMemory:
             several: inputs as requests have them; a model may refuse any of them.
         """
         held: list[tuple[Any, Any, Any, Any]] = []
+        places: tuple[set[int], set[int]] = set(), set()
         until_s = time.monotonic() + _ENOUGH_S
         for inputs in several:
             with contextlib.suppress(Exception):  # inputs that it has nothing for; the warm-up tells of others
-                held.append(self._answer(predictor, inputs))
+                held.append(answer := self._answer(predictor, inputs))
+                self.taken |= not places[0].isdisjoint(new := _places_of(answer[0]))
+                self.raw |= not places[1].isdisjoint(given := _places_of(answer[2]))
+                places = places[0] | new, places[1] | given
             for taken, before, raw, first in held:
                 self.inputs |= not is_same(taken, before)
                 self.raw |= not is_same(raw, first)
@@ -77,6 +82,16 @@ class RequestMemory:
         predictor.postprocess(converted)
         self.outputs |= not is_same(converted, first)
         return taken, before, raw, first
+
+
+def _places_of(value: Any) -> set[int]:
+    """Return where in memory arrays and tensors begin."""
+    if isinstance(value, torch.Tensor):
+        return {value.data_ptr()} - {0}
+    if isinstance(value, numpy.ndarray):
+        return {value.ctypes.data} if value.size else set()
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return set().union(*map(_places_of, parts))
 
 
 def own(value: Any) -> Any:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy
 import torch
 
-from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
-from serve.model.answers import as_json, differences
+from serve.model.answers import as_json, first_difference
 
 if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
@@ -103,16 +102,16 @@ def find_mixing(predictor: TorchPredictor, one: object, other: object) -> str:
     alone = {}
     for name, inputs in (("other", other), ("one", one)):
         _, alone[name], again = (_answer(predictor, inputs) for _ in range(3))
-        if _compare(alone[name], again):
+        if first_difference(alone[name], again):
             return ""  # it answers by chance or by the time; company has nothing to do with it
     for run, give in itertools.product(("one", "other"), repeat=2):
         prepared = {"one": predictor.prepare(one), "other": predictor.prepare(other)}
         raw = {name: _run(predictor, prepared[name]) for name in sorted(prepared, key=run.__ne__)}
         for name in sorted(raw, key=give.__ne__):
-            difference = _compare(alone[name], as_json(predictor.postprocess(raw[name])))
+            difference = first_difference(alone[name], as_json(predictor.postprocess(raw[name])))
             if difference:
                 return difference
-    return _compare(alone["one"], _answer(predictor, one))
+    return first_difference(alone["one"], _answer(predictor, one))
 
 
 def _answer(predictor: TorchPredictor, inputs: object) -> object:
@@ -124,10 +123,6 @@ def _run(predictor: TorchPredictor, prepared: Any) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return predictor.run(prepared)
-
-
-def _compare(expected: object, actual: object) -> str:
-    return next(differences(expected, actual, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE), "")
 
 
 # What goes round the counter, for example a write through `.data`, is still seen in tensors as small as counters are.
@@ -159,10 +154,7 @@ class Versions:
         }
 
     def written(self) -> list[str]:
-        """Name the tensors that were written or replaced since.
-
-        What a module keeps beside its weights, a table of sines that grows for example, may be replaced, not written.
-        """
+        """Name published tensors written or replaced since, and others written: a table that grows is replaced."""
         return self._differing(self._published)
 
     def touched(self) -> list[str]:

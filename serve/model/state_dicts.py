@@ -151,11 +151,9 @@ def fit(wanted: Architecture, found: Interface) -> Fit:
         return Fit(certain[0], _taken_off(certain[0]))
     if fits:
         shown = " and ".join(f'"{prefix}"' for prefix, _ in fits)
-        raise CheckpointError(
-            "architecture",
-            f"the checkpoint holds more than the module: expected its weights alone, found them under {shown}",
-            hint=f'publish it with --strip-prefix "{fits[0][0]}" to leave out what has another prefix',
-        )
+        said = f"the checkpoint holds more than the module: expected its weights alone, found them under {shown}"
+        hint = f'publish it with --strip-prefix "{fits[0][0]}" to leave out what has another prefix'
+        raise CheckpointError("architecture", said, hint)
     closest = min([plain, *(names for _, names in attempts)], key=lambda names: len(_differences(wanted, names, found)))
     try:
         require_interface(wanted.tensors, _complete(wanted, closest, found))

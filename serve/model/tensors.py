@@ -31,19 +31,11 @@ from serve.system.resources import Available
 # Source: the safetensors format description, and the names that safetensors 0.8 gives to types of torch. A torch that
 # lacks a type has no tensor of it.
 _NAMES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
+    **{f"F{bits}": f"float{bits}" for bits in (64, 32, 16)},
+    **{f"I{bits}": f"int{bits}" for bits in (64, 32, 16, 8)},
+    **{f"U{bits}": f"uint{bits}" for bits in (64, 32, 16, 8)},
     "BF16": "bfloat16",
     "C64": "complex64",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
     "BOOL": "bool",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E4M3FNUZ": "float8_e4m3fnuz",
@@ -216,10 +208,7 @@ def freeze(module: Any) -> None:
 
 
 def release(module: Any) -> None:
-    """Free the weights of a module that is no longer used, one by one.
-
-    Dropping a large model at once holds the interpreter lock for as long as it takes to unmap all of it.
-    """
+    """Free a module's weights one by one: unmapping a large model at once holds the interpreter lock all that time."""
     nothing = torch.empty(0)
     for tensor in (*module.parameters(), *module.buffers()):
         size_bytes = tensor.numel() * tensor.element_size()
@@ -298,8 +287,12 @@ class TiedWeights:
 
     def __init__(self, module: Any) -> None:
         groups: dict[object, list[_Place]] = {}
-        for place in _places_of(module):
-            groups.setdefault(_memory_of(place.tensor), []).append(place)
+        for prefix, owner in module.named_modules(remove_duplicate=False):
+            for registry in (owner._parameters, owner._buffers, vars(owner)):
+                for key, tensor in list(registry.items()):
+                    if isinstance(tensor, torch.Tensor):
+                        place = _Place(f"{prefix}.{key}" if prefix else key, owner, key, registry, tensor)
+                        groups.setdefault(_memory_of(tensor), []).append(place)
         self._groups = list(groups.values())
 
     def sources(self) -> dict[str, tuple[str, ...]]:
@@ -341,14 +334,6 @@ class TiedWeights:
                 if place.now.device == place.tensor.device:
                     place.tensor.data.copy_(place.now)
                     place.put(place.tensor)
-
-
-def _places_of(module: Any) -> Iterator[_Place]:
-    for prefix, owner in module.named_modules(remove_duplicate=False):
-        for registry in (owner._parameters, owner._buffers, vars(owner)):
-            for key, tensor in list(registry.items()):
-                if isinstance(tensor, torch.Tensor):
-                    yield _Place(f"{prefix}.{key}" if prefix else key, owner, key, registry, tensor)
 
 
 def _memory_of(tensor: Any) -> object:

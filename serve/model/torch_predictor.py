@@ -52,15 +52,7 @@ def _map(raw: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
-    """Turn what a module gave into arrays by name.
-
-    Args:
-        raw: a tensor, whose name is `outputs`; a tuple or list of tensors, `outputs_0` and so on; a mapping of them.
-            A part that is `None`, as a loss without targets, is left out.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Name arrays `outputs`, `outputs_0` … or as a mapping does, leaving out `None`; raises `ValueError` for others."""
     return {name: _to_array(name, part) for name, part in _named(raw) if part is not None}
 
 
@@ -175,12 +167,7 @@ _limit, _limited = 0, _Limit()
 
 
 def limit_threads(stated: int, workers: int = 1) -> None:
-    """Set how many threads one operation may use, in every thread that calls `limit_this_thread` from now on.
-
-    Args:
-        stated: by the settings; 0 for this worker's part of the cores. 1 is the quickest for small batches, where
-            starting threads costs more than they save.
-    """
+    """Set how many threads one operation may use; 0: this worker's share of the cores. 1 is best for small batches."""
     global _limit
     _limit = stated or threads_of_an_operation(count_cores(), workers, os.environ)
     limit_this_thread()
@@ -276,8 +263,12 @@ class TorchPredictor:
     def run(self, prepared: Any) -> Any:
         """Run the module; raises `InputError` for values that it has nothing for."""
         one = one_for_none(prepared)
-        if one is not None:
-            return self._run_empty(one)
+        if one is not None:  # run one row and give none of it, as many modules cannot run without rows
+            try:
+                return split(self.run(one), [0, 1])[0]
+            except Exception as error:  # the module's code may raise anything
+                said = "the inputs: expected at least one row, as this model's outputs are not rows"
+                raise InputError(said) from error
         memory = self.memory
         with self.turns[0]:
             # Outside of the context below: tensors of inference mode have no versions.
@@ -295,13 +286,6 @@ class TorchPredictor:
             finally:
                 if placed is not prepared and not memory.inputs:
                     memory.note_version(placed)
-
-    def _run_empty(self, one: Any) -> Any:
-        """Run one row and give none of it, as many modules cannot run without rows."""
-        try:
-            return split(self.run(one), [0, 1])[0]
-        except Exception as error:  # the module's code may raise anything
-            raise InputError("the inputs: expected at least one row, as this model's outputs are not rows") from error
 
     def postprocess(self, raw: Any) -> object:
         """Turn what the module gave into outputs that JSON can hold."""
@@ -361,6 +345,7 @@ class TorchPredictor:
         limit_this_thread()
         try:
             with self.turns[1]:
-                return convert(found)
+                taken = convert(found)
+                return own(taken) if self.memory.taken else taken
         except _UNFIT as error:
             raise InputError(f"the inputs: {error}", self.expected_shape) from error

@@ -15,14 +15,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 import torch
 
 from serve.checkpoint.formats import TORCHSCRIPT
-from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import CheckpointError, TrialError
-from serve.model.answers import as_json, differences, require_same_form
+from serve.model.answers import as_json, first_difference, require_same_form
 from serve.model.batch_independence import vary_inputs, why_alone
 from serve.model.request_state import Versions, changed, find_mixing, snapshot
 from serve.model.warm_up import Candidate, HangingError, Tried, limit, warm_up
@@ -78,7 +77,11 @@ class Trial:
                 self._say("state_kept", attributes=examined.kept)
                 predictor.memory.inputs = predictor.memory.raw = True
             # Not one for both: a conversion takes place in the event loop, which must not wait for a run.
-            turns = (threading.RLock(), threading.RLock()) if predictor.memory.raw else predictor.turns
+            turns = (
+                (threading.RLock(), threading.RLock())
+                if predictor.memory.raw or predictor.memory.taken
+                else predictor.turns
+            )
             can_batch = not examined.alone_because
             predictor = replace(predictor, can_batch=can_batch, turns=turns, versions=examined.versions)
         return self._optimize(predictor, built.example_inputs, plan.format)
@@ -113,8 +116,7 @@ class Trial:
         return verdict.predictor
 
 
-@dataclass(frozen=True)
-class Examined:
+class Examined(NamedTuple):
     """What was found: why requests share no run, what they leave on objects, which tensors answering has changed."""
 
     alone_because: str
@@ -202,8 +204,7 @@ _RUNS = 10
 _LEAST_GAIN = 1.03
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What came of a quicker form: how many times as fast it is, or the reason why the module itself is served."""
 
     predictor: TorchPredictor
@@ -226,8 +227,8 @@ def _try(predictor: TorchPredictor, example: object, how: str, rows: Sequence[in
     batches = [predictor.stack([prepared] * count) if count > 1 else prepared for count in rows]
     for batch in batches:
         expected, found = (as_json(one.postprocess(one.run(batch))) for one in (predictor, quicker))
-        difference = next(differences(expected, found, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE), None)
-        if difference is not None:
+        difference = first_difference(expected, found)
+        if difference:
             return Verdict(predictor, reason=f"it answers differently: outputs{difference}")
     gain = min(_measure_gain(predictor, quicker, batch) for batch in batches)
     if gain < _LEAST_GAIN:

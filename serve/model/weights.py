@@ -58,11 +58,9 @@ def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
     if "weights_only" in accepted:
         options["weights_only"] = not may_unpickle
     elif not may_unpickle:
-        raise CheckpointError(
-            "pickle",
-            f"torch {torch.__version__} cannot read a pickle without running its code, and its sha256 is not allowed",
-            hint="save safetensors, or add the sha256 to allowed_pickles",
-        )
+        said = f"torch {torch.__version__} cannot read a pickle without running its code, and its sha256 is not allowed"
+        hint = "save safetensors, or add the sha256 to allowed_pickles"
+        raise CheckpointError("pickle", said, hint)
     if can_map_pickles() and zipfile.is_zipfile(path):
         options["mmap"] = True
     try:
@@ -74,9 +72,7 @@ def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
         if unsafe is None or may_unpickle:
             raise _damaged("torch.load", error) from error
         if "Uninitialized" in unsafe.group():
-            raise CheckpointError(
-                "content", "expected weights, found a lazy layer without any", hint=RUN_ONCE
-            ) from error
+            raise CheckpointError("content", "expected weights, found a lazy layer without any", RUN_ONCE) from error
         raise CheckpointError(
             "pickle",
             f"expected tensors only, found a pickle of more: {unsafe.group()[:_SHOWN]}",
@@ -102,9 +98,8 @@ def read_script(path: Path, device: str) -> Any:
 def read_program(path: Path, device: str) -> Any:
     """Read a program of `torch.export`, which brings its own code; raises `CheckpointError`."""
     if not hasattr(torch, "export") or not hasattr(torch.export, "load"):
-        raise CheckpointError(
-            "format", f"torch {torch.__version__} cannot read torch.export programs; 2.1 and later can"
-        )
+        said = f"torch {torch.__version__} cannot read torch.export programs; 2.1 and later can"
+        raise CheckpointError("format", said)
     try:
         with path.open("rb") as reader:  # by its path, torch warns of every suffix but .pt2
             program = torch.export.load(reader)

@@ -70,12 +70,7 @@ class Telemetry:
             self.spans.stop()
 
     def operations(self, name: str) -> Operations:
-        """Return the operations on `NAME` or `NAME@LABEL`.
-
-        Raises:
-            NotServedError: there is no such model.
-            OperationError: it has no store yet.
-        """
+        """Return the operations on `NAME` or `NAME@LABEL`; raises `NotServedError`, or `OperationError`."""
         if name not in self._instances:
             raise NotServedError(f"model: expected {' or '.join(self._instances)}, found {name}")
         if name not in self._operations:

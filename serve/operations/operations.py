@@ -179,10 +179,8 @@ class Operations:
     def retry(self, wanted: str | None) -> list[Record]:
         """Have what was refused judged anew, and return the rejections that were lifted.
 
-        `wanted` is the name, the version or the beginning of the sha256 of a checkpoint; all by default.
-
-        Raises:
-            OperationError: no such checkpoint was refused.
+        `wanted` is the name, the version or the beginning of the sha256 of a checkpoint; all by default. Raises
+        `OperationError` where no such checkpoint was refused.
         """
         lifted = self._quarantine.release(wanted)
         if wanted is not None and not lifted:

@@ -91,15 +91,9 @@ def _own(tensor: Any, seen: set[int]) -> Any:
 
 
 # What `torch.Tensor.__reduce_ex__` names, from torch 1.12 to 2.13.
-_BUILDERS = (
-    "_rebuild_tensor_v2",
-    "_rebuild_tensor_v3",
-    "_rebuild_parameter",
-    "_rebuild_sparse_tensor",
-    "_rebuild_qtensor",
-)
+_BUILDERS = ("tensor_v2", "tensor_v3", "parameter", "sparse_tensor", "qtensor")
 _ALLOWED = {("collections", "OrderedDict"), ("torch", "Size"), ("torch", "device")}
-_ALLOWED |= {("torch._utils", name) for name in _BUILDERS}
+_ALLOWED |= {("torch._utils", f"_rebuild_{name}") for name in _BUILDERS}
 _ALLOWED |= {("torch.serialization", "_get_layout"), ("torch.storage", "UntypedStorage")}
 
 

@@ -9,8 +9,8 @@ import contextlib
 import importlib.util
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from serve.checkpoint import sharded
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, TORCHSCRIPT, detect_format
@@ -20,8 +20,7 @@ _NO_TORCH = "torch is not installed here"
 _PROGRAM = 'a server takes it only with format = "{format}"{more}'
 
 
-@dataclass(frozen=True)
-class Conversion:
+class Conversion(NamedTuple):
     """What may become of a file on its way.
 
     Args:
@@ -40,8 +39,7 @@ class Conversion:
         return bool(self.wanted or self.key is not None or self.prefix is not None)
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """A file that is ready to be published. `name`: that of the source, with the suffix of what it has become."""
 
     path: Path
@@ -53,8 +51,8 @@ class Ready:
 def prepare(source: Path, how: Conversion) -> Iterator[Ready]:
     """Give the file to publish, gone afterwards if it was made; raises `CheckpointError` or `PublishError`."""
     if sharded.is_index(source):
-        with _scratch() as directory:
-            yield _join(source, directory, how)
+        with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+            yield _join(source, Path(directory), how)
         return
     format = detect_format(source)
     if format == TORCH and how.wanted is False and not (how.key or how.prefix):
@@ -66,19 +64,12 @@ def prepare(source: Path, how: Conversion) -> Iterator[Ready]:
         yield Ready(source, source.name)
     elif importlib.util.find_spec("torch") is None:
         if how.is_stated:
-            raise PublishError(
-                f"{source}: it cannot be converted: {_NO_TORCH}", hint="run it where the model was trained"
-            )
+            hint = "run it where the model was trained"
+            raise PublishError(f"{source}: it cannot be converted: {_NO_TORCH}", hint)
         yield Ready(source, source.name, notes=(f"not converted: {_NO_TORCH}",))
     else:
-        with _scratch() as directory:
-            yield _convert(source, format, directory, how)
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
-        yield Path(directory)
+        with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+            yield _convert(source, format, Path(directory), how)
 
 
 def _join(index: Path, directory: Path, how: Conversion) -> Ready:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve import durable_files
-from serve.checkpoint.manifest import Golden, Manifest, Stored, golden_issues, parse_golden
+from serve.checkpoint.manifest import Manifest, Stored, golden_issues, parse_golden
 from serve.errors import PublishError, ServeError
+from serve.model.answers import as_json
 from serve.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[
         raise PublishError(f"{path}: " + "; ".join(issues))
     golden = list(parse_golden(stated))
     if missing:
-        answers = _ask([golden[place] for place in missing], _load(checkpoint, model))
-        for place, answer in zip(missing, answers):
-            golden[place] = replace(golden[place], outputs=answer)
+        predictor = _load(checkpoint, model)
+        for place in missing:
+            golden[place] = replace(golden[place], outputs=as_json(predictor.predict(golden[place].inputs)))
     return [one.as_json() for one in golden]
 
 
@@ -65,18 +66,12 @@ def check(checkpoint: Path, model: str | None = None) -> None:
     except ServeError:
         raise
     except Exception as error:  # whatever the model's own code raises
-        raise PublishError(
-            f"{checkpoint.name}: {type(error).__name__}: {error}", hint="a server could not load it"
-        ) from error
+        hint = "a server could not load it"
+        raise PublishError(f"{checkpoint.name}: {type(error).__name__}: {error}", hint) from error
 
 
 def _load(checkpoint: Path, model: str | None) -> TorchPredictor:
     return load_own(load_settings(os.environ, Path.cwd()).find(model), checkpoint).predictor
-
-
-def _ask(golden: list[Golden], predictor: TorchPredictor) -> list[object]:
-    answers: list[object] = json.loads(json.dumps([predictor.predict(one.inputs) for one in golden]))
-    return answers
 
 
 def load_own(settings: Settings, checkpoint: Path, say: Say | None = None) -> Loaded:

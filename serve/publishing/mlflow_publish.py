@@ -20,6 +20,19 @@ from serve.source.observation import MARKER_SUFFIX
 
 _DIRECTORY = "envserve"
 _SHORT_SHA256 = 12
+_HINT = "check MLFLOW_TRACKING_URI, the credentials and the rights"
+
+
+@contextlib.contextmanager
+def explained(shown: str, hint: str) -> Iterator[None]:
+    """Have what other people's packages raise about a place, which is named so, raised as a `PublishError`."""
+    try:
+        yield
+    except PublishError:
+        raise
+    except Exception as error:  # a missing package, a transport's, each protocol's own
+        reason = getattr(error, "message", None) or str(error) or type(error).__name__
+        raise PublishError(f"{shown}: {reason}", hint=getattr(error, "hint", None) or hint) from error
 
 
 class MlflowTarget:
@@ -27,13 +40,9 @@ class MlflowTarget:
 
     def __init__(self, name: str, alias: str) -> None:
         self._name, self._alias = name, alias
-        with self._explained():
+        self.shown = f"models:/{name}"  # as messages name it
+        with explained(self.shown, _HINT):
             self._client: Any = mlflow_registry.open_client()
-
-    @property
-    def shown(self) -> str:
-        """The model, as messages name it."""
-        return f"models:/{self._name}"
 
     def put(
         self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker
@@ -41,7 +50,7 @@ class MlflowTarget:
         """Register a checkpoint, as `RemotePlace.put`; after a `PublishError` the alias names what it did before."""
         rank = Rank(generation)
         write_marker(rank, {})
-        with self._explained(), tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+        with explained(self.shown, _HINT), tempfile.TemporaryDirectory(prefix="envserve-") as directory:
             run, is_own = self._open_run()
             run_id, place = run.info.run_id, f"{_DIRECTORY}/{sha256[:_SHORT_SHA256]}"
             named = Path(directory) / name
@@ -77,14 +86,3 @@ class MlflowTarget:
                 raise
             self._client.create_registered_model(self._name)
         return self._client.create_model_version(self._name, artifacts, run_id).version
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except PublishError:
-            raise
-        except Exception as error:  # MLflow's own, of its transport, and what marks a missing package
-            hint = getattr(error, "hint", None) or "check MLFLOW_TRACKING_URI, the credentials and the rights"
-            reason = getattr(error, "message", None) or str(error) or type(error).__name__
-            raise PublishError(f"{self.shown}: {reason}", hint=hint) from error

@@ -22,7 +22,8 @@ from serve.checkpoint.manifest import parse_marker, read_object
 from serve.checkpoint.provenance import WORD
 from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
-from serve.publishing.converted_source import Conversion, prepare
+from serve.publishing import golden_file
+from serve.publishing.converted_source import Conversion, Ready, prepare
 from serve.publishing.rank import Rank, find_rank
 from serve.publishing.remote_publish import RemotePlace, find_place, split_place
 from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
@@ -36,13 +37,7 @@ _SHORT_SHA256 = 12
 
 @dataclass(frozen=True)
 class Published:
-    """What was published.
-
-    Args:
-        notes: what was done to the source's weights on the way, or why nothing was.
-        generation: that the marker states, so that it outranks those beside it; 0 for none.
-        outranked_by: the checkpoint beside it that stays above it, so that a server of the directory will not serve it.
-    """
+    """What was published; `notes`: what was done to its weights for that; `outranked_by`: what is served instead."""
 
     checkpoint: str
     sha256: str
@@ -100,7 +95,11 @@ def publish(
         SignatureError: the key cannot be used. Nothing was changed.
     """
     directory, name = split_place(str(directory), name)
-    _require_words(name, version)
+    for what, given in (("name", name), ("version", version)):
+        if given is not None and not WORD.fullmatch(given):
+            raise PublishError(f"the {what}: expected letters, digits and ._+-, found {given!r}")
+    if name is not None and name.endswith(MARKER_SUFFIX):
+        raise PublishError(f"the name: expected a checkpoint, found the name of a marker, {name!r}")
     place = find_place(directory)
     how = Conversion(extras.convert, extras.weights_key, extras.strip_prefix)
     try:
@@ -117,17 +116,8 @@ def publish(
         hint = error.hint or "publish what torch.save or safetensors wrote"
         raise PublishError(f"{source}: {error.message}", hint=hint) from error
     except OSError as error:
-        raise PublishError(
-            f"{error.filename or source}: {error.strerror}", hint="check the path and its rights"
-        ) from error
-
-
-def _require_words(name: str | None, version: str | None) -> None:
-    for what, given in (("name", name), ("version", version)):
-        if given is not None and not WORD.fullmatch(given):
-            raise PublishError(f"the {what}: expected letters, digits and ._+-, found {given!r}")
-    if name is not None and name.endswith(MARKER_SUFFIX):
-        raise PublishError(f"the name: expected a checkpoint, found the name of a marker, {name!r}")
+        hint = "check the path and its rights"
+        raise PublishError(f"{error.filename or source}: {error.strerror}", hint) from error
 
 
 def _examine(source: Path, extras: Extras) -> tuple[str, dict[str, object]]:
@@ -142,12 +132,12 @@ def _publish_remote(
 ) -> Published:
     format, found = _examine(source, extras)
     sha256, size_bytes = durable_files.hash_file(source), source.stat().st_size
-    published = _describe(f"{place.shown}/{name}", sha256, size_bytes, version, format)
+    published = _describe(f"{place.shown}/{name}", sha256, size_bytes, version, format, Rank(0))
 
     def write_marker(rank: Rank, more: Mapping[str, Any]) -> bytes:
         metrics = {**more.get("metrics", {}), **extras.metrics}
         stated = {**found, **more, **({"metrics": metrics} if metrics else {})}
-        return _write_marker(_ranked(published, rank), stated, extras)
+        return _write_marker(replace(published, generation=rank.generation), stated, extras)
 
     return replace(published, **place.put(source, name, sha256, extras.generation, write_marker))
 
@@ -156,7 +146,7 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     format, found = _examine(source, extras)
     with _copy(source, target) as copied:
         rank = find_rank(LocalSource(target.parent), extras.generation)
-        published = _ranked(_describe(target, copied.sha256, copied.size_bytes, version, format), rank)
+        published = _describe(target, copied.sha256, copied.size_bytes, version, format, rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
     bundle = read_object(marker).get(OPENSSF)
@@ -170,11 +160,9 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
 def _publish_sharded(source: Path, directory: Path, name: str, version: str | None, extras: Extras) -> Published:
     if not name.endswith(sharded.INDEX_SUFFIX):
         raise PublishError(f"the name: expected one that ends with {sharded.INDEX_SUFFIX}, found {name!r}")
-    if extras.golden is not None or extras.check:
-        with prepare(source, Conversion()) as joined:
-            found = _find_extras(extras, joined.path)
-    else:
-        found = _find_extras(extras, source)
+    needs_one_file = extras.check or extras.golden is not None or extras.golden_from is not None
+    with prepare(source, Conversion()) if needs_one_file else contextlib.nullcontext(Ready(source, name)) as ready:
+        found = _find_extras(extras, ready.path)
     target = directory / name
     sha256 = sharded.hash_joined(source)
     weight_map = sharded.read_index(source)
@@ -187,7 +175,7 @@ def _publish_sharded(source: Path, directory: Path, name: str, version: str | No
     text = json.dumps(index, indent=2).encode() + b"\n"
     size_bytes = len(text) + sum(shard.stat().st_size for shard in shards)
     rank = find_rank(LocalSource(directory), extras.generation)
-    published = _ranked(_describe(target, sha256, size_bytes, version, SAFETENSORS), rank)
+    published = _describe(target, sha256, size_bytes, version, SAFETENSORS, rank)
     marker = _write_marker(published, found, extras)
     _unmark(target)
     for shard in shards:
@@ -224,37 +212,21 @@ def _unmark(target: Path) -> None:
     durable_files.sync_directory(target.parent)
 
 
-def _describe(target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str) -> Published:
-    return Published(
-        checkpoint=str(target),
-        sha256=sha256,
-        size=size_bytes,
-        version=version or sha256[:_SHORT_SHA256],
-        created=datetime.now(timezone.utc).isoformat(timespec="microseconds"),
-        format=format,
-    )
-
-
-def _ranked(published: Published, rank: Rank) -> Published:
-    return replace(published, generation=rank.generation, outranked_by=rank.outranked_by)
+def _describe(
+    target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank
+) -> Published:
+    version, created = version or sha256[:_SHORT_SHA256], datetime.now(timezone.utc).isoformat(timespec="microseconds")
+    return Published(str(target), sha256, size_bytes, version, created, format, rank.generation, rank.outranked_by)
 
 
 def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
-    found: dict[str, object] = {}
-    if extras.metrics:
-        found["metrics"] = dict(extras.metrics)
+    found: dict[str, object] = {"metrics": dict(extras.metrics)} if extras.metrics else {}
     if extras.check:
-        from serve.publishing import golden_file
-
         golden_file.check(checkpoint, extras.model)
     if extras.golden is not None:
-        from serve.publishing.golden_file import read_golden
-
-        found["golden"] = read_golden(extras.golden, checkpoint, extras.model)
+        found["golden"] = golden_file.read_golden(extras.golden, checkpoint, extras.model)
     elif extras.golden_from is not None:
-        from serve.publishing.golden_file import record_golden
-
-        found["golden"] = record_golden(checkpoint, extras.model)
+        found["golden"] = golden_file.record_golden(checkpoint, extras.model)
     return found
 
 
@@ -270,8 +242,6 @@ def _write_marker(published: Published, found: Mapping[str, object], extras: Ext
     text = json.dumps(stated, indent=1).encode() + b"\n"
     parse_marker(text)
     if len(text) > MARKER_LIMIT_BYTES:
-        raise PublishError(
-            f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes, found {len(text)}",
-            hint="give fewer or smaller golden requests",
-        )
+        hint = "give fewer or smaller golden requests"
+        raise PublishError(f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes, found {len(text)}", hint)
     return text

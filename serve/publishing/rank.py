@@ -7,7 +7,7 @@ with times of their own, must not make a new checkpoint an old one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Callable
 
 from serve.source.local import Listed, LocalSource
@@ -34,10 +34,6 @@ class Rank:
         """Whether a marker that was written with this rank outranks the others."""
         order = (self.generation, marker.mtime_ns, name)
         return self.above is None or order > self.above.order
-
-    def raised(self) -> Rank:
-        """The same with a higher generation, for places where no marker's time can be chosen."""
-        return replace(self, generation=self.generation + 1, above=None)
 
 
 def find_rank(place: LocalSource, generation: int) -> Rank:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, TypeVar
+from typing import Any, Callable
 
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.errors import PublishError
-from serve.publishing.mlflow_publish import MlflowTarget
+from serve.publishing.mlflow_publish import MlflowTarget, explained
 from serve.publishing.rank import Rank, WriteMarker, find_rank
 from serve.settings.parsers import mlflow_alias
 from serve.source import remote
@@ -29,7 +30,7 @@ _READ_ONLY = frozenset({"http", "https", "github", "git", "data"})
 _SUFFIXES = (".safetensors", sharded.INDEX_SUFFIX, ".pt", ".pth", ".ckpt", ".bin", ".pt2")
 # S3 tells times in seconds.
 _GRAIN_S = 1.1
-_Result = TypeVar("_Result")
+_HINT = "check the URL, the credentials and the rights"
 
 
 def split_place(text: str, name: str | None) -> tuple[str, str | None]:
@@ -50,9 +51,8 @@ def find_place(text: str | Path) -> Path | RemotePlace | MlflowTarget:
     url = remote.url_of(Path(text))
     if url is None:
         if ":/" in str(text):
-            raise PublishError(
-                f"--to: expected a directory or a URL that fsspec opens, found {text}", hint="write PROTOCOL://PLACE"
-            )
+            hint = "write PROTOCOL://PLACE"
+            raise PublishError(f"--to: expected a directory or a URL that fsspec opens, found {text}", hint)
         return Path(text)
     scheme, _, rest = url.partition("://")
     if scheme in ("file", "local"):
@@ -68,7 +68,8 @@ class RemotePlace:
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self.shown = remote.mask(self.url)
-        self._system, self._path = self._ask(lambda: remote.open_url(url))
+        with explained(self.shown, _HINT):
+            self._system, self._path = remote.open_url(url)
 
     def put(
         self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker
@@ -76,22 +77,27 @@ class RemotePlace:
         """Publish a checkpoint; the marker is written once beforehand. After a `PublishError` there is none."""
         target = f"{self._path}/{name}"
         place = remote.RemotePlace(Path(self.url), self.url, (self._system, self._path))
-        rank = self._ask(lambda: find_rank(place, generation))
+        with explained(self.shown, _HINT):
+            rank = find_rank(place, generation)
         write_marker(rank, {})
-        self._ask(lambda: self._unmark(target + MARKER_SUFFIX))
-        if not self._ask(lambda: self._is_complete(target, source.stat().st_size, sha256)):
-            if self._path.startswith("/"):  # elsewhere a bucket comes first, which a mistyped name must not create
-                self._ask(lambda: self._system.makedirs(self._path, exist_ok=True))
-            sent = self._ask(lambda: self._send(source, target))
-            if sent != sha256:
-                raise PublishError(
-                    f"{source}: it changed while it was published", hint="publish it again when it is whole"
-                )
-        if not rank.is_high(name, self._ask(lambda: self._identify(target))):
-            time.sleep(_GRAIN_S)
-        if not self._ask(lambda: self._mark(target, rank, write_marker(rank, {}))):
-            rank = rank.raised()
-            self._ask(lambda: self._mark(target, rank, write_marker(rank, {})))
+        with explained(self.shown, _HINT):
+            self._system.invalidate_cache()
+            if self._system.exists(target + MARKER_SUFFIX):
+                self._system.rm_file(target + MARKER_SUFFIX)
+            if not self._is_complete(target, source.stat().st_size, sha256):
+                if self._path.startswith("/"):  # elsewhere a bucket comes first, which a mistyped name must not create
+                    self._system.makedirs(self._path, exist_ok=True)
+                with source.open("rb") as reader, self._system.open(target, "wb") as writer:
+                    sent = _hash(reader, source.stat().st_size, "sending", writer.write)
+                if sent != sha256:
+                    hint = "publish it again when it is whole"
+                    raise PublishError(f"{source}: it changed while it was published", hint)
+            if not rank.is_high(name, self._identify(target)):
+                time.sleep(_GRAIN_S)
+            if not self._mark(target, rank, write_marker(rank, {})):
+                # A higher generation, as no marker's time can be chosen there.
+                rank = replace(rank, generation=rank.generation + 1, above=None)
+                self._mark(target, rank, write_marker(rank, {}))
         return {"generation": rank.generation, "outranked_by": rank.outranked_by}
 
     def _mark(self, target: str, rank: Rank, marker: bytes) -> bool:
@@ -103,48 +109,20 @@ class RemotePlace:
         self._system.invalidate_cache()
         return remote.identify(self._system.info(path))
 
-    def _unmark(self, marker: str) -> None:
-        self._system.invalidate_cache()
-        if self._system.exists(marker):
-            self._system.rm_file(marker)
-
     def _is_complete(self, target: str, size_bytes: int, sha256: str) -> bool:
         if not self._system.exists(target) or self._system.size(target) != size_bytes:
             return False
         with self._system.open(target, "rb", cache_type="none") as reader:
-            return _hash(_read(reader, size_bytes, "checking")) == sha256
-
-    def _send(self, source: Path, target: str) -> str:
-        digest = hashlib.sha256()
-        with source.open("rb") as reader, self._system.open(target, "wb") as writer:
-            for chunk in _read(reader, source.stat().st_size, "sending"):
-                digest.update(chunk)
-                writer.write(chunk)
-        return digest.hexdigest()
-
-    def _ask(self, question: Callable[[], _Result]) -> _Result:
-        try:
-            return question()
-        except PublishError:
-            raise
-        except Exception as error:  # each protocol's package has other errors
-            reason = str(error) or type(error).__name__
-            hint = getattr(error, "hint", None) or "check the URL, the credentials and the rights"
-            raise PublishError(f"{self.shown}: {reason}", hint=hint) from error
+            return _hash(reader, size_bytes, "checking") == sha256
 
 
-def _hash(chunks: Iterator[bytes]) -> str:
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _read(reader: BinaryIO | Any, size_bytes: int, what: str) -> Iterator[bytes]:
-    """Read a file to its end, and tell a terminal how far it is."""
-    done_bytes, is_watched = 0, sys.stderr.isatty()
+def _hash(reader: Any, size_bytes: int, what: str, write: Callable[[bytes], object] | None = None) -> str:
+    """Return the sha256 of a file, which may be written elsewhere meanwhile, and tell a terminal how far it is."""
+    digest, done_bytes, is_watched = hashlib.sha256(), 0, sys.stderr.isatty()
     while chunk := reader.read(durable_files.CHUNK_BYTES):
-        yield chunk
+        digest.update(chunk)
+        if write is not None:
+            write(chunk)
         done_bytes += len(chunk)
         if is_watched:
             share = min(done_bytes / max(size_bytes, 1), 1.0)
@@ -153,3 +131,4 @@ def _read(reader: BinaryIO | Any, size_bytes: int, what: str) -> Iterator[bytes]
             sys.stderr.flush()
     if is_watched:
         sys.stderr.write("\n")
+    return digest.hexdigest()

@@ -222,8 +222,7 @@ class ServerSettings:
     def find(self, wanted: str | None = None) -> Settings:
         """Find how one model, or one label of it, is to be served: `NAME` or `NAME@LABEL`; by default the only one.
 
-        Raises:
-            SettingsError: there is no such model, or none was named and there are several.
+        Raises `SettingsError` where there is no such model, or none was named and there are several.
         """
         known = self.by_name
         if wanted is None and len(known) == 1:

@@ -15,14 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from watchdog.events import (
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileModifiedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
+from watchdog import events
 from watchdog.observers import Observer
 
 from serve.source.observation import MARKER_SUFFIX
@@ -30,7 +23,7 @@ from serve.source.observation import MARKER_SUFFIX
 POLL, INOTIFY = "poll", "inotify"
 # Reading a marker makes events too (opened, closed_no_write); waking for those would never end, and merely being told
 # of them costs a worker three threads' turns each time that any of them reads one.
-_WRITING_EVENTS = [FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileClosedEvent]
+_WRITING_EVENTS = [events.FileCreatedEvent, events.FileModifiedEvent, events.FileMovedEvent, events.FileClosedEvent]
 # A burst of events is one look.
 _SHORTEST_PAUSE_S = 0.02
 _ASK_S = 0.04
@@ -41,7 +34,7 @@ _LIMITS = {errno.EMFILE: "fs.inotify.max_user_instances", errno.ENOSPC: "fs.inot
 _Watched = tuple[Path, int, int]
 
 
-class FileEvents(FileSystemEventHandler):
+class FileEvents(events.FileSystemEventHandler):
     """A wait that file events can cut short.
 
     Args:
@@ -50,16 +43,14 @@ class FileEvents(FileSystemEventHandler):
     """
 
     def __init__(self, watch: str, report: Callable[[str], None]) -> None:
-        self._watch = watch
-        self._report = report
-        self._woken = threading.Event()
+        self._watch, self._report, self._woken = watch, report, threading.Event()
         self._observer: Any = None
         self._watched: _Watched | None = None
         self._polled: _Watched | None = None
         self._rebuild_at_s = 0.0
         self._last_report: str | None = None
 
-    def on_any_event(self, event: FileSystemEvent) -> None:
+    def on_any_event(self, event: events.FileSystemEvent) -> None:
         """Wake the waiting thread when a marker was written."""
         paths = (os.fsdecode(event.src_path or ""), os.fsdecode(event.dest_path or ""))
         if any(path.endswith(MARKER_SUFFIX) for path in paths):
@@ -99,7 +90,11 @@ class FileEvents(FileSystemEventHandler):
         if is_right or time.monotonic() < self._rebuild_at_s:
             return
         self.close()
-        if not self._must_poll(wanted):
+        fstype = type_of(directory)
+        if self._watch != INOTIFY and is_remote(fstype):
+            self._polled = wanted
+            self._tell(f"the timer alone: {directory} is on {fstype}, where other machines' writes make no file events")
+        else:
             self._build(wanted)
 
     def close(self) -> None:
@@ -108,14 +103,6 @@ class FileEvents(FileSystemEventHandler):
         if observer is not None:
             observer.stop()
             observer.join(timeout=1)
-
-    def _must_poll(self, wanted: _Watched) -> bool:
-        fstype = type_of(wanted[0])
-        if self._watch == INOTIFY or not is_remote(fstype):
-            return False
-        self._polled = wanted
-        self._tell(f"the timer alone: {wanted[0]} is on {fstype}, where other machines' writes make no file events")
-        return True
 
     def _build(self, wanted: _Watched) -> None:
         try:

@@ -48,15 +48,9 @@ class _Listing(NamedTuple):
 
 
 class LocalSource:
-    """Where checkpoints appear.
+    """Where checkpoints appear: one, or a directory of them. It need not exist yet; each look finds what it is."""
 
-    Args:
-        path: a checkpoint, or a directory of checkpoints. It need not exist yet: what it is, is found at each look.
-
-    `has_events` states whether this machine's kernel reports what comes there.
-    """
-
-    has_events = True
+    has_events = True  # whether this machine's kernel reports what comes there
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,9 +122,16 @@ class LocalSource:
 
     def _find(self) -> Sequence[Listed]:
         found = []
-        for marker, seen in self._markers():
-            path = Path(marker[: -len(MARKER_SUFFIX)])
-            found.append(Listed(path, _identify(seen), self._generation(marker, seen)))
+        if not self.is_directory:
+            markers = [str(self.path) + MARKER_SUFFIX]
+        else:
+            with os.scandir(self.path) as entries:  # names that start with a dot are the temporary files of publishers
+                names = (entry for entry in entries if entry.name.endswith(MARKER_SUFFIX))
+                markers = [entry.path for entry in names if not entry.name.startswith(".")]
+        for marker in markers:
+            with contextlib.suppress(FileNotFoundError):  # gone since the listing, or not there yet
+                seen, path = _look_at_marker(marker), Path(marker[: -len(MARKER_SUFFIX)])
+                found.append(Listed(path, _identify(seen), self._generation(marker, seen)))
         there = {str(one.path) + MARKER_SUFFIX for one in found}
         self._generations = {name: known for name, known in self._generations.items() if name in there}
         return sorted(found, key=lambda one: one.order, reverse=True)
@@ -147,17 +148,6 @@ class LocalSource:
                 return 0
             self._generations[marker] = known
         return known[1]
-
-    def _markers(self) -> Iterator[tuple[str, os.stat_result]]:
-        if not self.is_directory:
-            paths = [str(self.path) + MARKER_SUFFIX]
-        else:
-            with os.scandir(self.path) as entries:  # names that start with a dot are the temporary files of publishers
-                names = (entry for entry in entries if entry.name.endswith(MARKER_SUFFIX))
-                paths = [entry.path for entry in names if not entry.name.startswith(".")]
-        for path in paths:
-            with contextlib.suppress(FileNotFoundError):  # gone since the listing, or not there yet
-                yield path, _look_at_marker(path)
 
 
 def _look_at_marker(path: str) -> os.stat_result:

@@ -48,10 +48,8 @@ def open_client() -> Any:
 
         return MlflowClient()
     except Exception as error:  # ImportError, and what MLflow raises for registries that it cannot open
-        raise ModelError(
-            f"mlflow: {error}",
-            hint="install envserve with its extra [mlflow]; a registry in a database needs the package mlflow",
-        ) from error
+        hint = "install envserve with its extra [mlflow]; a registry in a database needs the package mlflow"
+        raise ModelError(f"mlflow: {error}", hint) from error
 
 
 def active_run_id() -> str | None:
@@ -67,21 +65,6 @@ def metrics_of(run: Any) -> dict[str, float]:
     return {str(name): value for name, value in run.data.metrics.items() if math.isfinite(value)}
 
 
-@dataclass(frozen=True)
-class _Version:
-    """What was found out about one version of the model.
-
-    Args:
-        checkpoint: its path among the version's artifacts; `None` where there is none, or the registry is not ready.
-        text: the marker's, or the manifest that stands for it.
-    """
-
-    checkpoint: str | None
-    size_bytes: int
-    text: bytes
-    problem: str | None = None
-
-
 class MlflowPlace(LocalSource):
     """What an alias names."""
 
@@ -93,7 +76,7 @@ class MlflowPlace(LocalSource):
         self._client: Any = None
         self._current: Any = None
         self._listed: Sequence[Listed] = ()
-        self._known: tuple[Identity, _Version] | None = None
+        self._known: Observation | None = None
 
     @property
     def is_directory(self) -> bool:
@@ -119,41 +102,35 @@ class MlflowPlace(LocalSource):
 
     def look_at(self, listed: Listed) -> Observation:
         """Look at the version's artifacts, once."""
-        if self._known is None or self._known[0] != listed.marker or self._known[1].checkpoint is None:
-            self._known = listed.marker, self._read(self._current)
-        marker, found = self._known
-        if found.checkpoint is None:
-            return Observation(self.path, None, marker, found.text, found.problem)
-        checkpoint = Identity(0, marker.inode, found.size_bytes, marker.mtime_ns)
-        source = MlflowSource(f"{self._uri}/{found.checkpoint}")
-        return Observation(self.path, checkpoint, marker, found.text, found.problem, source=source)
+        if self._known is None or self._known.marker != listed.marker or self._known.checkpoint is None:
+            self._known = self._read(listed.marker, self._current)
+        return self._known
 
-    @property
-    def _uri(self) -> str:
-        return f"models:/{self._name}/{self._current.version}"
-
-    def _read(self, version: Any) -> _Version:
+    def _read(self, marker: Identity, version: Any) -> Observation:
         if version.status != "READY":
-            return _Version(None, 0, b"")
-        sizes = dict(_walk(self._uri, ""))
+            return Observation(self.path, None, marker, b"")
+        uri = f"models:/{self._name}/{version.version}"
+        sizes = dict(_walk(uri, ""))
         marked = [name for name in sizes if name + MARKER_SUFFIX in sizes]
         kinds = [marked, *([name for name in sizes if name.endswith(suffixes)] for suffixes in _SUFFIXES)]
         found = next((kind for kind in kinds if kind), [])
         if len(found) != 1:
             shown = ", ".join(found[:_MOST_SHOWN]) or "none"
-            return _Version(None, 0, b"", f"{self._uri}: expected one checkpoint among its artifacts, found {shown}")
-        (checkpoint,) = found
+            problem = f"{uri}: expected one checkpoint among its artifacts, found {shown}"
+            return Observation(self.path, None, marker, b"", problem)
+        name, source = found[0], MlflowSource(f"{uri}/{found[0]}")
+        checkpoint = Identity(0, marker.inode, sizes[name], marker.mtime_ns)
         if not marked:
             created = datetime.fromtimestamp(version.creation_timestamp / 1000, timezone.utc)
             metrics = metrics_of(self._client.get_run(version.run_id)) if version.run_id else {}
             stated = {"version": str(version.version), "created": created.isoformat(), "metrics": metrics}
             text = json.dumps({**stated, **describe(self._name, version.version, version.run_id)}).encode()
-            return _Version(checkpoint, sizes[checkpoint], text)
-        if sizes[checkpoint + MARKER_SUFFIX] > MARKER_LIMIT_BYTES:
-            return _Version(checkpoint, sizes[checkpoint], b"", MARKER_TOO_LONG)
-        with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
-            text = _download(f"{self._uri}/{checkpoint}{MARKER_SUFFIX}", Path(directory)).read_bytes()
-        return _Version(checkpoint, sizes[checkpoint], text)
+        elif sizes[name + MARKER_SUFFIX] > MARKER_LIMIT_BYTES:
+            return Observation(self.path, checkpoint, marker, b"", MARKER_TOO_LONG, source=source)
+        else:
+            with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+                text = _download(source.uri + MARKER_SUFFIX, Path(directory)).read_bytes()
+        return Observation(self.path, checkpoint, marker, text, source=source)
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Observation:
-    """One look at a marker and the checkpoint that it belongs to.
-
-    Args:
-        generation: the publisher's number for it, or 0 where the marker states none.
-    """
+    """One look at a marker and its checkpoint, whose `generation` is the publisher's number, 0 where none is stated."""
 
     path: Path
     checkpoint: Identity | None
@@ -70,13 +66,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Known:
-    """What the worker knows of one observation when it decides.
-
-    Args:
-        served: fingerprint of the observation that is served, or of a later one of the same content.
-        served_order: rank below which nothing is loaded any more; `None` where rank means nothing.
-        is_withdrawn: whether a rollback has replaced this one, and nothing has changed there since.
-    """
+    """What the worker knows of an observation when it decides; what ranks below `served_order` is not loaded."""
 
     served: str | None
     served_order: tuple[int, int, str] | None
@@ -88,12 +78,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Ignore:
-    """Nothing to do with this one.
-
-    Args:
-        is_final: whether the older ones need no look either.
-        is_waiting: whether its publisher has yet to do something.
-    """
+    """Nothing to do with this one, nor, if it is final, with the older ones; if it waits, its publisher has to."""
 
     reason: str
     is_final: bool = False

@@ -55,10 +55,8 @@ def open_url(url: str) -> tuple[Any, str]:
 
         system, path = url_to_fs(url, skip_instance_cache=True)
     except (ImportError, ValueError) as error:
-        raise ModelError(
-            f"checkpoints: {mask(url)}: {error}",
-            hint="install envserve with its extra [remote], and fsspec's package for this protocol",
-        ) from error
+        hint = "install envserve with its extra [remote], and fsspec's package for this protocol"
+        raise ModelError(f"checkpoints: {mask(url)}: {error}", hint) from error
     return system, str(path).rstrip("/")
 
 

@@ -39,12 +39,7 @@ _FRESH_S = 10.0
 
 
 class Store:
-    """The store of one host.
-
-    Args:
-        root: its directory, on a local disk; created at the first use.
-        report_damage: called for an entry that is not what its name states, after it was deleted.
-    """
+    """The store of one host, on a local disk; `report_damage` is called for an entry deleted for its content."""
 
     def __init__(self, root: Path, report_damage: Callable[[str, str], None] = lambda expected, found: None) -> None:
         self.root = root
@@ -74,10 +69,7 @@ class Store:
             return None
 
     def admit(self, candidate: Load, needed: Callable[[], frozenset[str]] | None = None) -> Stored:
-        """Copy a checkpoint into the store, unless it has its bytes already.
-
-        Args:
-            needed: asked where the disk is full: the sha256 of every checkpoint that stays; all do by default.
+        """Copy a checkpoint into the store, unless it has its bytes; on a full disk all go that are not `needed`.
 
         Raises:
             CheckpointError: the bytes are not what the marker states.
@@ -109,12 +101,9 @@ class Store:
                 part.replace(target)
 
     def prune(self, keep: frozenset[str], before_s: float) -> None:
-        """Delete what is not needed any more, and what a killed copier left.
+        """Delete what is not kept and was not admitted or found since `before_s`, and what a killed copier left.
 
         Workers that still map a deleted file keep its bytes. While somebody copies nothing is deleted.
-
-        Args:
-            before_s: what was admitted or found later than this, on the wall clock, stays: it may be a candidate.
         """
         if not self._find_superfluous(keep, before_s) and not any(self._parts()):
             return  # another worker was quicker; asked again under the lock
@@ -210,10 +199,8 @@ class Store:
     def _require_space(self, size_bytes: int) -> None:
         free_bytes = self.free_bytes()
         if free_bytes < size_bytes:
-            raise StoreFullError(
-                f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}",
-                hint="free some space, lower keep, or point SERVE_STORE to another disk; see: python -m serve store",
-            )
+            hint = "free some space, lower keep, or point SERVE_STORE to another disk; see: python -m serve store"
+            raise StoreFullError(f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}", hint)
 
     def _prove(self, path: Path) -> Stored | None:
         with self.lock():

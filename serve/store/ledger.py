@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,11 @@ class Entry:
         """The rank that its observation had."""
         return self.marker_generation, self.marker_mtime_ns, self.name
 
+    @property
+    def identity(self) -> dict[str, object]:
+        """The keys by which the log names it."""
+        return {"generation": self.generation, "version": self.version, "sha256": self.sha256}
+
     def has_same_content(self, other: Entry) -> bool:
         """Whether the other entry would answer the same under the same version."""
         return (self.sha256, self.version) == (other.sha256, other.version)
@@ -62,12 +67,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Read:
-    """What is known of the file: parsing all of it at each swap would cost more with every generation.
-
-    Args:
-        end: where the last whole line ends.
-        last_line: that line, by which a file that was not only appended to is known.
-    """
+    """What is known of the file, which only grows if `last_line` is there; parsing all of it costs more each time."""
 
     state: tuple[int, int, int] = (0, 0, 0)
     entries: Sequence[Entry] = ()
@@ -85,10 +85,7 @@ class Ledger:
         self._is_named = False
 
     def read(self) -> list[Entry]:
-        """Return every generation, the oldest first.
-
-        A last line without its end is what a killed writer left; it was never committed.
-        """
+        """Return every generation, the oldest first; a last line without its end was never committed."""
         try:
             seen = self._path.stat()
         except FileNotFoundError:
@@ -114,6 +111,10 @@ class Ledger:
     def up_to(self, generation: int) -> list[Entry]:
         """Return the generations up to one, the oldest first."""
         return [entry for entry in self.read() if entry.generation <= generation]
+
+    def find(self, generation: int) -> Entry | None:
+        """Return one generation, where it was committed."""
+        return next((entry for entry in self.read() if entry.generation == generation), None)
 
     def last(self) -> Entry | None:
         """Return the committed generation, or `None` before the first."""
@@ -166,11 +167,8 @@ def number(proposed: Entry, entries: list[Entry]) -> Entry:
 
 def _parse(line: bytes) -> Entry:
     try:
-        stated = json.loads(line)
         # Keys of a newer version are passed over, so that the version before it can start again after an upgrade.
-        return Entry(**{known.name: stated[known.name] for known in fields(Entry) if known.name in stated})
+        return durable_files.from_known(Entry, json.loads(line))
     except (ValueError, TypeError) as error:
-        raise LedgerError(
-            f"generations.jsonl: expected one entry on each line, found {line[:80]!r}",
-            hint="move the store away; generations then start again at 1",
-        ) from error
+        hint = "move the store away; generations then start again at 1"
+        raise LedgerError(f"generations.jsonl: expected one entry on each line, found {line[:80]!r}", hint) from error

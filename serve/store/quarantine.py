@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Callable
@@ -34,7 +34,7 @@ class Quarantine:
     """
 
     def __init__(self, root: Path, read_judge: Callable[[], str] = str, start: str = "") -> None:
-        self._records: Records[Record] = Records(root / "quarantine.json", parse_record, lambda record: record.subject)
+        self._records: Records[Record] = Records(root / "quarantine.json", Record, lambda record: record.subject)
         self._read_judge, self._start = read_judge, start
 
     def records(self) -> list[Record]:
@@ -103,10 +103,8 @@ class Quarantine:
         self._records.change(lambda records: {key: record for key, record in records.items() if key not in subjects})
 
 
-_FIRST_RETRY_S = 1.0
-_LONGEST_RETRY_S = 60.0
 # Loading a large model again each minute would cost requests more than it may bring.
-_LONGEST_COSTLY_RETRY_S = 600.0
+_FIRST_RETRY_S, _LONGEST_RETRY_S, _LONGEST_COSTLY_RETRY_S = 1.0, 60.0, 600.0
 # The first and the longest pause where requests are answered 503 meanwhile.
 _DISRUPTIVE_RETRY_S = (600.0, 86400.0)
 _MOST_RECORDS = 500
@@ -164,6 +162,9 @@ class Record:
     marker: str = ""
     tried_s: float = 0.0
     start: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fingerprints", tuple(self.fingerprints))  # a list, where it was read
 
     @property
     def is_ordered(self) -> bool:
@@ -223,12 +224,7 @@ def reject_entry(error: BaseException, entry: Entry) -> Rejection:
 def add_rejection(
     records: Mapping[str, Record], rejection: Rejection, judge: str, now_s: float, start: str = ""
 ) -> tuple[Mapping[str, Record], bool]:
-    """Add a rejection to what is known.
-
-    Returns:
-        All records, and whether the rejection is news: a half-written checkpoint is refused in every state that it
-        passes through, but one line in the log is enough.
-    """
+    """Add a rejection to the records by subject, and tell whether it is news: each state of half a file is not."""
     subject = rejection.sha256 or rejection.name
     old = records.get(subject)
     said = rejection.code, rejection.name, rejection.marker, judge, start
@@ -236,13 +232,14 @@ def add_rejection(
     if old is not None and not rejection.is_lasting and old.retry_at_s is None and old.holds(judge, now_s, start):
         return records, False  # what the bytes prove is not taken back, because a worker's copy has gone meanwhile
     attempts = old.attempts if old is not None and (old.judge, old.start) == (judge, start) else 0
+    since = datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="milliseconds")
     record = Record(
         subject=subject,
         name=rejection.name,
         code=rejection.code,
         reason=rejection.reason,
         judge=judge,
-        since=old.since if old is not None else _as_text(now_s),
+        since=old.since if old is not None else since,
         attempts=attempts + 1,
         retry_at_s=None if rejection.is_lasting else now_s + _pause_s(rejection, attempts),
         version=rejection.version,
@@ -267,14 +264,3 @@ def _pause_s(rejection: Rejection, attempts: int) -> float:
 def add_fingerprint(fingerprints: tuple[str, ...], new: str) -> tuple[str, ...]:
     """Add the fingerprint of an observation to those that led to the same rejection."""
     return (*(one for one in fingerprints if one != new), new)[-_MOST_FINGERPRINTS:]
-
-
-def parse_record(stated: Mapping[str, object]) -> Record:
-    """Make a record of what was read; keys of another version are passed over."""
-    known = {field.name: stated[field.name] for field in fields(Record) if field.name in stated}
-    record = Record(**known)  # type: ignore[arg-type]
-    return replace(record, fingerprints=tuple(record.fingerprints))
-
-
-def _as_text(now_s: float) -> str:
-    return datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="milliseconds")

@@ -66,22 +66,26 @@ class Admission:
         if record is not None and record.retry_at_s is None:
             self._context.quarantine.recognize(record, seen.fingerprint)
             return Ignore(f"refused: {record.reason}")
-        return Admitted(stored, _propose(candidate, stored))
+        entry = Entry(
+            generation=0,
+            sha256=stored.sha256,
+            size_bytes=stored.size_bytes,
+            version=candidate.manifest.version or stored.sha256[:_SHORT_SHA256],
+            name=seen.path.name,
+            marker_mtime_ns=seen.marker.mtime_ns,
+            fingerprint=seen.fingerprint,
+            marker_generation=seen.generation,
+            marker=marker,
+        )
+        return Admitted(stored, entry)
 
     def refuse(self, action: Refuse, error: BaseException | None = None, version: str = "") -> Ignore:
         """Put an observation into quarantine. Returns the same in a form that asks for nothing more."""
         seen = action.observation
         is_lasting = error is None or reject_entry(error, _NO_ENTRY).is_lasting
         marker = seen.text.decode(errors="replace")
-        rejection = Rejection(
-            name=seen.path.name,
-            code=action.code,
-            reason=action.reason,
-            fingerprint=seen.fingerprint,
-            version=version,
-            is_lasting=is_lasting,
-            marker=marker,
-        )
+        about = seen.path.name, action.code, action.reason, seen.fingerprint
+        rejection = Rejection(*about, version=version, is_lasting=is_lasting, marker=marker)
         return self._context.reject(rejection, self._needed)
 
     def _copy(self, candidate: Load) -> Stored:
@@ -107,19 +111,3 @@ def _preview(loader: ModelLoader, store: Store, candidate: Load) -> None:
         if look_at_checkpoint(seen.path) != seen.checkpoint:
             raise CheckpointMovedError(f"{seen.path.name}: it changed since it was observed") from error
         raise
-
-
-def _propose(candidate: Load, stored: Stored) -> Entry:
-    """Return the generation that a candidate would be, without its number."""
-    seen = candidate.observation
-    return Entry(
-        generation=0,
-        sha256=stored.sha256,
-        size_bytes=stored.size_bytes,
-        version=candidate.manifest.version or stored.sha256[:_SHORT_SHA256],
-        name=seen.path.name,
-        marker_mtime_ns=seen.marker.mtime_ns,
-        fingerprint=seen.fingerprint,
-        marker_generation=seen.generation,
-        marker=seen.text.decode(errors="replace"),
-    )

@@ -12,11 +12,11 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Callable
 
 from serve import durable_files
 from serve.durable_files import Records
@@ -28,7 +28,6 @@ from serve.swap.generation import ENDED, identify, is_ended
 if TYPE_CHECKING:
     from serve.model.loader import ModelLoader
     from serve.model.slot import Generation
-    from serve.store.ledger import Entry
     from serve.store.operator_requests import OperatorRequests
     from serve.swap.context import Committer, Context
 
@@ -48,11 +47,7 @@ class Changed:
 
 def changed_tensors(root: Path) -> Records[Changed]:
     """Return the file in which the workers of a host name them."""
-    return Records(root / "changed.json", _parse, lambda changed: changed.tensor)
-
-
-def _parse(stated: Mapping[str, Any]) -> Changed:
-    return Changed(**{field.name: stated[field.name] for field in fields(Changed)})
+    return Records(root / "changed.json", Changed, lambda changed: changed.tensor)
 
 
 class ChangedWeights:
@@ -107,22 +102,18 @@ class ChangedWeights:
             self._refuse(live, tensors)
 
     def _refuse(self, live: Generation, tensors: list[str]) -> None:
-        entries = self._context.ledger.read()
-        entry = next((entry for entry in entries if entry.generation == live.provenance.generation), None)
-        if entry is None or is_ended(self._context, entry.sha256):
+        context, entries = self._context, self._context.ledger.read()
+        entry = context.ledger.find(live.provenance.generation)
+        if entry is None or is_ended(context, entry.sha256):
             return  # another worker was faster
-        back = next((one for one in reversed(entries) if one.sha256 != entry.sha256 and self._is_good(one)), None)
-        error = CheckpointError(
-            ENDED,
-            f"{', '.join(tensors)}: expected weights that stay as they were published, found them changed under load",
-            hint='set stateful = "allow" where that is meant',
-        )
+        others = (one for one in reversed(entries) if one.sha256 != entry.sha256)
+        good = (one for one in others if context.store.has(one.sha256) and not is_ended(context, one.sha256))
+        back = next(good, None)
+        said = f"{', '.join(tensors)}: expected weights that stay as they were published, found them changed under load"
+        error = CheckpointError(ENDED, said, hint='set stateful = "allow" where that is meant')
         if back is not None:  # first, or another worker would find the refusal and nowhere to go
             self._context.operator_requests.order_rollback(back)
         self._context.reject(reject_entry(error, entry), self._committer.kept)
-
-    def _is_good(self, entry: Entry) -> bool:
-        return self._context.store.has(entry.sha256) and not is_ended(self._context, entry.sha256)
 
 
 _NICENESS = 10
@@ -137,7 +128,7 @@ class Checked:
     generation: int = 0
     version: str = ""
     tensors: int = 0
-    differing: tuple[str, ...] = ()
+    differing: Sequence[str] = ()
     problem: str = ""
 
 
@@ -152,7 +143,7 @@ def ask_workers(
     wake()
     try:
         while True:
-            found = [_read(path) for path in _answers(operator_requests, id)]
+            found = [Checked(**json.loads(path.read_bytes())) for path in _answers(operator_requests, id)]
             missing = (missing & living()) - {checked.worker for checked in found}
             if not missing:
                 return sorted(found, key=lambda checked: checked.worker)
@@ -169,11 +160,6 @@ def ask_workers(
 
 def _answers(operator_requests: OperatorRequests, id: str) -> list[Path]:
     return sorted(operator_requests.root.glob(f"checked-{id}-*.json"))
-
-
-def _read(path: Path) -> Checked:
-    stated = json.loads(path.read_bytes())
-    return Checked(**{**stated, "differing": tuple(stated["differing"])})
 
 
 class LiveCheck:
@@ -198,11 +184,10 @@ class LiveCheck:
                 provenance = generation.provenance
                 checked = Checked(pid, provenance.generation, provenance.version)
                 tensors, differing = loader.compare(generation.predictor)
-                checked = Checked(pid, provenance.generation, provenance.version, tensors, tuple(differing))
+                checked = replace(checked, tensors=tensors, differing=differing)
         except Exception as error:
-            checked = Checked(pid, checked.generation, checked.version, problem=explain(error))
+            checked = replace(checked, problem=explain(error))
         if checked.differing:
             self._changed_weights.name(generation, list(checked.differing))
-        durable_files.replace_file(
-            self._context.operator_requests.root / f"checked-{id}-{pid}.json", json.dumps(asdict(checked)).encode()
-        )
+        path = self._context.operator_requests.root / f"checked-{id}-{pid}.json"
+        durable_files.replace_file(path, json.dumps(asdict(checked)).encode())

@@ -1,4 +1,4 @@
-"""The context of a reloader, the objects of one worker, made from its settings; and the protocol of its committer.
+"""The context of a reloader, the objects of one worker, made from its settings.
 
 When and with whom a worker swaps is `serve.swap.host_committer` (all workers of a host at once) or
 `serve.swap.worker_committer` (each worker for itself).
@@ -8,34 +8,28 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Protocol
+from typing import TYPE_CHECKING, Callable, Union
 
 from serve.rollout.evidence_board import Guard
 from serve.rollout.rules import probation_of, rollout_of
-from serve.settings.settings import CANARY
+from serve.settings.settings import CANARY, Settings
 from serve.source.observation import Ignore
 from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
 from serve.store.operator_requests import OperatorRequests
-from serve.store.quarantine import Quarantine
+from serve.store.quarantine import Quarantine, Rejection
 from serve.swap.host_committer import HostCommitter
 from serve.swap.reloader import Pace, Reloader
 from serve.swap.seen_checkpoints import Unserved
 from serve.swap.worker_committer import WorkerCommitter
 
 if TYPE_CHECKING:
-    from serve.checkpoint.manifest import Stored
     from serve.events.event_log import EventLog
     from serve.model.loader import ModelLoader
     from serve.model.slot import Slot
     from serve.rollout.decision import Rule
-    from serve.settings.settings import Settings
     from serve.source.local import LocalSource
-    from serve.source.observation import Wait
-    from serve.store.ledger import Entry
-    from serve.store.operator_requests import Rollback
-    from serve.store.quarantine import Rejection
 
 
 @dataclass(frozen=True)
@@ -64,48 +58,14 @@ class Context:
             with contextlib.suppress(OSError):  # the next prune finds it
                 self.store.drop(rejection.sha256)
         if self.quarantine.add(rejection):
-            self.log.emit(
-                "refused",
-                checkpoint=str(self.source.directory / rejection.name),
-                code=rejection.code,
-                reason=rejection.reason,
-                will_retry=not rejection.is_lasting,
-                sha256=rejection.sha256 or None,
-                version=rejection.version or None,
-            )
+            why = {"code": rejection.code, "reason": rejection.reason, "will_retry": not rejection.is_lasting}
+            known = {"sha256": rejection.sha256 or None, "version": rejection.version or None}
+            self.log.emit("refused", checkpoint=str(self.source.directory / rejection.name), **why, **known)
         return Ignore(f"refused: {rejection.reason}")
 
 
-class Committer(Protocol):
-    """Makes what was admitted live in one worker."""
-
-    @property
-    def turn(self) -> int:
-        """A number that changes when there is something to attend to."""
-
-    def boot(self, loader: ModelLoader) -> None:
-        """Make the committed generation live in a worker that starts."""
-
-    def come_back(self, loader: ModelLoader) -> None:
-        """Make the committed generation live again in a worker that was unloaded."""
-
-    def attend(self, loader: ModelLoader) -> bool:
-        """Take part in what other workers have begun, or make live what is committed; return whether there was any."""
-
-    def move(self, loader: ModelLoader, stored: Stored, proposed: Entry) -> Ignore | Wait:
-        """Make an admitted checkpoint live, unless what is live has its content; raises `LedgerError`."""
-
-    def is_done(self, order: Rollback) -> bool:
-        """Say whether a rollback was carried out."""
-
-    def report(self) -> None:
-        """State in the host's table what this worker answers with."""
-
-    def kept(self) -> frozenset[str]:
-        """Return the sha256 of what must stay in the store, even where the disk is full."""
-
-    def leave(self) -> None:
-        """Take part no more; the worker ends."""
+# Who makes what was admitted live: all workers of the host at once, or each worker for itself.
+Committer = Union[HostCommitter, WorkerCommitter]
 
 
 def make_context(

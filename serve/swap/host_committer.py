@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve.checkpoint.manifest import parse_marker
+from serve.checkpoint.manifest import Stored, parse_marker
 from serve.errors import CheckpointError, DeadlineError, MemoryShortError
 from serve.rollout.evidence_board import EvidenceBoard
 from serve.rollout.watch import Watch
@@ -21,7 +21,6 @@ from serve.swap.shared_state import ON_TRIAL, RETURNED
 from serve.system.resources import used_bytes
 
 if TYPE_CHECKING:
-    from serve.checkpoint.manifest import Stored
     from serve.model.loader import Loaded, ModelLoader
     from serve.model.slot import Generation
     from serve.store.ledger import Entry
@@ -98,8 +97,11 @@ class HostCommitter:
         """Prepare what is proposed, wait until it is committed or closed, and return whether there was any."""
         if not self._coordinator.membership.is_joined:
             self.boot(loader)  # booting failed, for example because the disk was full
-        if self._context.slot.live is None:
-            self._catch_up(loader)
+        entry = self._context.ledger.last() if self._context.slot.live is None else None
+        if entry is not None and time.monotonic() >= self._catch_up_at_s:
+            self._catch_up_at_s = time.monotonic() + _CATCH_UP_PAUSE_S
+            if self._try_restore(loader, entry):
+                self._coordinator.membership.update(live=entry.generation)
         self._follow_trial()
         coordinator = self._coordinator
         proposal = coordinator.open_proposal() if coordinator.shared_state.open_number else None
@@ -169,15 +171,8 @@ class HostCommitter:
         generation = make(self._context, loaded, stored, proposal.entry, before_bytes)
         self._context.slot.stand_by(generation)
         self._coordinator.membership.update(prepared=proposal.number)
-        entry = proposal.entry
-        self._context.log.emit(
-            "prepared",
-            generation=entry.generation,
-            version=entry.version,
-            sha256=entry.sha256,
-            load_s=round(loaded.load_s, 6),
-            warm_up_s=round(loaded.warm_up_s, 6),
-        )
+        seconds = {"load_s": round(loaded.load_s, 6), "warm_up_s": round(loaded.warm_up_s, 6)}
+        self._context.log.emit("prepared", **proposal.entry.identity, **seconds)
         return generation
 
     def _is_waiting(self, proposal: Proposal) -> bool:
@@ -185,10 +180,8 @@ class HostCommitter:
             return False
         if time.monotonic() > proposal.deadline_s:
             late = ", ".join(str(pid) for pid in self._coordinator.late(proposal)) or "none"
-            self._close(
-                proposal,
-                DeadlineError(f"expected every worker prepared in {self._timeout_s:g} s; not prepared: {late}"),
-            )
+            said = f"expected every worker prepared in {self._timeout_s:g} s; not prepared: {late}"
+            self._close(proposal, DeadlineError(said))
             return False
         return True
 
@@ -226,8 +219,7 @@ class HostCommitter:
 
     def _kept_entry(self) -> Entry | None:
         shared_state = self._coordinator.shared_state
-        wanted = shared_state.kept if shared_state.on_trial else 0
-        return next((entry for entry in self._context.ledger.read() if entry.generation == wanted), None)
+        return self._context.ledger.find(shared_state.kept if shared_state.on_trial else 0)
 
     def _restore_kept(self, loader: ModelLoader) -> None:
         """Load what all workers would go back to, in a worker that starts during a trial."""
@@ -267,12 +259,12 @@ class HostCommitter:
             self._context.reject(reject_entry(error, proposal.entry), self.kept)
 
     def _reap(self) -> None:
-        worker_failures = self._coordinator.reap()
+        reaped = self._coordinator.reap()
         if self._watch is not None:
             self._watch.look()
-        if worker_failures is not None and worker_failures.is_closed:
-            error = CheckpointError("crash", f"{worker_failures.count} workers died while they prepared it")
-            rejection = reject_entry(error, worker_failures.proposal.entry)
+        if reaped is not None:
+            entry, count = reaped
+            rejection = reject_entry(CheckpointError("crash", f"{count} workers died while they prepared it"), entry)
             self._context.reject(replace(rejection, is_lasting=False, is_costly=True), self.kept)
 
     def _try_restore(self, loader: ModelLoader, entry: Entry) -> bool:
@@ -283,11 +275,3 @@ class HostCommitter:
         except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
             self._context.log.emit("not_restored", generation=entry.generation, reason=explain(error))
             return False
-
-    def _catch_up(self, loader: ModelLoader) -> None:
-        entry = self._context.ledger.last()
-        if entry is None or time.monotonic() < self._catch_up_at_s:
-            return
-        self._catch_up_at_s = time.monotonic() + _CATCH_UP_PAUSE_S
-        if self._try_restore(loader, entry):
-            self._coordinator.membership.update(live=entry.generation)

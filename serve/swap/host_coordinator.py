@@ -53,15 +53,6 @@ class ProposalState(enum.Enum):
     CLOSED = "no worker moves"
 
 
-@dataclass(frozen=True)
-class WorkerFailures:
-    """Workers that died while they prepared a proposal. `is_closed`: whether it was closed because of them."""
-
-    proposal: Proposal
-    count: int
-    is_closed: bool
-
-
 class Coordinator:
     """The agreement of one host, seen by one of its workers or by a command."""
 
@@ -96,8 +87,8 @@ class Coordinator:
             self.shared_state.next_turn()
             return True
 
-    def reap(self) -> WorkerFailures | None:
-        """Look for workers that died while they prepared, before joining; return what they prepared."""
+    def reap(self) -> tuple[Entry, int] | None:
+        """Look for workers that died while they prepared; return what they prepared and how many, if that closed it."""
         with durable_files.hold(self._ledger.lock_path):
             survey = self.membership.survey()
             proposal = self.open_proposal()
@@ -111,10 +102,10 @@ class Coordinator:
             if proposal is None or not died:
                 return None
             self.shared_state.worker_failures += len(died)
-            is_closed = self.shared_state.worker_failures > _WORKER_FAILURES_ALLOWED or not survey.alive
-            if is_closed:
-                self._close()
-            return WorkerFailures(proposal, self.shared_state.worker_failures, is_closed)
+            if self.shared_state.worker_failures <= _WORKER_FAILURES_ALLOWED and survey.alive:
+                return None
+            self._close()
+            return proposal.entry, self.shared_state.worker_failures
 
     def propose(self, proposed: Entry) -> Proposal | None:
         """Open a proposal, or return the one that is open; `None` when this content is committed already."""
@@ -147,7 +138,7 @@ class Coordinator:
         if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
         with durable_files.hold(self._ledger.lock_path):
-            if self.shared_state.open_number != proposal.number or not self._is_prepared_by_all(proposal):
+            if self.shared_state.open_number != proposal.number or self.late(proposal):
                 return False
             last = self._ledger.last()
             if last is None or last.generation < proposal.entry.generation:
@@ -231,9 +222,6 @@ class Coordinator:
         if now_s < self._survey_at_s:
             return False
         self._survey_at_s = now_s + _SURVEY_PAUSE_S
-        return self._is_prepared_by_all(proposal)
-
-    def _is_prepared_by_all(self, proposal: Proposal) -> bool:
         return not self.late(proposal)
 
     def _start_over(self) -> None:

@@ -51,16 +51,8 @@ class Probation:
         if returned is None:
             return  # another worker was faster
         bad = next(entry for entry in self._context.ledger.read() if entry.generation == number)
-        self._context.log.emit(
-            "returned",
-            generation=returned.generation,
-            version=returned.version,
-            sha256=returned.sha256,
-            previous={"generation": number, "version": bad.version, "sha256": bad.sha256},
-            signal=verdict.signal,
-            reason=verdict.reason,
-            **_as_facts(evidence),
-        )
+        facts = {"previous": bad.identity, "signal": verdict.signal, "reason": verdict.reason}
+        self._context.log.emit("returned", **returned.identity, **facts, **_as_facts(evidence))
         error = CheckpointError(PROBATION, f"taken back from generation {number}: {verdict.reason}")
         self._context.reject(reject_entry(error, bad), self._kept)
 

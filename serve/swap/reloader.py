@@ -22,14 +22,12 @@ from serve.store.quarantine import Rejection, explain
 from serve.swap import generation
 from serve.swap.admission import Admission, Admitted
 from serve.swap.changed_weights import ChangedWeights, LiveCheck
-from serve.swap.seen_checkpoints import Look, SeenCheckpoints, describe
+from serve.swap.seen_checkpoints import Look, Note, SeenCheckpoints, describe
 
 if TYPE_CHECKING:
     from serve.model.loader import ModelLoader
     from serve.source.local import LocalSource
-    from serve.store.ledger import Entry
     from serve.swap.context import Committer, Context
-    from serve.swap.seen_checkpoints import Note
 
 
 @dataclass(frozen=True)
@@ -257,13 +255,7 @@ Decided = tuple[Observation, Union[Ignore, Wait]]
 
 @dataclass(frozen=True)
 class ReloaderStatus:
-    """What a reloader found when it looked last.
-
-    Args:
-        unserved_ns: when the newest marker was written, while its checkpoint is not served; `None` when it is, or under
-            a pin.
-        is_refused: whether what is at the watched place was refused, or cannot be looked at.
-    """
+    """What a reloader found when it looked last; `unserved_ns`: when the marker of what is not served was written."""
 
     verdict: str
     unserved_ns: int | None = None

@@ -12,10 +12,10 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable, NamedTuple
 
 from serve import durable_files
 from serve.checkpoint.manifest import stated_sha256
@@ -28,8 +28,7 @@ from serve.store.ledger import CHECKPOINT, Entry
 Order = tuple[int, int, str]
 
 
-@dataclass(frozen=True)
-class _Record:
+class _Record(NamedTuple):
     fingerprint: str
     first_seen_s: float
     # The generation that was live when this state replaced another one; 0 where it was the first that was seen.
@@ -78,12 +77,7 @@ class SeenCheckpoints:
         self.order = order if self.order is None else max(self.order, order)
 
     def compare(self, listed: Sequence[Listed], read_last: Callable[[], Mapping[str, str] | None]) -> None:
-        """Find the markers that came after what is live, though their rank is lower.
-
-        Args:
-            listed: the markers at the place, the highest rank first.
-            read_last: tells what was there when a server of this store looked last, the state of each marker by name.
-        """
+        """Find markers that came after what is live, though they rank lower; `read_last` knows those before a start."""
         if listed is self._listed:
             self._listed_under = self.generation
             return
@@ -193,7 +187,7 @@ class Unserved:
     """The notes of one host, seen by one worker or by a command."""
 
     def __init__(self, root: Path) -> None:
-        self._records: Records[Note] = Records(root / "unserved.json", _parse, lambda note: note.name)
+        self._records: Records[Note] = Records(root / "unserved.json", Note, lambda note: note.name)
         self._first_seen_s: dict[tuple[str, str, str], float] = {}
         self._settled: tuple[Sequence[Listed], int, bool] | None = None
         self._listing = root / "listing.json"
@@ -225,19 +219,15 @@ class Unserved:
             if self._add(note):
                 path = str(look.source.directory / note.name)
                 log.emit("unserved", checkpoint=path, code=note.code, reason=note.reason, hint=note.hint)
-        self._keep_listing(look)
+        if look.listed is not self._kept:
+            self._kept = look.listed
+            markers = {one.path.name: repr(one.marker) for one in look.listed}
+            text = json.dumps({"place": str(look.source.path), "markers": markers})
+            with contextlib.suppress(OSError):  # then the next start does not know what came while nobody looked
+                durable_files.replace_file(self._listing, text.encode(), is_lasting=False)
         # Thousands of markers that stay as they are need not be gone through again.
         self._settled = state if len(ripe) == len(held) and not look.waiting else None
         return self.notes()
-
-    def _keep_listing(self, look: Look) -> None:
-        if look.listed is self._kept:
-            return
-        self._kept = look.listed
-        markers = {one.path.name: repr(one.marker) for one in look.listed}
-        text = json.dumps({"place": str(look.source.path), "markers": markers})
-        with contextlib.suppress(OSError):  # then the next start does not know what came while nobody looked
-            durable_files.replace_file(self._listing, text.encode(), is_lasting=False)
 
     def _drop(self, held: Sequence[Note], look: Look) -> None:
         """Drop the notes of what was served, changed or went; what another worker alone has seen stays."""
@@ -314,7 +304,3 @@ def _note(name: str, code: str, reason: str, marker: Identity | None, generation
 
 def _key_of(note: Note) -> tuple[str, str, str]:
     return note.name, note.code, note.marker
-
-
-def _parse(stated: Mapping[str, Any]) -> Note:
-    return Note(**{field.name: stated[field.name] for field in fields(Note)})

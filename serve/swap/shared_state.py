@@ -33,6 +33,7 @@ import mmap
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from serve import durable_files
 from serve.errors import LedgerError
@@ -61,12 +62,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One worker's row.
-
-    Args:
-        pid: its process id, for people; its lock shows whether it lives.
-        prepared: number of the proposal that it has prepared, or 0.
-    """
+    """One worker's row: processes, proposals and a generation by number, or 0; a lock shows whether it lives."""
 
     pid: int = 0
     preparing: int = 0
@@ -151,8 +147,7 @@ class SharedState:
         self.cells[_USED] = max(self.cells[_USED], index + 1)
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """All rows that were ever used, by index: of living workers, and of those that ended without leaving."""
 
     alive: dict[int, Row]

@@ -29,8 +29,8 @@ from serve.gateway.asgi_app import AsgiApp
 from serve.http.drain import find_server
 from serve.workers.balance import Balance, Neighbours
 from serve.workers.connection import WorkerConnection
-from serve.workers.http_protocol import Connection, HeaderCache, SoleConnection
-from serve.workers.request_head import Bounds
+from serve.workers.http_protocol import Connection, SoleConnection
+from serve.workers.request_head import Bounds, HeaderCache
 
 _SWEEP_S = 1.0
 _KNOWN_ERROR = 3

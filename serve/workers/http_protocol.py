@@ -14,19 +14,28 @@ It adds rules that uvicorn does not have: for a request's head, an offered upgra
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.gateway.asgi_app import AsgiApp
 from serve.gateway.request_form import AnswerFrame, Understood
-from serve.http.messages import Request, Response, fail, headers_of
-from serve.http.route import Found, Table
+from serve.http.messages import Request, Response, fail
 from serve.workers.chunk_lines import Splitter
-from serve.workers.request_head import NO_PROXY, Bounds, Fault, Field, find_fault, too_large, without_offer
+from serve.workers.request_head import (
+    NO_PROXY,
+    Bounds,
+    Fault,
+    Field,
+    Head,
+    HeaderCache,
+    find_fault,
+    too_large,
+    without_offer,
+)
 
 _JOINED_BYTES = 64 * 1024
 # How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
@@ -81,7 +90,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             return
         self._heard_s = self.loop.time()
         try:
-            for piece in self._splitter.split(data, self._is_in_head, self._is_receiving):
+            for piece in self._splitter.split(data, self._is_in_head, self._is_receiving, self._left_of_body):
                 self._parse(piece)
         except httptools.HttpParserError as error:
             fault = Fault(400, f"the request: expected HTTP/1.1, found {error}")
@@ -90,6 +99,13 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._head_bytes += len(data)
             if self._head_bytes > self._bounds.head_bytes:
                 self._refuse(too_large(self._bounds))
+
+    def _left_of_body(self) -> int:
+        """Return how many bytes of a plain request are still to come; 0 where that is not known."""
+        if not self._is_receiving or not isinstance(self.cycle, RequestCycle):
+            return 0
+        stated = next((value for name, value in self.headers if name == b"content-length"), b"0")
+        return max(0, int(stated) - sum(map(len, self.cycle.body)))
 
     def _parse(self, data: bytes) -> None:
         while not self.transport.is_closing():
@@ -322,58 +338,6 @@ class SoleConnection:
             self.connection, self.length = connection, 0
         self.length += 1
         return self.length > _LONG_STREAK
-
-
-_MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048
-
-
-class Head(NamedTuple):
-    """The head of a POST request."""
-
-    found: Found | None  # the route of a prediction and the parts of the path that it names; `None` for everything else
-    path: str = ""
-    headers: Mapping[str, str] = {}
-    is_plain: bool = False  # whether a stated length is all that it asks for
-
-
-_OTHER = Head(None)
-
-
-class HeaderCache:
-    """Understands heads."""
-
-    def __init__(self, table: Table, limit_bytes: int, bounds: Bounds) -> None:
-        self._table, self._limit_bytes, self._bounds = table, limit_bytes, bounds
-        self._remembered: dict[tuple[object, ...], Head] = {}
-
-    def read(self, url: bytes, fields: Sequence[Field]) -> Head:
-        """Understand the head of a POST request."""
-        key = (url, *fields)
-        head = self._remembered.get(key)
-        if head is None:
-            head = self._understand(url, fields)
-            if len(url) + sum(len(name) + len(value) for name, value in fields) <= _LONGEST_REMEMBERED_BYTES:
-                if len(self._remembered) >= _MOST_REMEMBERED:
-                    self._remembered.clear()  # rather than keep what one client has filled it with
-                self._remembered[key] = head
-        return head
-
-    def _understand(self, url: bytes, fields: Sequence[Field]) -> Head:
-        # Escapes and queries are left to uvicorn's way.
-        if not url.isascii() or any(mark in url for mark in (b"%", b"?", b"#")):
-            return _OTHER
-        path = url.decode("ascii")
-        found = self._table.find("POST", path)
-        if found is None:
-            return _OTHER
-        headers = headers_of(fields)
-        is_plain = (
-            "transfer-encoding" not in headers
-            and "expect" not in headers
-            and int(headers.get("content-length", 0)) <= self._limit_bytes
-            and find_fault(self._bounds, "1.1", url, fields) is None
-        )
-        return Head(found, path, headers, is_plain)
 
 
 def write_head(answer: Response, defaults: Sequence[Field], size_bytes: int, keep_alive: bool) -> bytes:

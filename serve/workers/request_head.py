@@ -2,13 +2,16 @@
 
 Also the head without an offered upgrade: RFC 9110, 7.8, lets a server ignore the offer, and then body and framing are
 those of any request. httptools takes an offer for the end of HTTP on the connection (httptools#124), so it must not
-see one.
+see one. A client sends the same head over and over, so what was understood of it is remembered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from serve.http.messages import headers_of
+from serve.http.route import Found, Table
 
 Field = tuple[bytes, bytes]
 # Between name and value, and at the end of the line; gunicorn counts them, too.
@@ -67,3 +70,55 @@ def without_offer(method: bytes, url: bytes, version: str, fields: Sequence[Fiel
     """Write a head that was parsed once more, without the upgrade that it offers."""
     lines = [b"%s: %s\r\n" % field for field in fields if field[0] != b"upgrade"]
     return b"".join((b"%s %s HTTP/%s\r\n" % (method, url, version.encode()), *lines, b"\r\n"))
+
+
+_MOST_REMEMBERED, _LONGEST_REMEMBERED_BYTES = 1000, 2048
+
+
+class Head(NamedTuple):
+    """The head of a POST request."""
+
+    found: Found | None  # the route of a prediction and the parts of the path that it names; `None` for everything else
+    path: str = ""
+    headers: Mapping[str, str] = {}
+    is_plain: bool = False  # whether a stated length is all that it asks for
+
+
+_OTHER = Head(None)
+
+
+class HeaderCache:
+    """Understands heads."""
+
+    def __init__(self, table: Table, limit_bytes: int, bounds: Bounds) -> None:
+        self._table, self._limit_bytes, self._bounds = table, limit_bytes, bounds
+        self._remembered: dict[tuple[object, ...], Head] = {}
+
+    def read(self, url: bytes, fields: Sequence[Field]) -> Head:
+        """Understand the head of a POST request."""
+        key = (url, *fields)
+        head = self._remembered.get(key)
+        if head is None:
+            head = self._understand(url, fields)
+            if len(url) + sum(len(name) + len(value) for name, value in fields) <= _LONGEST_REMEMBERED_BYTES:
+                if len(self._remembered) >= _MOST_REMEMBERED:
+                    self._remembered.clear()  # rather than keep what one client has filled it with
+                self._remembered[key] = head
+        return head
+
+    def _understand(self, url: bytes, fields: Sequence[Field]) -> Head:
+        # Escapes and queries are left to uvicorn's way.
+        if not url.isascii() or any(mark in url for mark in (b"%", b"?", b"#")):
+            return _OTHER
+        path = url.decode("ascii")
+        found = self._table.find("POST", path)
+        if found is None:
+            return _OTHER
+        headers = headers_of(fields)
+        is_plain = (
+            "transfer-encoding" not in headers
+            and "expect" not in headers
+            and int(headers.get("content-length", 0)) <= self._limit_bytes
+            and find_fault(self._bounds, "1.1", url, fields) is None
+        )
+        return Head(found, path, headers, is_plain)

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from email.message import Message
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+from packaging.utils import canonicalize_name
 
 from envtool import file_lock
 from envtool.artifacts import conda_package
@@ -31,8 +31,9 @@ from envtool.channel import index
 from envtool.channel.python_recipe import cpython, recipe
 from envtool.channel.python_recipe.recipe import CheckoutSource, DebianSource, Recipe, WheelSource
 from envtool.errors import ArchiveError, MissingFileError
-from envtool.wheels import checkout, reader
-from envtool.wheels.reader import NOARCH
+from envtool.fetch.archive_cache import sha256_of
+from envtool.wheels import checkout
+from envtool.wheels.reader import NOARCH, Wheel, one_line
 
 if TYPE_CHECKING:
     from envtool.console import ProgressDisplay
@@ -40,52 +41,33 @@ if TYPE_CHECKING:
 
 
 def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
-    """Make a package of a wheel.
-
-    Raises:
-        ArchiveError: the wheel is damaged, compiled, or contradicts its own RECORD or the recipe.
-    """
-    members = dict(reader.read_members(path))
-    dist_info = reader.dist_info_of(members, path.name)
-    _refuse_compiled(members, dist_info, path.name)
-    reader.check_record(members, dist_info, path.name)
-    metadata = reader.headers(members, f"{dist_info}/METADATA", path.name)
-    _check_identity(metadata, recipe, path.name)
-    scripts = reader.console_scripts(members, dist_info)
-    files = NOARCH.place(members, dist_info, [f"bin/{name}" for name in scripts], path.name)
+    """Make a package of a wheel. Raises ArchiveError if the wheel is damaged, compiled, or contradicts its own RECORD
+    or the recipe."""
+    wheel = Wheel.read(path)
+    if (tags := wheel.compiled_tags()) is not None:
+        hint = "list it in the pip section of the environment instead"
+        raise ArchiveError(f"{path.name} is not a pure-Python wheel: its tags are {tags}", hint)
+    wheel.check_record()
+    metadata = wheel.headers("METADATA")
+    name, version = canonicalize_name(one_line(metadata, "Name")), one_line(metadata, "Version")
+    if name != recipe.name:
+        raise ArchiveError(f"{path.name} is another project: expected {recipe.name}, actual {name}")
+    if recipe.version not in (None, version):
+        raise ArchiveError(f"{path.name} is another version: expected {recipe.version}, actual {version}")
+    scripts = wheel.console_scripts()
     return Package(
         name=recipe.name,
-        version=reader.one_line(metadata, "Version"),
+        version=version,
         build_number=recipe.build_number,
         subdir="noarch",
-        depends=(reader.python_spec(metadata, path.name), *recipe.depends),
+        depends=(wheel.python_spec(), *recipe.depends),
         license=recipe.license,
         summary=recipe.summary,
         home=recipe.home,
-        files=files,
-        about=(*about, *reader.licenses(members, dist_info)),
+        files=NOARCH.place(wheel, [f"bin/{name}" for name in scripts]),
+        about=(*about, *wheel.licenses()),
         entry_points=tuple(f"{name} = {target}" for name, target in scripts.items()),
     )
-
-
-def _refuse_compiled(members: Mapping[str, Entry], dist_info: str, owner: str) -> None:
-    wheel = reader.headers(members, f"{dist_info}/WHEEL", owner)
-    tags = [str(tag) for tag in wheel.get_all("Tag", [])]
-    is_pure = reader.one_line(wheel, "Root-Is-Purelib").lower() == "true"
-    if not is_pure or not all(tag.endswith("-none-any") for tag in tags):
-        raise ArchiveError(
-            f"{owner} is not a pure-Python wheel: its tags are {', '.join(tags) or 'none'}",
-            "list it in the pip section of the environment instead",
-        )
-
-
-def _check_identity(metadata: Message, recipe: Recipe, owner: str) -> None:
-    name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
-    if name != recipe.name:
-        raise ArchiveError(f"{owner} is another project: expected {recipe.name}, actual {name}")
-    version = reader.one_line(metadata, "Version")
-    if recipe.version is not None and version != recipe.version:
-        raise ArchiveError(f"{owner} is another version: expected {recipe.version}, actual {version}")
 
 
 _STATE = ".envtool"
@@ -173,41 +155,27 @@ class _Workshop:
     root: Path | None
 
     def bring(self, each: Recipe) -> Built:
+        note = self.channel / _STATE / f"{each.name}.json"
+        before = _State.read(note)
         with TemporaryDirectory(prefix=f"envtool-{each.name}-") as name:
-            scratch = Path(name)
-            inputs = _sha256(json.dumps([_builder(), each.text, self._sources(each, scratch)]).encode())
-            known = self._known(each.name, inputs)
-            return known or self._build(each, inputs, scratch)
-
-    def _sources(self, each: Recipe, scratch: Path) -> str:
-        # Of pinned files the recipe says it all; a checkout must be looked at.
-        if isinstance(each.source, CheckoutSource) and self.root:
-            return checkout.snapshot(self.root, each.source.inputs, scratch / "checkout")
-        return ""
-
-    def _known(self, name: str, inputs: str) -> Built | None:
-        state = _State.read(self._state_path(name))
-        if state is None or state.inputs != inputs:
-            return None
-        path = self.channel / state.built.path
-        is_whole = path.is_file() and _sha256(path.read_bytes()) == state.built.sha256
-        return replace(state.built, was_built=False) if is_whole else None
-
-    def _build(self, each: Recipe, inputs: str, scratch: Path) -> Built:
-        package = self._package(each, scratch)
+            scratch, sources = Path(name), ""
+            # Of pinned files the recipe says it all; a checkout must be looked at.
+            if isinstance(each.source, CheckoutSource) and self.root:
+                sources = checkout.snapshot(self.root, each.source.inputs, scratch / "checkout")
+            inputs = hashlib.sha256(json.dumps([_builder(), each.text, sources]).encode()).hexdigest()
+            if before and before.inputs == inputs:
+                archive = self.channel / before.built.path
+                if archive.is_file() and sha256_of(archive) == before.built.sha256:
+                    return replace(before.built, was_built=False)
+            package = self._package(each, scratch)
         with self.display.task(f"pack {package.file_name}"):
             data = conda_package.pack(package)
-        path = f"{package.subdir}/{package.file_name}"
+        path, sha256 = f"{package.subdir}/{package.file_name}", hashlib.sha256(data).hexdigest()
         write_atomically(self.channel / path, data)
-        built = Built(package.name, package.version, package.build, path, _sha256(data), len(data), True)
-        self._remember(each.name, inputs, built)
-        return built
-
-    def _remember(self, name: str, inputs: str, built: Built) -> None:
-        before = _State.read(self._state_path(name))
+        built = Built(package.name, package.version, package.build, path, sha256, len(data), True)
         old = {*before.superseded, before.built.path} if before else set()
-        state = _State(inputs, built, tuple(sorted(old - {built.path})))
-        write_atomically(self._state_path(name), json.dumps(asdict(state)))
+        write_atomically(note, json.dumps(asdict(_State(inputs, built, tuple(sorted(old - {path}))))))
+        return built
 
     def _package(self, each: Recipe, scratch: Path) -> Package:
         about = (Entry("recipe/recipe.yml", each.text.encode("utf-8")),)
@@ -223,16 +191,12 @@ class _Workshop:
                 path = checkout.build(scratch / "checkout", wheels)
         return to_package(path, each, about)
 
-    def _state_path(self, name: str) -> Path:
-        return self.channel / _STATE / f"{name}.json"
-
     def start(self) -> None:
         """Make the directories, and sweep up what a killed run has left."""
         for subdir in index.SUBDIRS:
             (self.channel / subdir).mkdir(exist_ok=True)
-        for pattern in ("*/.*.tmp", f"{_STATE}/.*.tmp"):
-            for path in self.channel.glob(pattern):
-                path.unlink()
+        for path in (*self.channel.glob("*/.*.tmp"), *self.channel.glob(f"{_STATE}/.*.tmp")):
+            path.unlink(missing_ok=True)
         for path in self.channel.glob(".index-*"):
             shutil.rmtree(path)
 
@@ -241,16 +205,12 @@ class _Workshop:
         states = [_State.read(path) for path in (self.channel / _STATE).glob("*.json")]
         superseded = {path for state in states if state for path in state.superseded}
         archives = {f"{path.parent.name}/{path.name}": path for path in sorted(self.channel.glob("*/*.conda"))}
-        current = {name: _sha256(path.read_bytes()) for name, path in archives.items() if name not in superseded}
+        current = {name: sha256_of(path) for name, path in archives.items() if name not in superseded}
         if not index.is_current(self.channel, current):
             with self.display.task("index the channel"):
                 index.write(self.channel, tuple(current))
         for name in superseded & set(archives):
             archives[name].unlink()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _builder() -> str:

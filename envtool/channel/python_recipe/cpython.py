@@ -11,6 +11,7 @@ Out of scope: headers, tkinter, idlelib and lib2to3, which Debian packages apart
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shutil
 import tarfile
@@ -69,25 +70,6 @@ def find_patchelf() -> Patchelf:
     return Patchelf(program)
 
 
-def is_elf(entry: Entry) -> bool:
-    """Whether the file is a program or a shared object."""
-    return entry.content.startswith(b"\x7fELF")
-
-
-def with_run_path(entry: Entry, run_path: str, patchelf: Patchelf, scratch: Path) -> Entry:
-    """The same file with another run path."""
-    path = write(entry, scratch)
-    patchelf.set_run_path(path, run_path)
-    return replace(entry, content=path.read_bytes())
-
-
-def write(entry: Entry, scratch: Path) -> Path:
-    """Put the file into a directory, where patchelf can see it."""
-    path = scratch / entry.path.replace("/", "_")
-    path.write_bytes(entry.content)
-    return path
-
-
 _LIBRARY = re.compile(r"(?:usr/)?lib/x86_64-linux-gnu/(?P<name>[^/]+\.so[^/]*)")
 _LIBRARY_VERSION = re.compile(r"python(?P<version>3\.\d+)-minimal")
 _COPYRIGHT = re.compile(r"usr/share/doc/(?P<package>[^/]+)/copyright")
@@ -143,27 +125,28 @@ class Interpreter:
 
 
 def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: Patchelf) -> Interpreter:
-    """Put the interpreter together.
-
-    Raises:
-        ArchiveError: the packages do not fit together: a library is missing, or a licence.
-    """
-    version = _version(debs)
+    """Put the interpreter together. Raises ArchiveError if the packages do not fit together: a library is missing, or a
+    licence."""
+    found = (match["version"] for deb in debs if (match := _LIBRARY_VERSION.fullmatch(deb.name)))
+    version = next(found, None)
+    if version is None:
+        raise ArchiveError("the recipe has no interpreter: none of its packages is a python3.*-minimal")
     standard = f"lib/python{version}"
     files = {**_from_debian(debs, standard, source), **_from_upstream(upstream, standard, source.take)}
-    files = {path: _relocatable_text(entry, standard) for path, entry in files.items()}
+    for path, entry in files.items():
+        if path.startswith(f"{standard}/_sysconfigdata_"):
+            text = _USR.sub(PLACEHOLDER, entry.content.decode("utf-8"))
+            files[path] = replace(entry, content=text.encode("utf-8"), has_placeholder=True)
+    libraries = {member.path: member for deb in debs for member in deb.members if _LIBRARY.fullmatch(member.path)}
+    named = {path.rpartition("/")[2]: _library(path, libraries) for path in libraries}
     with TemporaryDirectory(prefix="envtool-cpython-") as scratch:
-        kept = {entry.path: entry for entry in _closed(files, _libraries(debs), patchelf, Path(scratch))}
-    kept.update(_links(kept, version))
+        kept = {entry.path: entry for entry in _closed(files, named, patchelf, Path(scratch))}
+    program = kept.get(f"bin/python{version}")
+    if program is None:
+        raise ArchiveError(f"the Debian packages have no usr/bin/python{version}")
+    for name in ("bin/python", "bin/python3"):
+        kept[name] = Entry(name, program.content, True, link=f"python{version}")
     return Interpreter(tuple(kept[path] for path in sorted(kept)), _licenses(debs))
-
-
-def _version(debs: Sequence[Deb]) -> str:
-    for deb in debs:
-        match = _LIBRARY_VERSION.fullmatch(deb.name)
-        if match:
-            return match["version"]
-    raise ArchiveError("the recipe has no interpreter: none of its packages is a python3.*-minimal")
 
 
 def _from_debian(debs: Sequence[Deb], standard: str, source: DebianSource) -> dict[str, Entry]:
@@ -210,26 +193,6 @@ def _from_upstream(tarball: Path, standard: str, take: Sequence[str]) -> dict[st
     return found
 
 
-def _links(files: Mapping[str, Entry], version: str) -> dict[str, Entry]:
-    program = files.get(f"bin/python{version}")
-    if program is None:
-        raise ArchiveError(f"the Debian packages have no usr/bin/python{version}")
-    names = ("bin/python", "bin/python3")
-    return {name: Entry(name, program.content, True, link=f"python{version}") for name in names}
-
-
-def _relocatable_text(entry: Entry, standard: str) -> Entry:
-    if not entry.path.startswith(f"{standard}/_sysconfigdata_"):
-        return entry
-    text = _USR.sub(PLACEHOLDER, entry.content.decode("utf-8"))
-    return replace(entry, content=text.encode("utf-8"), has_placeholder=True)
-
-
-def _libraries(debs: Sequence[Deb]) -> dict[str, Entry]:
-    members = {member.path: member for deb in debs for member in deb.members if _LIBRARY.fullmatch(member.path)}
-    return {path.rpartition("/")[2]: _library(path, members) for path in members}
-
-
 def _library(path: str, members: Mapping[str, Member]) -> Entry:
     # A library is stored once, under the name that others ask for (libz.so.1), which Debian has as a link.
     member = _target(path, members)
@@ -245,26 +208,22 @@ def _closed(
     seen: set[str] = set()
     while pending:
         entry = pending.pop()
-        if not is_elf(entry):
+        if not entry.content.startswith(b"\x7fELF"):  # neither a program nor a shared object
             yield entry
             continue
-        needed = patchelf.needed(write(entry, scratch))
+        path = scratch / entry.path.replace("/", "_")
+        path.write_bytes(entry.content)
+        needed = patchelf.needed(path)
         missing = sorted(needed - set(libraries))
         if missing:
-            raise ArchiveError(
-                f"{entry.path} needs {', '.join(missing)}, which no package of the recipe has",
-                "add the Debian package to the recipe, or name the module under 'without'",
-            )
+            hint = "add the Debian package to the recipe, or name the module under 'without'"
+            raise ArchiveError(f"{entry.path} needs {', '.join(missing)}, which no package of the recipe has", hint)
         pending += [libraries[name] for name in sorted(needed - seen)]
         seen |= needed
-        yield with_run_path(entry, _run_path(entry.path), patchelf, scratch) if needed else entry
-
-
-def _run_path(path: str) -> str:
-    up = len(PurePosixPath(path).parts) - 1
-    below_lib = path.startswith("lib/")
-    steps = "/".join([".."] * (up - below_lib))
-    return "/".join(filter(None, ("$ORIGIN", steps, "" if below_lib else "lib")))
+        if needed:
+            to_lib = posixpath.relpath("lib", posixpath.dirname(entry.path))
+            patchelf.set_run_path(path, "$ORIGIN" if to_lib == "." else f"$ORIGIN/{to_lib}")
+        yield replace(entry, content=path.read_bytes()) if needed else entry
 
 
 def _licenses(debs: Sequence[Deb]) -> tuple[Entry, ...]:

@@ -15,8 +15,9 @@ import io
 import lzma
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from email.parser import HeaderParser
 from pathlib import Path
 
 from envtool.artifacts.conda_package import safe_path
@@ -88,30 +89,15 @@ def parse_list(text: str) -> Iterator[AptSource]:
 
 def parse_deb822(text: str) -> Iterator[AptSource]:
     """The enabled `deb` stanzas of a `.sources` file, one source for each URI and suite."""
-    for fields in _stanzas(text):
-        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in ("no", "false", "0"):
+    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    for stanza in re.split(r"\n\s*\n", lines):
+        fields = HeaderParser().parsestr(stanza.lstrip())
+        is_enabled = fields.get("enabled", "yes").strip().lower() not in ("no", "false", "0")
+        if "deb" not in fields.get("types", "").split() or not is_enabled:
             continue
         for uri in fields.get("uris", "").split():
             for suite in fields.get("suites", "").split():
                 yield AptSource(uri.rstrip("/"), suite, tuple(fields.get("components", "").split()))
-
-
-def _stanzas(text: str) -> Iterator[Mapping[str, str]]:
-    fields: dict[str, str] = {}
-    last = ""
-    for line in [*text.splitlines(), ""]:
-        if line.startswith("#"):
-            continue
-        if not line.strip():
-            if fields:
-                yield fields
-            fields, last = {}, ""
-        elif line[0] in " \t":
-            fields[last] = f"{fields.get(last, '')} {line.strip()}"
-        else:
-            key, _, value = line.partition(":")
-            last = key.strip().lower()
-            fields[last] = value.strip()
 
 
 def _read(path: Path, parse: Callable[[str], Iterator[AptSource]]) -> Iterator[AptSource]:
@@ -146,21 +132,18 @@ class Deb:
 
 
 def read(path: Path) -> Deb:
-    """Read a package.
-
-    Raises:
-        ArchiveError: it is damaged, not a Debian package, or has an unsafe member.
-    """
+    """Read a package. Raises ArchiveError if it is damaged, not a Debian package, or has an unsafe member."""
     try:
         parts = dict(_ar_members(path.read_bytes(), path.name))
         if parts.get("debian-binary", b"")[:2] != b"2.":
             raise ArchiveError(f"{path.name} is not a Debian package of format 2")
         files = {member.path: member.content for member in _tar(parts, "control.tar", path.name)}
-        control = _control(files["control"])
+        control = dict(HeaderParser().parsestr(files["control"].decode("utf-8")))
+        name, version = control["Package"].strip(), control["Version"].strip()
         members = tuple(_tar(parts, "data.tar", path.name))
     except (tarfile.TarError, lzma.LZMAError, EOFError, OSError, ValueError, KeyError) as error:
         raise ArchiveError(f"{path.name} is damaged: {error}", "remove it from the cache and run again") from error
-    return Deb(control["Package"], control["Version"], members)
+    return Deb(name, version, members)
 
 
 def _ar_members(data: bytes, owner: str) -> Iterator[tuple[str, bytes]]:
@@ -187,16 +170,13 @@ def _tar(parts: dict[str, bytes], stem: str, owner: str) -> Iterator[Member]:
 
 
 def _decompress(name: str, data: bytes, owner: str) -> bytes:
+    unpack: dict[str, Callable[[bytes], bytes]] = {
+        "": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress, ".zst": _decompress_zst,
+    }  # fmt: skip
     ending = name.rpartition(".tar")[2]
-    if ending == "":
-        return data
-    if ending == ".xz":
-        return lzma.decompress(data, format=lzma.FORMAT_XZ)
-    if ending == ".gz":
-        return gzip.decompress(data)
-    if ending == ".zst":
-        return _decompress_zst(data)
-    raise ArchiveError(f"{owner} is packed in a way that is not known: {name}")
+    if ending not in unpack:
+        raise ArchiveError(f"{owner} is packed in a way that is not known: {name}")
+    return unpack[ending](data)
 
 
 def _decompress_zst(data: bytes) -> bytes:
@@ -224,8 +204,3 @@ def _tar_members(data: bytes, owner: str) -> Iterator[Member]:
             content = file.read() if file else b""
             link = info.linkname if info.issym() else None
             yield Member(path, content, bool(info.mode & 0o100), link)
-
-
-def _control(text: bytes) -> dict[str, str]:
-    fields = (line.partition(":") for line in text.decode("utf-8").splitlines() if line[:1] not in " \t")
-    return {key: value.strip() for key, _, value in fields}

@@ -29,14 +29,10 @@ _HINT = "channel/README.md describes the keys of a recipe"
 
 @dataclass(frozen=True)
 class PoolFile:
-    """A file of a Debian archive.
-
-    Args:
-        path: its path below the archive's base URI, as Debian writes it (`pool/…`).
-    """
+    """A file of a Debian archive."""
 
     archive: str
-    path: str
+    path: str  # its path below the archive's base URI, as Debian writes it (`pool/…`)
     sha256: str
 
     @property
@@ -47,17 +43,12 @@ class PoolFile:
 
 @dataclass(frozen=True)
 class DebianSource:
-    """CPython from Debian packages, with a few files of the upstream tarball.
-
-    Args:
-        take: what is taken from its `Lib/` in place of Debian's: files and directories.
-        without: extension modules that are left out because their libraries are not packaged.
-    """
+    """CPython from Debian packages, with a few files of the upstream tarball."""
 
     packages: tuple[PoolFile, ...]
     upstream: PoolFile
-    take: tuple[str, ...]
-    without: tuple[str, ...]
+    take: tuple[str, ...]  # what is taken from its `Lib/` in place of Debian's: files and directories
+    without: tuple[str, ...]  # extension modules that are left out because their libraries are not packaged
 
 
 @dataclass(frozen=True)
@@ -69,11 +60,7 @@ class WheelSource:
 
 @dataclass(frozen=True)
 class CheckoutSource:
-    """The checkout that holds the recipe, through its own pyproject.toml.
-
-    Args:
-        inputs: the files and directories that the wheel is made of, relative to the root of the checkout.
-    """
+    """The checkout that holds the recipe, through its own pyproject.toml."""
 
     inputs: tuple[str, ...]
 
@@ -83,20 +70,15 @@ Source = Union[DebianSource, WheelSource, CheckoutSource]
 
 @dataclass(frozen=True)
 class Recipe:
-    """One package of the channel.
-
-    Args:
-        version: its version; None for a checkout, whose pyproject.toml has it.
-        depends: the match specs that it needs, on top of a wheel's `Requires-Python`.
-    """
+    """One package of the channel."""
 
     name: str
-    version: str | None
+    version: str | None  # its version; None for a checkout, whose pyproject.toml has it
     build_number: int
     summary: str
     home: str | None
     license: str
-    depends: tuple[str, ...]
+    depends: tuple[str, ...]  # the match specs that it needs, on top of a wheel's `Requires-Python`
     source: Source
     text: str
     path: Path
@@ -123,11 +105,7 @@ def names(recipes: Path) -> tuple[str, ...]:
 
 
 def load(name: str, recipes: Path) -> Recipe:
-    """Read one recipe.
-
-    Raises:
-        RecipeError: it is malformed; all issues are named.
-    """
+    """Read one recipe. Raises RecipeError if it is malformed; all issues are named."""
     path = recipes / name / "recipe.yml"
     if not path.is_file():
         raise MissingFileError(f"recipe {name!r} not found", f"recipes: {', '.join(names(recipes)) or 'none'}")
@@ -135,20 +113,13 @@ def load(name: str, recipes: Path) -> Recipe:
 
 
 def parse(text: str, path: Path) -> Recipe:
-    """Turn the text of a recipe into a value.
-
-    Args:
-        path: where it came from; its directory must be named like the package.
-
-    Raises:
-        RecipeError: it is malformed; all issues are named.
-    """
+    """Turn the text of a recipe into a value; the directory of its path must be named like the package. Raises
+    RecipeError if it is malformed; all issues are named."""
     document = YamlDocument(path.name, text)
     recipe = None if document.issues else _Reader(document).recipe(text, path)
     if recipe is None or document.issues:
-        raise RecipeError(
-            str(path), sorted(document.issues, key=lambda issue: int(issue.place.rpartition(":")[2])), _HINT
-        )
+        issues = sorted(document.issues, key=lambda issue: int(issue.place.rpartition(":")[2]))
+        raise RecipeError(str(path), issues, _HINT)
     return recipe
 
 
@@ -159,9 +130,11 @@ class _Reader:
         self.document = document
 
     def recipe(self, text: str, path: Path) -> Recipe:
-        root = self.document.mapping(self.document.root, "a recipe", ("package", "source"))
-        top = Value(root, self.document.root.line)
-        package = self._section(top, "package", "a recipe", _PACKAGE_KEYS)
+        top = Value(
+            self.document.mapping(self.document.root, "a recipe", ("package", "source")), self.document.root.line
+        )
+        stated = self._required(top, "package", "a recipe")
+        package = Value(self.document.mapping(stated, "package", _PACKAGE_KEYS), stated.line if stated else top.line)
         source = self.source(self._required(top, "source", "a recipe"))
         name = self._text(package, "name", _NAME)
         if name and name != path.parent.name:
@@ -211,10 +184,6 @@ class _Reader:
         if archive and archive not in ARCHIVES:
             self.document.issue(_entries(value)["archive"].line, f"archive must be main or security, not {archive!r}")
         return PoolFile(archive, self._text(value, "path", _POOL_PATH), self._text(value, "sha256", _SHA256))
-
-    def _section(self, top: Value, key: str, what: str, keys: tuple[str, ...]) -> Value:
-        value = self._required(top, key, what)
-        return Value(self.document.mapping(value, key, keys), value.line if value else top.line)
 
     def _required(self, owner: Value, key: str, what: str) -> Value | None:
         value = _entries(owner).get(key)

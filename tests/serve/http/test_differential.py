@@ -7,7 +7,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from wire import BODY, Wire, statuses
+from wire import BODY, EXTENSIONS, Wire, statuses
 
 pytestmark = pytest.mark.needs_torch
 
@@ -33,7 +33,9 @@ def requests(draw):
     else:
         cut = draw(st.integers(0, len(body)))
         lines.append("Transfer-Encoding: chunked")
-        body = b"".join(b"%X\r\n%s\r\n" % (len(part), part) for part in (body[:cut], body[cut:]) if part) + b"0\r\n\r\n"
+        extension = draw(st.sampled_from(EXTENSIONS)).encode()
+        parts = [b"%X%s\r\n%s\r\n" % (len(part), extension, part) for part in (body[:cut], body[cut:]) if part]
+        body = b"".join(parts) + b"0%s\r\n\r\n" % extension
     whole = "\r\n".join([*lines, "", ""]).encode() + body
     # Who is refused for the path or the method may find the connection closed before the rest is sent.
     most_cuts = 3 if method == "POST" and "predict" in target.replace("%70", "p") else 0

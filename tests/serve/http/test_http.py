@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from wire import BODY, Wire, chunked, post, statuses
+from wire import BODY, EXTENSIONS, Wire, chunked, post, statuses
 
 pytestmark = pytest.mark.needs_torch
 
@@ -35,9 +35,6 @@ def test_chunked_bodies(server, outputs):
         assert wire.ask(chunked(BODY)).outputs == outputs
         assert wire.ask(chunked(*(bytes([byte]) for byte in BODY))).outputs == outputs
         assert wire.ask(post()).outputs == outputs
-
-
-EXTENSIONS = ["", ";a", ";a=b", "; a=b", " ;a", "\t; a = b", ' ; a="b c" ; d', ";a;b", ';a="x;y"']
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from fleet_simulator import World
@@ -102,16 +103,6 @@ def open_at_once(respond):
     return found
 
 
-def stay_open(respond):
-    """Serve on after having been dropped."""
-
-    def found(view, local, host, me):
-        action = respond(view, local, host, me)
-        return action._replace(fence=None) if action.fence == 1 and not local.fence else action
-
-    return found
-
-
 def say_first(respond):
     """Say that the gate is shut, and leave it open."""
 
@@ -123,7 +114,32 @@ def say_first(respond):
     return found
 
 
+def open_unprepared(respond):
+    """Open during a round that was answered, when a worker comes that is not prepared."""
+
+    def found(view, local, host, me):
+        action = respond(view, local, host, me)
+        is_fence = view.proposal is not None and view.proposal.phase == FENCE
+        return action._replace(fence=0) if is_fence and action.fence and not local.prepared else action
+
+    return found
+
+
+class CountsOn(Driver):
+    """Counts the silence of a host from before it had joined anew."""
+
+    _lost: ClassVar = {}
+
+    def decide(self, view, now_s):
+        self._lost = {host: self._lost.get(host, now_s) for host in view.roster if view.beat_of(host) is None}
+        for host, since_s in self._lost.items():
+            if now_s - since_s > self.gone_s:
+                return state.leave(view, host), f"dropped {host}"
+        return super().decide(view, now_s)
+
+
 MUTANTS = {
+    "counts on": (REFUSE, CountsOn, {}),
     "drops at once": (REFUSE, DropsAtOnce, {}),
     "commits whoever came": (WAIT, AsksNobody, {}),
     "takes any fence": (WAIT, TakesAnyFence, {}),
@@ -131,7 +147,7 @@ MUTANTS = {
     "lease from its receipt": (REFUSE, Driver, {"renew": believe_late}),
     "lease without a beat": (REFUSE, Driver, {"renew": believe_alone}),
     "opens before it is in": (WAIT, Driver, {"respond": open_at_once}),
-    "serves on when dropped": (REFUSE, Driver, {"respond": stay_open}),
+    "opens for a worker": (WAIT, Driver, {"respond": open_unprepared}),
     "says before it is shut": (WAIT, Driver, {"respond": say_first}),
 }
 
@@ -144,9 +160,10 @@ def test_every_mutant_is_caught(monkeypatch, name):
     if "respond" in changes:
         monkeypatch.setattr(member, "respond", changes["respond"](state.respond))
     for seed in range(300):
-        world = World(seed, policy, 0.1)
+        # Where hosts are only cut off and hang, leases matter most.
+        world = World(seed, policy, 0.1, events=3 if "lease" in name else 10 if "worker" in name else 8)
         world.make_driver = driver
-        if world.run(SECONDS).violations:
+        if world.run(20.0).violations:
             return
     pytest.fail(f"{name}: no schedule has shown it")
 

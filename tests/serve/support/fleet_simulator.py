@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from serve.errors import FleetError
-from serve.fleet.keys import Item, Lease, LeaseLostError, Snapshot, Transaction
+from serve.fleet.keys import Item, LeaseLostError, Snapshot, Transaction
 from serve.fleet.member import FleetMember, Setup
 from serve.fleet.messages import COMMITTED, NOW, PREPARE, PROPOSAL, SHUT, Failure, Member, View, is_same, write_proposal
 from serve.fleet.state import LONGER, REFUSE, Driver, Local
@@ -68,12 +68,12 @@ class MemoryKeys:
             self._changed.notify_all()
             return True
 
-    def grant(self, ttl_s: float) -> Lease:
+    def grant(self, ttl_s: float) -> tuple[int, float]:
         """Begin a lease."""
         with self._changed:
             lease = next(self._numbers)
             self._leases[lease] = (ttl_s, self._now_s() + ttl_s)
-            return Lease(lease, ttl_s)
+            return lease, ttl_s
 
     def keep_alive(self, lease: int) -> bool:
         """Renew a lease, and return whether there was one."""
@@ -243,11 +243,13 @@ class World:
     Args:
         lateness: the share of answers that come up to a second late.
         skew: by how much the clocks' rates may differ.
+        events: how many kinds of mishap there are.
     """
 
-    def __init__(self, seed: int, policy: str, lateness: float = 0.02, skew: float = 0.009, hosts: int = 3) -> None:
+    def __init__(self, seed: int, policy: str, lateness: float = 0.02, skew: float = 0.009, events: int = 10) -> None:
         self.random, self.policy, self.lateness = random.Random(seed), policy, lateness
         self.now_s = self.away_until_s = 0.0
+        self.events, hosts = events, 3
         self._queue: list[tuple[float, int, object, tuple]] = []
         self._order = itertools.count()
         self.keys = MemoryKeys(now_s=lambda: self.now_s)
@@ -304,7 +306,7 @@ class World:
     def _disturb(self) -> None:
         self.at(self.random.expovariate(1), self._disturb)
         host, how_long_s = self.random.choice(self.hosts), self.random.expovariate(0.5)
-        what = self.random.randrange(8)
+        what = self.random.randrange(self.events)
         if what == 0:
             host.paused_until_s = self.now_s + how_long_s
         elif what in (1, 2):
@@ -320,6 +322,9 @@ class World:
             self.keys.revoke(self.random.choice(sorted(self.keys._leases)))
         elif what == 7:
             self._restart_keys()
+        elif what > 7:  # one more worker comes, which is not prepared
+            for host in self.hosts:
+                host.workers.ready_at_s = max(host.workers.ready_at_s, self.now_s + self.random.expovariate(2))
 
     def _restart_keys(self) -> None:
         """What had no lease is all that is left, as after the death of the one process that has the keys."""

@@ -77,6 +77,7 @@ class Given(Writing):
         super().__init__()
         self.how = how
         self.kept, self.turn, self.last = [torch.zeros(1, 2) for _ in range(3)], 0, None
+        self.label = torch.zeros(1, dtype=torch.int64)
 
     def forward(self, x):
         if self.how == "input":
@@ -85,6 +86,8 @@ class Given(Writing):
             return x[:, 1:3]
         if self.how == "weights":
             return self.layer.bias.expand(len(x), 2)
+        if self.how == "label":
+            return torch.argmax(self.layer(x), 1, out=self.label)
         if self.how == "scrubbed":  # what the call before has got is the input that this one empties
             if self.last is not None:
                 self.last.zero_()
@@ -127,15 +130,25 @@ class Changing(Writing):
 class Own(Writing):
     """Converts to an array of its own, and writes into it."""
 
+    def __init__(self, how="mul_"):
+        super().__init__()
+        self.how, self.staged = how, torch.zeros(1, 4)
+
     def inputs_to_tensors(self, inputs):
+        if self.how == "staged":
+            return self.staged.resize_(len(inputs), 4).copy_(torch.tensor(inputs))
         return torch.from_numpy(numpy.array(inputs, "float32"))
+
+    def forward(self, x):
+        return self.layer(x if self.how == "staged" else x.mul_(2))
 
 
 KINDS = (
     *(("Writing", how) for how in WRITES),
     ("Named", "mul_"),
-    *(("Given", how) for how in ("input", "part", "weights", "scrubbed", "buffer", "ring")),
+    *(("Given", how) for how in ("input", "part", "weights", "scrubbed", "buffer", "ring", "label")),
     *(("Converting", how) for how in ("layer", "weights", "input")),
     ("Changing", "mul_"),
     ("Own", "mul_"),
+    ("Own", "staged"),
 )

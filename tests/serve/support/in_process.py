@@ -13,8 +13,8 @@ from serve.batching.scheduler import Scheduler
 from serve.gateway.asgi_app import AsgiApp
 from serve.observability.access_log import AccessLog
 from serve.workers.connection import WorkerConnection
-from serve.workers.http_protocol import HeaderCache, SoleConnection
-from serve.workers.request_head import Bounds
+from serve.workers.http_protocol import SoleConnection
+from serve.workers.request_head import Bounds, HeaderCache
 
 
 class Transport(asyncio.Transport):

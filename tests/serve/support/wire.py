@@ -26,6 +26,9 @@ class Answer:
         return json.loads(self.body)["outputs"]
 
 
+EXTENSIONS = ["", ";a", ";a=b", "; a=b", " ;a", "\t; a = b", ' ; a="b c" ; d', ";a;b", ';a="x;y"']
+
+
 def post(body: bytes = BODY, *headers: str, path: str = "/predict", version: str = "1.1") -> bytes:
     """Write a prediction request."""
     lines = [f"POST {path} HTTP/{version}", "Host: x", f"Content-Length: {len(body)}", *headers]

@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra [fast] is not in this interpreter")
 
-from serve.workers.http_protocol import Head, RequestCycle
+from serve.workers.http_protocol import RequestCycle
+from serve.workers.request_head import Head
 
 
 def cycle():

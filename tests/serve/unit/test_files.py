@@ -7,6 +7,7 @@ import os
 import pytest
 
 from serve import durable_files
+from serve.swap.seen_checkpoints import Unserved
 
 
 @pytest.mark.parametrize("is_lasting", [True, False])
@@ -22,3 +23,8 @@ def test_what_cannot_be_replaced_stays_and_nothing_is_left(tmp_path):
     with pytest.raises(OSError, match="directory"):
         durable_files.replace_file(tmp_path / "x", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_records_that_lack_a_key_are_passed_over_and_no_look_ends_in_a_fault(tmp_path):
+    (tmp_path / "unserved.json").write_text('[{"name": "a.safetensors"}]')
+    assert Unserved(tmp_path).notes() == []

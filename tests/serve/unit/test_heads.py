@@ -9,9 +9,9 @@ pytest.importorskip("uvicorn")
 from serve.gateway.protocol_routes import PREDICTION_ROUTES
 from serve.http.messages import Response
 from serve.http.route import Table
-from serve.workers import http_protocol
-from serve.workers.http_protocol import HeaderCache, SoleConnection
-from serve.workers.request_head import Bounds
+from serve.workers import request_head
+from serve.workers.http_protocol import SoleConnection, write_head
+from serve.workers.request_head import Bounds, HeaderCache
 
 FIELDS = [(b"host", b"x"), (b"content-length", b"10")]
 
@@ -46,7 +46,7 @@ def test_what_is_unusual_is_left_to_uvicorn(url, field):
 
 
 def test_what_is_remembered_is_bounded(monkeypatch):
-    monkeypatch.setattr(http_protocol, "_MOST_REMEMBERED", 10)
+    monkeypatch.setattr(request_head, "_MOST_REMEMBERED", 10)
     known = make()
     for number in range(100):
         assert known.read(b"/predict", [(b"x-id", b"%d" % number)]).headers == {"x-id": str(number)}
@@ -57,13 +57,13 @@ def test_what_is_remembered_is_bounded(monkeypatch):
 
 def test_the_head_of_an_answer():
     answer = Response(200, {"A": "b"}, b"")
-    assert http_protocol.write_head(answer, [(b"date", b"now")], 3, True) == (
+    assert write_head(answer, [(b"date", b"now")], 3, True) == (
         b"HTTP/1.1 200 OK\r\ndate: now\r\nA: b\r\ncontent-length: 3\r\n\r\n"
     )
-    assert http_protocol.write_head(answer, [], 3, False).endswith(b"content-length: 3\r\nconnection: close\r\n\r\n")
+    assert write_head(answer, [], 3, False).endswith(b"content-length: 3\r\nconnection: close\r\n\r\n")
     for value in ("b\r\nX: y", "b\nX: y", "b\ry"):
         with pytest.raises(ValueError, match="one line"):
-            http_protocol.write_head(Response(200, {"A": value}, b""), [], 3, True)
+            write_head(Response(200, {"A": value}, b""), [], 3, True)
 
 
 def test_only_a_connection_that_asks_on_and_on_is_alone():

@@ -69,6 +69,22 @@ def test_golden_answers_are_computed_or_given(trainer, monkeypatch, tmp_path):
     assert (given.outputs, given.atol) == ([[1, 2]], 0.5)
 
 
+def test_shards_are_joined_for_the_answers_to_recorded_requests(trainer, monkeypatch, tmp_path):
+    from serving import SUPPORT
+
+    for key, value in {"MODEL": "affine:Affine", "CHECKPOINTS": "ck", "PYTHON_PATH": str(SUPPORT)}.items():
+        monkeypatch.setenv(f"SERVE_{key}", value)
+    monkeypatch.setenv("SERVE_STORE", str(tmp_path / "store"))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "recorded.jsonl").write_text(json.dumps({"inputs": [ROW], "outputs": [[1, 2]]}) + "\n")
+    shard = trainer.train(1)
+    index = shard.with_name("m.safetensors.index.json")
+    names = safetensors.numpy.load_file(str(shard))
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(names, shard.name)}))
+    (golden,) = manifest_of(publish(index, trainer.directory, extras=Extras(golden_from="recorded"))).golden
+    assert golden.outputs == [trainer.expected(sha256_of(shard))]
+
+
 @pytest.mark.parametrize("command", [[], ["--golden", "golden.json"]])
 def test_what_the_model_class_would_not_take_is_not_published(trainer, monkeypatch, tmp_path, capsys, command):
     from serving import SUPPORT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from envtool.errors import ArchiveError
-from envtool.wheels.to_conda import Fit, Target, fit_of, match_specs
+from envtool.wheels.to_conda import Target, fit_of, match_specs
 
 GLIBC, GLIBC_28 = "__glibc >=2.17", "__glibc >=2.28"
 PIN = {minor: f"python >=3.{minor},<3.{minor + 1}.0a0" for minor in range(7, 16)}
@@ -14,22 +14,26 @@ PIN = {minor: f"python >=3.{minor},<3.{minor + 1}.0a0" for minor in range(7, 16)
 @pytest.mark.parametrize(
     ("tags", "wish", "expected"),
     [
-        ("py3-none-any", (None, None), Fit("noarch", None, ())),
-        ("py2.py3-none-any", ("3.11", "linux-64"), Fit("noarch", None, ())),
+        ("py3-none-any", (None, None), Target("noarch", None)),
+        ("py2.py3-none-any", ("3.11", "linux-64"), Target("noarch", None)),
         (
             "cp39-cp39-manylinux_2_17_x86_64.manylinux2014_x86_64",
             (None, None),
-            Fit("linux-64", "3.9", (PIN[9], GLIBC)),
+            Target("linux-64", "3.9", (PIN[9], GLIBC)),
         ),
-        ("cp311-cp311-manylinux_2_28_aarch64", ("3.11", None), Fit("linux-aarch64", "3.11", (PIN[11], GLIBC_28))),
-        ("cp39-cp39-manylinux2014_x86_64.manylinux_2_28_x86_64", (None, None), Fit("linux-64", "3.9", (PIN[9], GLIBC))),
-        ("cp38-abi3-manylinux2014_x86_64", ("3.12", None), Fit("linux-64", "3.12", (PIN[12], GLIBC))),
-        ("py3-none-manylinux1_x86_64", ("3.9", None), Fit("linux-64", "3.9", (PIN[9], "__glibc >=2.5"))),
-        ("cp310-cp310-macosx_11_0_arm64", (None, None), Fit("osx-arm64", "3.10", (PIN[10], "__osx >=11.0"))),
-        ("cp310-cp310-macosx_10_9_universal2", (None, "osx-64"), Fit("osx-64", "3.10", (PIN[10], "__osx >=10.9"))),
+        ("cp311-cp311-manylinux_2_28_aarch64", ("3.11", None), Target("linux-aarch64", "3.11", (PIN[11], GLIBC_28))),
+        (
+            "cp39-cp39-manylinux2014_x86_64.manylinux_2_28_x86_64",
+            (None, None),
+            Target("linux-64", "3.9", (PIN[9], GLIBC)),
+        ),
+        ("cp38-abi3-manylinux2014_x86_64", ("3.12", None), Target("linux-64", "3.12", (PIN[12], GLIBC))),
+        ("py3-none-manylinux1_x86_64", ("3.9", None), Target("linux-64", "3.9", (PIN[9], "__glibc >=2.5"))),
+        ("cp310-cp310-macosx_11_0_arm64", (None, None), Target("osx-arm64", "3.10", (PIN[10], "__osx >=11.0"))),
+        ("cp310-cp310-macosx_10_9_universal2", (None, "osx-64"), Target("osx-64", "3.10", (PIN[10], "__osx >=10.9"))),
     ],
 )  # fmt: skip
-def test_what_a_wheel_fits(tags: str, wish: tuple[str | None, str | None], expected: Fit) -> None:
+def test_what_a_wheel_fits(tags: str, wish: tuple[str | None, str | None], expected: Target) -> None:
     assert fit_of(f"my_tool-1.0-{tags}.whl", *wish) == expected
     assert fit_of(f"my_tool-1.0-2build-{tags}.whl", *wish) == expected
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import random
 import threading
+from contextlib import closing
 from typing import Any
 
 import pytest
 
-from envtool.artifacts.conda_archive import read_ahead
+from envtool.artifacts.conda_archive import ReadAhead
 
 CONTENT = random.Random(1).randbytes(5_000_000)
 
@@ -27,7 +28,7 @@ def threads() -> list[str]:
 
 def test_all_bytes_come_in_order() -> None:
     sizes = random.Random(2)
-    with read_ahead(io.BytesIO(CONTENT)) as stream:
+    with closing(ReadAhead(io.BytesIO(CONTENT))) as stream:
         pieces = []
         while piece := stream.read(sizes.randrange(1, 3_000_000)):
             pieces.append(piece)
@@ -36,7 +37,7 @@ def test_all_bytes_come_in_order() -> None:
 
 
 def test_an_error_is_raised_where_it_is_read_and_after_what_came_before_it() -> None:
-    with read_ahead(Breaking(CONTENT)) as stream:
+    with closing(ReadAhead(Breaking(CONTENT))) as stream:
         before = sum(len(stream.read(1 << 19)) for _ in range(4))
         with pytest.raises(ValueError, match="damaged"):
             stream.read(1)
@@ -44,7 +45,7 @@ def test_an_error_is_raised_where_it_is_read_and_after_what_came_before_it() -> 
 
 
 def test_a_stream_that_is_not_read_to_its_end_leaves_no_thread() -> None:
-    with read_ahead(io.BytesIO(CONTENT)) as stream:
+    with closing(ReadAhead(io.BytesIO(CONTENT))) as stream:
         stream.read(1)
         assert threads()
     assert not threads()

@@ -13,6 +13,7 @@ import pytest
 from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError
 from envtool.install.apply import Unpacked, linked, unpack
+from envtool.lockfile.model import LockedPackage
 from envtool.prefix import rattler
 from envtool.prefix.scan import Known, scan
 from tests.support.archives import Archive, File
@@ -131,9 +132,8 @@ def test_linked_files_are_those_that_were_unpacked_and_are_read_only_after_a_cha
     cache.mkdir()
     found = run(archive, cache / "0", prefix)
     sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
-    rattler.link(
-        [rattler.LinkRequest("tool", archive.as_uri(), sha256, archive, cache / "0")], [], prefix, "linux-64", cache
-    )
+    package = LockedPackage("conda", "tool", "1.0", "linux-64", archive.as_uri(), sha256)
+    rattler.link([rattler.LinkRequest(package, archive, cache / "0")], [], prefix, "linux-64", cache)
     known = Known(written=linked(cache, found.written))
     assert len(known.written) == sum(not file.link for file in FILES.values())
     path = prefix / "lib/libx.so.1"

@@ -1,23 +1,27 @@
-"""Runs of the post-link scripts that a lock allows; they can write to the prefix alone where the kernel has Landlock.
+"""Link scripts: programs that a conda package wants run when it is linked or unlinked; and the runs of those allowed.
 
-They run after all packages and wheels are there, in the order in which conda links, with the variables that conda gives
-them. What they make is noted as generated, so that `verify` knows it. Source: conda-build's documentation, "Adding
-pre-link, post-link, and pre-unlink scripts"; docs/reference/archives.md.
+What they do is in no archive and no lock: they may write anywhere, and differently on every machine. envtool runs the
+post-link scripts of those packages that `run-link-scripts` in environment.yml names, and no others; they can write to
+the prefix alone where the kernel has Landlock. They run after all packages and wheels are there, in the order in which
+conda links, with the variables that conda gives them. What they make is noted as generated, so that `verify` knows it.
+Source: the conda package specification (CEP 34); conda-build's documentation, "Adding pre-link, post-link, and
+pre-unlink scripts"; docs/reference/archives.md.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool import subprocesses
-from envtool.artifacts.link_scripts import post_link_script
+from envtool.artifacts.file_manifest import Declared
 from envtool.errors import PrefixError
 from envtool.prefix.clobber import topological_order
 from envtool.prefix.confinement import LAUNCHER, landlock_version
@@ -32,12 +36,9 @@ _MOST_MESSAGE_BYTES = 65_536
 
 
 def run_link_scripts(transaction: Transaction) -> tuple[str, ...]:
-    """Run what the lock allows and return what the scripts left for people to read, a text for each package.
-
-    Raises:
-        ProcessError: a script ended with another status than 0, or there is no bash.
-        PrefixError: a script changed conda's notes.
-    """
+    """Run what the lock allows and return what the scripts left for people to read, a text for each package. Raises
+    ProcessError if a script ended with another status than 0, or there is no bash. Raises PrefixError if a script
+    changed conda's notes."""
     conda = {package.name: package for package in transaction.wanted if package.manager == "conda"}
     order = topological_order({name: list(each.dependencies) for name, each in conda.items()}, ())
     allowed = [conda[name] for name in order if name in transaction.request.link_scripts()]
@@ -103,3 +104,39 @@ def confinement() -> str:
     if landlock_version():
         return "they could write to the environment alone"
     return "not confined, since this kernel has no Landlock: they could write wherever you can"
+
+
+_SCRIPT = re.compile(r"bin/\.[^/]+-(?:pre-link|post-link|pre-unlink)\.sh")
+
+
+def is_link_script(path: str) -> bool:
+    """Whether a path of a package is that of a link script."""
+    return _SCRIPT.fullmatch(path) is not None
+
+
+def link_scripts(declared: Mapping[str, Declared]) -> dict[str, list[str]]:
+    """The link scripts of a prefix, by conda package."""
+    found: dict[str, list[str]] = {}
+    for path, file in declared.items():
+        if file.package[0] == "conda" and is_link_script(path):
+            found.setdefault(file.package[1], []).append(path)
+    return {name: sorted(paths) for name, paths in sorted(found.items())}
+
+
+def post_link_script(name: str) -> str:
+    """The path of the script that a package wants run after it was linked."""
+    return f"bin/.{name}-post-link.sh"
+
+
+def split(found: Mapping[str, Iterable[str]], allowed: Collection[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Link scripts by package as those that are not run and those that are, when scripts of some packages may run."""
+    run = [
+        post_link_script(name) for name, paths in found.items() if name in allowed and post_link_script(name) in paths
+    ]
+    left = {name: [path for path in paths if path not in run] for name, paths in found.items()}
+    return {name: paths for name, paths in left.items() if paths}, run
+
+
+def sentence(name: str, paths: Iterable[str]) -> str:
+    """What there is to say of the link scripts of one package."""
+    return f"{name} has link scripts, which envtool does not run: {', '.join(paths)}"
