@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import CheckpointError, TrialError
 
 if TYPE_CHECKING:
@@ -44,11 +43,6 @@ def differences(expected: object, actual: object, rtol: float, atol: float) -> I
             yield from (f".{key}{issue}" for issue in differences(expected[key], actual[key], rtol, atol))
     elif type(expected) is not type(actual) or _is_list(expected) or expected != actual:
         yield f": expected {_show(expected)}, found {_show(actual)}"
-
-
-def first_difference(expected: object, actual: object) -> str:
-    """Return the first line of `differences` beyond rounding, or nothing."""
-    return next(differences(expected, actual, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE), "")
 
 
 def find_top(value: object) -> object:

@@ -166,6 +166,11 @@ class _Trial:
                     raise DependentError(f"in one run with another request: outputs{difference}")
 
 
+def first_difference(expected: object, actual: object) -> str:
+    """Return the first line of `differences` beyond rounding, or nothing."""
+    return next(differences(expected, actual, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE), "")
+
+
 def gap(expected: Any, actual: Any) -> float:
     """Tell how far two outputs are from each other.
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy
 import torch
 
-from serve.model.answers import as_json, first_difference
+from serve.model.answers import as_json
+from serve.model.batch_independence import first_difference
 
 if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor

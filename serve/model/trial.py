@@ -21,8 +21,8 @@ import torch
 
 from serve.checkpoint.formats import TORCHSCRIPT
 from serve.errors import CheckpointError, TrialError
-from serve.model.answers import as_json, first_difference, require_same_form
-from serve.model.batch_independence import vary_inputs, why_alone
+from serve.model.answers import as_json, require_same_form
+from serve.model.batch_independence import first_difference, vary_inputs, why_alone
 from serve.model.request_state import Versions, changed, find_mixing, snapshot
 from serve.model.warm_up import Candidate, HangingError, Tried, limit, warm_up
 
