@@ -22,6 +22,7 @@ from serve.fleet.keys import LeaseLostError, Transaction
 from serve.fleet.messages import DRIVER, ENTRIES, HOSTS, NOW, Member, View, read_entries
 from serve.fleet.state import SHORTER, Driver, HostAction, Local, join, leave, respond, say
 from serve.store.quarantine import explain
+from serve.swap.host_coordinator import FLEET_LOCK
 
 if TYPE_CHECKING:
     from serve.fleet.etcd import Etcd
@@ -95,7 +96,7 @@ class FleetMember:
         while descriptor is None:
             if self._is_stopping.wait(_AWAY_S):
                 return
-            descriptor = durable_files.claim(root / "fleet.lock")
+            descriptor = durable_files.claim(root / FLEET_LOCK)
         # A child that the model's code forks would hold the lock beyond this worker's end.
         os.register_at_fork(after_in_child=functools.partial(os.close, descriptor))
         keys: Etcd | None = None

@@ -20,7 +20,7 @@ from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests, Pin, Rollback
 from serve.store.quarantine import Quarantine, Record
 from serve.swap.changed_weights import Checked, ask_workers, changed_tensors
-from serve.swap.host_coordinator import Coordinator, Proposal
+from serve.swap.host_coordinator import FLEET_LOCK, Coordinator, Proposal
 from serve.swap.seen_checkpoints import Note, Unserved
 from serve.swap.shared_state import Row
 
@@ -137,9 +137,13 @@ class Operations:
         """Order an older version as a new generation; where no worker is alive, it is so at once.
 
         Raises:
-            OperationError: there is no such version, or its checkpoint is not in the store any more.
+            OperationError: there is no such version, or its checkpoint is not in the store any more; or the host is of
+                a fleet, which only a host that serves can move.
         """
         target = self._choose(version)
+        if (self._store.root / FLEET_LOCK).exists() and not self._coordinator.membership.survey().alive:
+            hint = "start the server, or roll back on another host of the fleet"
+            raise OperationError("this host is of a fleet, and its server is down", hint=hint)
         order = self._operator_requests.order_rollback(target)
         self._coordinator.commit_alone(order.propose(target))
         self._coordinator.wake()

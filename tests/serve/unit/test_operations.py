@@ -74,6 +74,12 @@ def test_a_rollback_while_the_server_is_down_is_committed_at_once(run, root):
     assert "generation 4" in run("rollback", "--to", "v2").out
 
 
+def test_a_host_of_a_fleet_whose_server_is_down_rolls_nothing_back(run, root):
+    (root / "fleet.lock").touch()
+    assert "of a fleet, and its server is down" in run("rollback", code=3).err
+    assert [entry.version for entry in Ledger(Store(root)).read()] == ["v1", "v2"]
+
+
 def test_a_rollback_that_is_not_possible(run, root):
     assert "can be rolled back to: v1" in run("rollback", "--to", "v9", code=3).err
     assert run("rollback", "--to", "v2", code=3).err, "it is the committed one"
