@@ -5,7 +5,7 @@ requests → `validate` → the form of the answers. A checkpoint that fails one
 them touches the model that is live. It is read in one way, be it bare or in a bundle, under the module's names or a
 wrapper's, with all names of tied weights or one of them.
 
-Only workers import this module. What a model class may say is described in `serve.model.contract`.
+Only workers import this module. What a model class may state is documented in `docs/reference/model-class.md`.
 """
 
 from __future__ import annotations

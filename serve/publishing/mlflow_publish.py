@@ -31,7 +31,8 @@ def explained(shown: str, hint: str) -> Iterator[None]:
     except PublishError:
         raise
     except Exception as error:  # a missing package, a transport's, each protocol's own
-        reason = getattr(error, "message", None) or str(error) or type(error).__name__
+        # Not `message`, which some have too: beside it their texts have a status, an URL, a request's id.
+        reason = str(error) or type(error).__name__
         raise PublishError(f"{shown}: {reason}", hint=getattr(error, "hint", None) or hint) from error
 
 

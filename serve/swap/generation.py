@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Callable
 
 from serve.checkpoint.manifest import Manifest, Stored, parse_marker
 from serve.checkpoint.provenance import Provenance
+from serve.errors import CheckpointError, CheckpointMovedError
 from serve.model.slot import Generation
 from serve.source.observation import Load
 from serve.system.resources import trim_memory, used_bytes
@@ -86,7 +87,10 @@ def find_stored(context: Context, entry: Entry) -> Stored | None:
     stored = context.store.find(entry.sha256)
     for seen in () if stored is not None else context.source.observe():
         if seen.fingerprint == entry.fingerprint or entry.sha256.encode() in seen.text:
-            return context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
+            try:
+                return context.store.admit(Load(seen, Manifest(sha256=entry.sha256)))
+            except CheckpointError as error:  # of what lies there now, half copied perhaps; those bytes may be good
+                raise CheckpointMovedError(f"{seen.path.name}: {error.message}", hint=error.hint) from error
     return stored
 
 

@@ -30,9 +30,9 @@ from serve import durable_files
 from serve.store.ledger import CHECKPOINT, PROMOTION, RETURN, Entry, Ledger, number
 from serve.swap.shared_state import Membership, SharedState
 
-# How often the kernel is asked who has died, while somebody is not prepared.
 # In the store of a host that takes part in a fleet.
 FLEET_LOCK = "fleet.lock"
+# How often the kernel is asked who has died, while somebody is not prepared.
 _SURVEY_PAUSE_S = 0.05
 # One worker may die of something else; the second one that dies while it prepares the same bytes dies of them.
 _WORKER_FAILURES_ALLOWED = 1

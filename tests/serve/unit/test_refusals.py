@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import subprocess
 import threading
@@ -14,6 +15,7 @@ from trainer import mark
 
 from serve.errors import CheckpointError, MemoryShortError, ModelError, TrialError
 from serve.store import checkpoint_store, quarantine
+from serve.store.ledger import Entry
 from serve.swap import generation
 
 PASSING = [
@@ -169,6 +171,19 @@ def test_what_was_refused_leaves_the_store_at_once(tmp_path, place, commit_mode)
         worker.look()
         assert stored(worker) == {b"good"}
     assert worker.live == b"good"
+
+
+@pytest.mark.usefixtures("never")
+def test_a_copy_that_is_not_whole_yet_proves_nothing_of_the_bytes_that_another_host_proposes(tmp_path, place):
+    worker = bare.Worker(tmp_path / "store", place)
+    sha256 = hashlib.sha256(b"whole").hexdigest()
+    (place / "x").write_bytes(b"who")
+    mark(place / "x", b'{"sha256": "%s"}' % sha256.encode())
+    assert worker.committer._coordinator.propose(Entry(0, sha256, 5, "v1", "x", 0, "another host's")) is not None
+    assert worker.committer.attend(worker.loader)
+    (refused,) = worker.log.of("refused")
+    assert (refused["sha256"], refused["will_retry"]) == (sha256, True)
+    assert "x: the sha256: expected" in refused["reason"]
 
 
 def test_what_is_refused_by_its_header_is_not_copied(tmp_path, place):

@@ -19,6 +19,7 @@ from trainer import ROW
 from serve.__main__ import main
 from serve.checkpoint import sharded
 from serve.errors import CheckpointMovedError, ModelError, PublishError, SignatureError
+from serve.publishing.mlflow_publish import explained
 from serve.publishing.publish import Extras, publish
 from serve.source.observation import Known, Load, Refuse, decide
 from serve.source.remote import make_place, url_of
@@ -44,6 +45,18 @@ KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAU
 )
 def test_urls_survive_being_paths(path, url):
     assert url_of(Path(path)) == url
+
+
+class RefusedByStorage(OSError):
+    """As those of gcsfs and aiohttp: `message` is only a part of what the error says."""
+
+    message = "Forbidden"
+
+
+def test_all_that_an_error_of_a_storage_says_is_shown():
+    with pytest.raises(PublishError) as caught, explained("gs://bucket", "check it"):
+        raise RefusedByStorage("Forbidden, 403, for gs://bucket/x")
+    assert (caught.value.message, caught.value.hint) == ("gs://bucket: Forbidden, 403, for gs://bucket/x", "check it")
 
 
 @pytest.fixture
