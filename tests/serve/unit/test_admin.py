@@ -6,9 +6,11 @@ import json
 
 import pytest
 
-from serve.errors import OperationError
-from serve.gateway.admin import authorize, carry_out
+from serve.gateway.admin import authorize, carry_out, order
+from serve.gateway.server import Server
+from serve.http.messages import Request
 from serve.operations.operations import Operations
+from serve.settings.settings import load_settings
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 
@@ -91,6 +93,17 @@ def test_orders_that_cannot_be(operations, action, body, status):
     assert "error" in json.loads(answer.body)
 
 
-def test_an_order_that_cannot_be_carried_out(operations):
-    with pytest.raises(OperationError, match="version v9 among the older ones"):
-        carry_out(operations, "rollback", b'{"version": "v9"}')
+def test_an_order_that_cannot_be_carried_out_is_answered_409(operations, token_file, tmp_path):
+    variables = {"MODEL": "m:M", "NAME": "m", "CHECKPOINTS": "ck", "STORE": str(tmp_path)}
+    environ = {f"SERVE_{key}": value for key, value in variables.items()}
+    settings = load_settings({**environ, "SERVE_ADMIN_TOKEN_FILE": str(token_file)}, tmp_path)
+    asked = Request(
+        "POST",
+        "/admin/models/m/rollback",
+        {"authorization": f"Bearer {TOKEN}"},
+        b'{"version": "v9"}',
+        {"name": "m", "action": "rollback"},
+    )
+    answer = order(Server(settings), asked)
+    assert answer.status == 409
+    assert "version v9 among the older ones" in json.loads(answer.body)["error"]
