@@ -104,6 +104,7 @@ def test_selectors_keep_lines_for_their_platforms() -> None:
     [
         ("not win", "linux-64 linux-aarch64 osx-64 osx-arm64"),
         ("linux and not aarch64", "linux-64"),
+        ("linux\u00a0and not aarch64", "linux-64"),
         ("win or osx64", "osx-64 win-64"),
         ("not (linux or win)", "osx-64 osx-arm64"),
         ("not linux and not win", "osx-64 osx-arm64"),
