@@ -228,6 +228,14 @@ def test_lines_that_cannot_be_locked_are_refused_with_their_place(line: str, rea
     assert "secret" not in found[0]
 
 
+def test_a_password_in_the_first_of_two_indexes_is_not_shown() -> None:
+    found = issues(pip("--index-url https://me:secret@h.example/\n--index-url https://other.example/"))
+    assert found == [
+        "environment.yml:7: credentials in https://h.example/; write variables: https://$USER:$TOKEN@host/",
+        "environment.yml:8: expected one index URL, https://***@h.example/ is set already",
+    ]
+
+
 def test_a_requirements_file_that_names_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop.txt").write_text("-r loop.txt\n")
     assert issues(pip("-r loop.txt"), directory=tmp_path) == [f"{tmp_path}/loop.txt:1: loop.txt names itself"]
