@@ -120,7 +120,7 @@ def render(template: Template, values: Mapping[str, str]) -> str:
 
 
 def _render_file(path: Path, values: Mapping[str, str]) -> str:
-    from jinja2 import TemplateError as JinjaError
+    from jinja2 import TemplateError as JinjaError  # slow to import, and most commands render nothing
     from jinja2 import TemplateSyntaxError
 
     source = read_text(path, "envtool init --list and envtool deploy list show the templates")
