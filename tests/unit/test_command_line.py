@@ -60,6 +60,7 @@ def test_help_and_version_import_no_command(option: str) -> None:
     ("module", "slow"),
     [
         ("audit", "asyncio"),
+        ("channel", "jinja2"),
         ("deploy", "jinja2"),
         ("diff", "envtool.solve.lock"),
         ("doctor", "asyncio ruamel.yaml tomlkit"),
@@ -95,10 +96,3 @@ def test_a_typo_gets_the_nearest_command(typed: list[str], hint: str, capsys: py
     assert caught.value.exit_code == 2
     caught.value.show()
     assert capsys.readouterr().err == f"error: unknown command {typed[-1]!r}\nhint: {hint}\n"
-
-
-@pytest.mark.parametrize("module", ["envtool.cli.channel", "envtool.deploy.apply"])
-def test_what_renders_templates_is_imported_where_one_is_rendered(module: str) -> None:
-    script = f"import sys, {module}; print('jinja2' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
