@@ -12,13 +12,14 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined, TemplateSyntaxError, meta
-from jinja2 import TemplateError as JinjaError
+from typing import TYPE_CHECKING
 
 from envtool import paths
 from envtool.errors import InvalidFileError, TemplateError
 from envtool.yaml_document import Value, YamlDocument, read_text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _SUFFIX = ".yml.j2"
 
@@ -119,6 +120,9 @@ def render(template: Template, values: Mapping[str, str]) -> str:
 
 
 def _render_file(path: Path, values: Mapping[str, str]) -> str:
+    from jinja2 import TemplateError as JinjaError  # slow to import, and most commands render nothing
+    from jinja2 import TemplateSyntaxError
+
     source = read_text(path, "envtool init --list and envtool deploy list show the templates")
     try:
         return _environment().from_string(source).render(values)
@@ -130,6 +134,8 @@ def _render_file(path: Path, values: Mapping[str, str]) -> str:
 
 def names_in(path: Path) -> list[str]:
     """The variables that a template uses, in alphabetical order; none when it is malformed."""
+    from jinja2 import TemplateSyntaxError, meta
+
     try:
         return sorted(meta.find_undeclared_variables(_environment().parse(read_text(path, ""))))
     except TemplateSyntaxError:
@@ -137,6 +143,8 @@ def names_in(path: Path) -> list[str]:
 
 
 def _environment() -> Environment:
+    from jinja2 import Environment, StrictUndefined
+
     # The output is YAML and systemd units, never HTML, so that escaping would only do harm.
     return Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
 

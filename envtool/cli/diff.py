@@ -12,7 +12,6 @@ from envtool.cli.groups import CommandGroup
 from envtool.cli.options import PATH, file_option, json_option
 from envtool.errors import EnvtoolError, MissingFileError, ProcessError
 from envtool.inspect_lock.diff import as_markdown, as_table, compare, compare_versions, summary
-from envtool.inspect_lock.merge import merged
 from envtool.lockfile.conda_lock_v1 import Lockfile, format_lockfile, parse_lockfile, read_lockfile
 
 _ATTRIBUTE = "conda-lock.yml merge=envtool"
@@ -117,6 +116,8 @@ def merge(ctx: click.Context, base: Path, ours: Path, theirs: Path, path: str) -
 
     Git calls it.
     """
+    from envtool.inspect_lock.merge import merged  # brings what locks, which diff has no use for
+
     try:
         lockfile = merged(base, ours, theirs, path)
     except EnvtoolError as error:

@@ -341,7 +341,7 @@ def _seconds_to_wait(header: str | None) -> float | None:
 
     try:
         return float(Retry().parse_retry_after(header)) if header else None
-    except InvalidHeader:
+    except (InvalidHeader, ValueError, OverflowError):  # such as a date of the year 99999
         return None
 
 

@@ -14,7 +14,6 @@ from envtool import paths
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.pypi.distributions import metadata_at
-from envtool.solve.conda_solver import records_of
 from envtool.wheels.license import known_license, license_of
 
 
@@ -28,6 +27,8 @@ class PackageMetadata:
 
 def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[str, PackageMetadata]:
     """What is known of packages, by URL."""
+    from envtool.solve.conda_solver import records_of  # slow to import, and not every command looks up
+
     conda = {each.url: each for each in packages if each.manager == "conda"}
     records = (each for each in records_of(conda.values(), is_offline=is_offline) if each.url in conda)
     found = {each.url: PackageMetadata(each.size_bytes, known_license(each.license)) for each in records}

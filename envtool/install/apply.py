@@ -202,9 +202,8 @@ def apply(
     transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]
 ) -> tuple[Known, tuple[str, ...]]:
     """Change a prefix, which is locked and marked incomplete. Returns the files that need not be read back, and what
-    link scripts left for people to read. Raises EnvtoolError if an archive or wheel cannot be
-    installed. Raises SharedPathsError if a path that the plan does not make anew is shared with something that it
-    changes."""
+    link scripts left for people to read. Raises EnvtoolError if an archive or wheel cannot be installed. Raises
+    SharedPathsError if a path that the plan does not make anew is shared with something that it changes."""
     prefix, plan = transaction.prefix, transaction.plan
     is_placed = {placement.package.url for placement in placements}
     archives = [package for package in plan.installs("conda") if package.url not in is_placed]

@@ -14,12 +14,6 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import tomlkit
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
-from tomlkit.exceptions import TOMLKitError
-
 from envtool.errors import InvalidFileError, Issue
 
 _DEFAULTS = "https://repo.anaconda.com/pkgs/"
@@ -70,6 +64,9 @@ def rewrite_condarc(text: str, mirrors: Mapping[str, str], known: Collection[str
 
 
 def _parse_condarc(text: str, name: str) -> Any:
+    from ruamel.yaml.comments import CommentedMap  # slow to import, and few commands write such a file
+    from ruamel.yaml.error import YAMLError
+
     try:
         document = _yaml(text).load(text)
     except YAMLError as error:
@@ -86,6 +83,8 @@ def _parse_condarc(text: str, name: str) -> Any:
 
 
 def _yaml(text: str) -> Any:
+    from ruamel.yaml import YAML
+
     yaml = YAML(typ="rt")
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -146,6 +145,8 @@ def uv_toml_path() -> Path:
 
 def rewrite_uv_toml(text: str, index: str | None, known: Collection[str], name: str = "uv.toml") -> str:
     """The file with another default index; None takes out the mirrors in `known`, and those only."""
+    import tomlkit
+
     document = parse_toml(text, name)
     if index is not None:
         _put_in_index(document, index)
@@ -163,6 +164,9 @@ def rewrite_uv_toml(text: str, index: str | None, known: Collection[str], name: 
 
 def parse_toml(text: str, name: str) -> Any:
     """A TOML file that keeps its comments and blanks when it is written. Raises InvalidFileError if it is not TOML."""
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
     try:
         return tomlkit.parse(text)
     except TOMLKitError as error:
@@ -170,6 +174,8 @@ def parse_toml(text: str, name: str) -> Any:
 
 
 def _put_in_index(document: Any, index: str) -> None:
+    import tomlkit
+
     if "index-url" in document:  # the older way to say the same
         document["index-url"] = index
         return

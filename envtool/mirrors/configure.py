@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tomlkit
-
 from envtool import paths
 from envtool.atomic_files import write_atomically
 from envtool.errors import EnvtoolError
@@ -185,6 +183,8 @@ def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset]
 
 def use(text: str, names: Sequence[str], name: str = "config.toml") -> str:
     """envtool's own configuration with other mirrors in use, everything else as it was."""
+    import tomlkit
+
     document = config_files.parse_toml(text, name)
     if isinstance(document.get("mirrors"), str):
         del document["mirrors"]

@@ -32,7 +32,6 @@ from urllib.parse import unquote
 from envtool.artifacts.conda_archive import DAMAGED, open_part, read_info
 from envtool.artifacts.download import archive_at_hand, find_archive
 from envtool.errors import ArchiveError, EnvtoolError, SolveError
-from envtool.fetch import client
 from envtool.fetch.archive_cache import Cache
 from envtool.lockfile.pylock import parse_pylock
 from envtool.mirrors import mirrors as mirrors_module
@@ -112,6 +111,8 @@ def metadata_at(url: str) -> str | None:
 
     Source: PEP 658; the index has it beside the wheel.
     """
+    from envtool.fetch import client  # slow to import, and most commands ask no index
+
     for each in mirrors_module.configured().for_url(f"{url}.metadata"):
         try:
             with client.get(each) as body:
@@ -227,7 +228,7 @@ def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors:
     archive = find_archive(provided.record, cache, mirrors)
     metadata = None
     with contextlib.suppress(EnvtoolError):
-        metadata = metadata_in(archive, provided.name) if archive else None
+        metadata = (metadata_in(archive, provided.name) or None) if archive else None
     with contextlib.suppress(EnvtoolError):
         if not metadata:
             requirement = f"{provided.name}=={provided.version}"

@@ -174,7 +174,7 @@ def _conditions(place: str, etag: str | None) -> dict[str, str]:
     """The headers that ask a place for a file only if it has changed; none if the copy came from another place."""
     try:
         source, validators = json.loads(base64.urlsafe_b64decode((etag or "").strip('"')))
-    except ValueError:
+    except (ValueError, TypeError):
         return {}  # no copy, or one that an earlier version of envtool kept
     if source != without_credentials(place):
         return {}

@@ -172,7 +172,8 @@ def _add(result: Requirements, line: Line, base: Path, kind: str, files: tuple[P
         if flag == "--extra-index-url":
             result.extra_index_urls.append(Line(value, line.place))
         elif result.index_url is not None and result.index_url.text != value:
-            result.issues.append(Issue(line.place, f"expected one index URL, {result.index_url.text} is set already"))
+            first = credentials.without_secrets(result.index_url.text)
+            result.issues.append(Issue(line.place, f"expected one index URL, {first} is set already"))
         else:
             result.index_url = Line(value, line.place)
     elif flag == "--pre":

@@ -71,6 +71,6 @@ def holds(expression: str, names: frozenset[str]) -> bool | None:
         raise SyntaxError
 
     try:
-        return value(ast.parse(expression.strip(), mode="eval").body)
+        return value(ast.parse(" ".join(expression.split()), mode="eval").body)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

@@ -127,7 +127,11 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def eof_received(self) -> bool:
         """Keep the connection open for an answer when the peer has closed its side; called by the loop."""
         cycle = self.cycle
-        if cycle is None or cycle.response_complete or self._is_receiving or self.scheme == "https":
+        if cycle is None or cycle.response_complete or self.scheme == "https":
+            return False
+        if self._fault is not None:
+            return True  # the refusal, which waits for answers, ends the connection
+        if self._is_receiving:
             return False
         cycle.keep_alive = False
         return True

@@ -56,6 +56,26 @@ def test_help_and_version_import_no_command(option: str) -> None:
     assert len(loaded) < 10
 
 
+@pytest.mark.parametrize(
+    ("module", "slow"),
+    [
+        ("audit", "asyncio"),
+        ("channel", "jinja2"),
+        ("deploy", "jinja2"),
+        ("diff", "envtool.solve.lock"),
+        ("doctor", "asyncio ruamel.yaml tomlkit"),
+        ("graph", "asyncio ssl"),
+        ("image", "asyncio"),
+        ("init", "jinja2"),
+        ("mirror", "ruamel.yaml tomlkit"),
+    ],
+)
+def test_a_command_imports_what_is_slow_when_it_needs_it(module: str, slow: str) -> None:
+    script = f"import sys, envtool.cli.{module}\nprint(*(name for name in {slow.split()} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_the_help_lists_every_exit_code() -> None:
     listed = set((cli.epilog or "").replace(",", " ").split())
     codes = {0, 1, 2, 3, BUG, INTERRUPTED, *(verdict.exit_code for verdict in Verdict)}

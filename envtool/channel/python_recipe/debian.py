@@ -89,8 +89,10 @@ def parse_list(text: str) -> Iterator[AptSource]:
 
 def parse_deb822(text: str) -> Iterator[AptSource]:
     """The enabled `deb` stanzas of a `.sources` file, one source for each URI and suite."""
-    lines = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    for stanza in re.split(r"\n\s*\n", lines):
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    # apt allows blanks before the colon; a line that is none of a field would end all fields for the parser of mails.
+    fields_only = (re.sub(r"^([^\s:]+)\s+:", r"\1:", line) for line in lines if re.match(r"\s|$|[^:]+:", line))
+    for stanza in re.split(r"\n\s*\n", "\n".join(fields_only)):
         fields = HeaderParser().parsestr(stanza.lstrip())
         is_enabled = fields.get("enabled", "yes").strip().lower() not in ("no", "false", "0")
         if "deb" not in fields.get("types", "").split() or not is_enabled:

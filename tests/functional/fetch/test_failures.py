@@ -23,6 +23,7 @@ FAILURES = [
     say.status(403), say.status(404), say.status(429), say.status(500), say.status(503), say.html(), say.wrong_bytes(),
     say.other_file(30), say.other_file(400_000), say.truncated(100_000), say.cut_without_length(100_000), say.reset(),
     say.reset(100_000), say.stalled(100_000), say.silent(), say.redirect("http://127.0.0.1:1/a.conda"),
+    say.status(503, retry_after="Fri, 01 Jan 99999 00:00:00 GMT"),
 ]  # fmt: skip
 
 

@@ -221,7 +221,7 @@ def test_the_second_request_of_a_connection_teaches_and_the_third_is_known(tmp_p
     assert FORMED == [True] * 7
 
 
-@pytest.mark.parametrize("before", [1, 2, 3])
+@pytest.mark.parametrize(("before", "event"), [(1, "none"), (2, "none"), (3, "none"), (1, "eof"), (2, "eof")])
 @pytest.mark.parametrize(
     ("faulty", "status"),
     [
@@ -232,10 +232,11 @@ def test_the_second_request_of_a_connection_teaches_and_the_third_is_known(tmp_p
         (b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
     ],
 )
-def test_a_refusal_does_not_overtake_the_answers_to_what_came_before(tmp_path, make_predictor, before, faulty, status):
+def test_a_refusal_follows_the_answers_to_what_came_before(tmp_path, make_predictor, before, event, faulty, status):
     data = post("/predict", b'{"inputs": [[7, 2]]}', {}) * before
     after = post("/predict", b'{"inputs": [[7, 2]]}', {})
-    remembered, parsed = both(tmp_path, "", make_predictor, [([(0, (data + faulty + after, after))], "none")])
+    rest = after if event == "none" else b""
+    remembered, parsed = both(tmp_path, "", make_predictor, [([(0, (data + faulty + after, rest))], event)])
     assert remembered == parsed
     ((_, written),) = parsed[0]
     assert [int(line[:3]) for line in written.split(b"HTTP/1.1 ")[1:]] == [200] * before + [status]

@@ -103,9 +103,8 @@ class Worker:
 
     async def settle(self) -> None:
         """Wait until everything is answered."""
-        quiet_turns = (
-            0  # what a thread computed comes back in a turn of its own, and the next request begins in another
-        )
+        # What a thread computed comes back in a turn of its own, and the next request begins in another.
+        quiet_turns = 0
         while quiet_turns < 3:
             await asyncio.sleep(0)
             quiet_turns = 0 if self._is_busy() else quiet_turns + 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from predictors import make_server
 
-from serve.gateway.admin import authorize, carry_out, order
-from serve.gateway.server import Server
-from serve.http.messages import Request
+from serve.errors import OperationError
+from serve.gateway.admin import authorize, carry_out
+from serve.gateway.flask_app import create_app
 from serve.operations.operations import Operations
-from serve.settings.settings import load_settings
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 
@@ -93,17 +93,31 @@ def test_orders_that_cannot_be(operations, action, body, status):
     assert "error" in json.loads(answer.body)
 
 
-def test_an_order_that_cannot_be_carried_out_is_answered_409(operations, token_file, tmp_path):
-    variables = {"MODEL": "m:M", "NAME": "m", "CHECKPOINTS": "ck", "STORE": str(tmp_path)}
-    environ = {f"SERVE_{key}": value for key, value in variables.items()}
-    settings = load_settings({**environ, "SERVE_ADMIN_TOKEN_FILE": str(token_file)}, tmp_path)
-    asked = Request(
-        "POST",
-        "/admin/models/m/rollback",
-        {"authorization": f"Bearer {TOKEN}"},
-        b'{"version": "v9"}',
-        {"name": "m", "action": "rollback"},
-    )
-    answer = order(Server(settings), asked)
-    assert answer.status == 409
-    assert "version v9 among the older ones" in json.loads(answer.body)["error"]
+def test_an_order_that_cannot_be_carried_out(operations):
+    with pytest.raises(OperationError, match="version v9 among the older ones"):
+        carry_out(operations, "rollback", b'{"version": "v9"}')
+
+
+@pytest.mark.parametrize(
+    ("model", "action", "body", "status", "error"),
+    [
+        ("M", "rollback", b'{"version": "v9"}', 409, "version v9 among the older ones"),
+        ("M", "unpin", b"", 202, None),
+        ("N", "pin", b"", 404, "model: expected M, found N"),
+        ("M@canary", "pin", b"", 404, "model: expected M, found M@canary"),
+    ],
+)
+def test_an_order_over_http(operations, token_file, tmp_path, model, action, body, status, error):
+    settings = f'model = "m:M"\ncheckpoints = "ck"\nstore = "."\nadmin_token_file = "{token_file}"\n'
+    client = create_app(make_server(tmp_path, settings).settings).test_client()
+    answer = client.post(f"/admin/models/{model}/{action}", data=body, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert answer.status_code == status
+    assert error is None or error in answer.json["error"]
+    assert status != 409 or answer.json["hint"]
+
+
+def test_an_order_to_a_model_without_a_store(token_file, tmp_path):
+    settings = f'model = "m:M"\ncheckpoints = "ck"\nstore = "none"\nadmin_token_file = "{token_file}"\n'
+    client = create_app(make_server(tmp_path, settings).settings).test_client()
+    answer = client.post("/admin/models/M/look", headers={"Authorization": f"Bearer {TOKEN}"})
+    assert (answer.status_code, "store of a server" in answer.json["error"]) == (409, True)

@@ -57,6 +57,13 @@ Types: deb
 URIs: http://tools.example/node_20.x
 Suites: nodistro
 Components: main
+
+nonsense
+Types : deb
+URIs	: http://blanks.example/debian-security
+nonsense
+Suites: bookworm-security
+Components: main
 """
 
 
@@ -79,7 +86,7 @@ def test_stanzas_of_a_sources_file() -> None:
     found = by_archive(list(debian.parse_deb822(DEB822)))
     one, two = "http://one.example/debian", "http://two.example/debian"
     assert found["main"] == [one, one, two, two]
-    assert found["security"] == ["http://one.example/debian-security"]
+    assert found["security"] == ["http://one.example/debian-security", "http://blanks.example/debian-security"]
     assert found[None] == ["http://tools.example/node_20.x"]
 
 

@@ -6,8 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from envtool.errors import SolveError
 from envtool.fetch.archive_cache import Cache
-from envtool.pypi.distributions import DISTRIBUTION_NAMES, distributions_in, normalize, pep440, provided_distributions
+from envtool.mirrors.mirrors import Mirrors
+from envtool.pypi.distributions import (
+    DISTRIBUTION_NAMES,
+    Provided,
+    distributions_in,
+    extras_of,
+    normalize,
+    pep440,
+    provided_distributions,
+)
+from envtool.pypi.resolve import Resolution, Target, WheelRequest
 from envtool.solve.conda_solver import PackageRecord
 from tests.support.archives import Archive, File, locked
 
@@ -71,3 +82,12 @@ def test_a_table_of_normal_names() -> None:
 )
 def test_versions_of_conda_as_python_packages_write_them(conda: str, expected: str) -> None:
     assert pep440(conda) == expected
+
+
+def test_an_empty_metadata_tells_no_extras(tmp_path: Path) -> None:
+    archive = Archive("foo", {"site-packages/foo-1.0.dist-info/METADATA": File(b"")}).write(tmp_path, ".conda")
+    foo, cache = Provided("foo", "1.0", record("foo", url=locked(archive).url)), Cache(tmp_path / "cache")
+    index = (tmp_path / "empty").as_uri()
+    asked = Resolution(WheelRequest(Target("linux-64", "3.9", None), (), index_url=index), tmp_path, {})
+    with pytest.raises(SolveError, match="neither in the archive nor in the index"):
+        extras_of(foo, asked, cache, Mirrors())

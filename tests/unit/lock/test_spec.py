@@ -104,6 +104,7 @@ def test_selectors_keep_lines_for_their_platforms() -> None:
     [
         ("not win", "linux-64 linux-aarch64 osx-64 osx-arm64"),
         ("linux and not aarch64", "linux-64"),
+        ("linux\u00a0and not aarch64", "linux-64"),
         ("win or osx64", "osx-64 win-64"),
         ("not (linux or win)", "osx-64 osx-arm64"),
         ("not linux and not win", "osx-64 osx-arm64"),
@@ -225,6 +226,14 @@ def test_lines_that_cannot_be_locked_are_refused_with_their_place(line: str, rea
     assert found[0].startswith("environment.yml:8: ")
     assert reason in found[0]
     assert "secret" not in found[0]
+
+
+def test_a_password_in_the_first_of_two_indexes_is_not_shown() -> None:
+    found = issues(pip("--index-url https://me:secret@h.example/\n--index-url https://other.example/"))
+    assert found == [
+        "environment.yml:7: credentials in https://h.example/; write variables: https://$USER:$TOKEN@host/",
+        "environment.yml:8: expected one index URL, https://***@h.example/ is set already",
+    ]
 
 
 def test_a_requirements_file_that_names_itself_is_refused(tmp_path: Path) -> None:
