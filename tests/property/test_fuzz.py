@@ -81,7 +81,7 @@ def read_archive(path: Path) -> None:
 
 def audit(path: Path) -> None:
     database = osv.read(path, {("PyPI", "flask")})
-    list(database.find(("PyPI", "flask"), "1.0"))
+    list(database.find({("PyPI", "flask"): "1.0"}))
 
 
 def read_layout(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -89,9 +90,10 @@ def test_every_mirror_is_listed_when_none_has_it(lock, pair) -> None:
     second.answer("*", then=html())
     answer = lock(first, second, HTTPS_PROXY="http://127.0.0.1:1", https_proxy="http://127.0.0.1:1")
     assert answer.returncode == 3
-    assert f"{first.url}linux-64/repodata.json: HTTP 403" in answer.stderr
-    assert f"{second.url}linux-64/repodata.json: an HTML page instead of the file" in answer.stderr
-    assert f"{CANONICAL}linux-64/repodata.json: " in answer.stderr
+    # The solver gives up at the first subdir that fails, whichever that is.
+    assert re.search(rf"{first.url}(linux-64|noarch)/repodata\.json: HTTP 403", answer.stderr)
+    assert re.search(rf"{second.url}(linux-64|noarch)/repodata\.json: an HTML page instead of the file", answer.stderr)
+    assert re.search(rf"{CANONICAL}(linux-64|noarch)/repodata\.json: ", answer.stderr)
 
 
 def test_a_mirror_says_that_nothing_has_changed_and_another_does_not_say_it_for_it(mirror: str, tmp_path: Path) -> None:
