@@ -15,6 +15,7 @@ import safetensors.torch  # noqa: E402
 from zoo import ZOO, Served, randomised, rows_of  # noqa: E402
 
 from serve.checkpoint.manifest import Manifest  # noqa: E402
+from serve.errors import CheckpointError  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
 from serve.publishing.publish import publish  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
@@ -39,6 +40,15 @@ def trained(kind):
         return module, module(rows)
 
 
+def drifts(module):
+    """Whether this torch rounds the buffers of a module anew when it answers, as 1.12 does those of InstanceNorm."""
+    before = [buffer.clone() for buffer in module.buffers()]
+    with torch.no_grad():
+        for rows in (5, 7, 8, 16):
+            module(torch.cat([torch.tensor(module.example_inputs)] * rows))
+    return any(not torch.equal(one, other) for one, other in zip(before, module.buffers()))
+
+
 def test_there_are_enough_of_them():
     assert len(ZOO) >= 60
 
@@ -56,5 +66,10 @@ def test_each_is_served_as_it_was_trained(tmp_path, kind):
     for path in (pickled, saved):
         published = publish(path, tmp_path / "ck")
         stored = Stored(Path(published.checkpoint), sha256_of(Path(published.checkpoint)), published.size)
-        answer = loader.load(stored, Manifest(format=published.format)).predictor.predict(local.example_inputs)
+        try:
+            answer = loader.load(stored, Manifest(format=published.format)).predictor.predict(local.example_inputs)
+        except CheckpointError as error:
+            if error.code != "stateful" or not drifts(local):
+                raise
+            continue
         assert torch.allclose(torch.tensor(answer, dtype=torch.float64), right.double(), rtol=1e-5, atol=1e-5), path
