@@ -125,9 +125,12 @@ class Recorder:
         if len(line) > _LARGEST_BYTES:
             raise ValueError(f"expected at most {_LARGEST_BYTES} bytes, found {len(line)}")
         with durable_files.hold(self._path.with_suffix(".lock")):
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with os.fdopen(descriptor, "ab") as file:
-                file.write(line)
+                size_bytes = os.fstat(descriptor).st_size
+                # A worker that was killed, or a full disk, has left half a line; this one is not to be part of it.
+                is_whole = not size_bytes or os.pread(descriptor, 1, size_bytes - 1) == b"\n"
+                file.write(line if is_whole else b"\n" + line)
             self._uncounted -= 1
             if self._uncounted <= 0:
                 self._uncounted = self._keep // 8

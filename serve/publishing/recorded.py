@@ -61,11 +61,24 @@ def make_golden(recorded: Sequence[Mapping[str, Any]], predictor: TorchPredictor
     for one in recorded:
         stated: dict[str, object] = {"inputs": one["inputs"], "outputs": one["outputs"]}
         if predictor is not None:
-            first, *others = [as_json(predictor.predict(one["inputs"])) for _ in range(_REPEATS)]
+            first, *others = [_answer(predictor, one["inputs"]) for _ in range(_REPEATS)]
             found = max((_largest(first, other) for other in others), default=0.0)
             stated.update(outputs=first, rtol=max(RELATIVE_TOLERANCE, _MARGIN * found), atol=ABSOLUTE_TOLERANCE)
         golden.append(stated)
     return golden
+
+
+def _answer(predictor: TorchPredictor, inputs: object) -> object:
+    try:
+        answer = as_json(predictor.predict(inputs))
+    except Exception as error:  # the model's code may raise anything
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        if all(map(math.isfinite, _numbers(answer))):
+            return answer
+        reason = "the answer is not finite"
+    hint = "see by serve replay which requests it cannot answer"
+    raise PublishError(f"a recorded request cannot be a golden one: {reason}", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -144,8 +157,8 @@ def _largest(expected: object, actual: object) -> float:
     one, other = list(_numbers(expected)), list(_numbers(actual))
     if len(one) != len(other):
         return math.inf
-    return max((abs(a - b) / max(abs(a), abs(b), ABSOLUTE_TOLERANCE) if a != b else 0.0 for a, b in zip(one, other)),
-               default=0.0)  # fmt: skip
+    found = [abs(a - b) / max(abs(a), abs(b), ABSOLUTE_TOLERANCE) for a, b in zip(one, other) if a != b]
+    return max((math.inf if math.isnan(each) else each for each in found), default=0.0)
 
 
 def _numbers(outputs: object) -> Iterator[float]:

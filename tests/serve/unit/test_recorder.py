@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from serve.errors import PublishError
 from serve.inference.recorder import Recorder, read_recorded
 from serve.publishing.recorded import choose, make_golden, replay
 
@@ -42,6 +43,14 @@ def test_the_newest_are_kept_and_the_file_is_bounded(tmp_path, keep):
     with path.open("ab") as file:
         file.write(b'{"inputs": 7, "outp')  # a worker that was killed
     assert [one["inputs"] for one in read_recorded(path, keep)] == list(range(5 * keep))[-keep:]
+
+
+def test_half_a_line_costs_no_other_one(tmp_path):
+    recorder, path = make_recorder(tmp_path, 1.0), tmp_path / "recorded.jsonl"
+    path.write_bytes(b'{"inputs": 7, "outp')
+    for number in range(3):
+        recorder._write(json.dumps({"inputs": number, "outputs": []}).encode() + b"\n")
+    assert [one["inputs"] for one in read_recorded(path, 9)] == [0, 1, 2]
 
 
 def test_a_request_that_is_too_long_is_not_written(tmp_path):
@@ -106,3 +115,18 @@ def test_what_another_model_would_have_answered(compare, agreed):
     assert found.worst == (3, 1.0)
     assert sum(found.spread.values()) == 4
     assert found.spread["1e-06"] == 1
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_answer_that_is_not_finite_is_as_far_as_can_be_and_never_golden(bad):
+    recorded = [{"inputs": 2.0, "outputs": [[4.0, 1.0]]}]
+    found = replay(recorded, Noisy(bad), "tolerance")
+    assert (found.agreed, found.spread["1e-06"], found.spread["more"]) == (0, 0, 1)
+    json.loads(json.dumps(found.as_json(), allow_nan=False))
+    with pytest.raises(PublishError, match="not finite"):
+        make_golden(recorded, Noisy(bad))
+
+
+def test_a_request_that_fails_is_never_golden():
+    with pytest.raises(PublishError, match="RuntimeError: bad"):
+        make_golden([{"inputs": "bad", "outputs": []}], Noisy(1.0))
