@@ -40,6 +40,7 @@ def inspect(
     """Count a run of one generation, and look at its answers on trial; those made again come back as `Remade`."""
     first = predictions[0]
     guard, generation = first.instance.guard, first.generation
+    guard.sketch(generation.provenance.generation, lambda: (first.prepared, results[0]))
     is_on_trial = guard.note_run(generation.provenance.generation, len(results), rows, seconds)
     if not is_on_trial or leave_to_writer(guard, generation, results, seconds):
         return results

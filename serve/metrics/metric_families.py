@@ -84,6 +84,9 @@ READ = {
     "envserve_pinned": "Whether automatic moves are stopped.",
     "envserve_probation_generation": "The generation that is on probation; 0 for none.",
     "envserve_probation_bad_answers": "Answers that the generation on probation spoils, and the one before does not.",
+    "envserve_drift_score": "How far what the committed generation sees is from what the one before saw.",
+    "envserve_sketched_value": "Of a sample of numbers: mean, deviation, p01, p50 or p99.",
+    "envserve_class_share": "The share of a class in a sample of the answers.",
     "envserve_memory_bytes": "The memory of a worker: resident (rss), and with shared pages divided (pss).",
 }
 

@@ -148,6 +148,8 @@ class Settings:
     retry_spoiled: str = key(parsers.one_of("finite", "all", "off"), "finite",
         "which answers the generation before makes again during a probation: those that are not finite, all that it "
         "makes well, none")
+    drift_share: float = key(parsers.share, 0.01,
+        "share of a worker's time in which inputs and answers are sketched for the metrics of drift; 0: never")
     record_share: float = key(parsers.share, 0.0,
         "share of the requests that are kept with their answers in recorded.jsonl in the store; 0: none")
     record_keep: int = key(parsers.whole_number(1), 1000, "how many recorded requests are kept, the newest")

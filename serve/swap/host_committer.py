@@ -202,8 +202,9 @@ class HostCommitter:
 
     def _begin_to_count(self) -> None:
         guard, shared_state = self._context.guard, self._coordinator.shared_state
-        if self._watch is None and not guard.is_rolled_out:
-            return  # counting costs each run a microsecond
+        is_counting = self._watch is not None or guard.is_rolled_out
+        if not is_counting and not guard.drift_share:
+            return
         cells = shared_state.cells  # each request reads them
 
         def read_trial() -> tuple[int, int]:
@@ -212,7 +213,8 @@ class HostCommitter:
                 on_trial = shared_state.committed
             return on_trial, cells[RETURNED]
 
-        guard.open(EvidenceBoard(self._context.store.root), self._coordinator.membership.index, read_trial)
+        board = EvidenceBoard(self._context.store.root)
+        guard.open(board, self._coordinator.membership.index, read_trial, is_counting)
         if self._watch is not None:
             guard.wake = self._watch.wake
             self._watch.start(PROBATION)
@@ -239,7 +241,7 @@ class HostCommitter:
             free(self._context.slot.take_drained(), self._context.log)
         number, membership = live.provenance.generation if live is not None else 0, self._coordinator.membership
         if live is not None and number == shared_state.returned and membership.live != number:
-            log_live(self._context.log, "swapped", live, None, 0.0)
+            log_live(self._context, "swapped", live, None, 0.0)
             membership.update(live=number)
 
     def _follow_through(self, generation: Generation, previous: Generation | None, commit_s: float) -> None:
@@ -248,7 +250,7 @@ class HostCommitter:
             return
         last = self._context.ledger.last()
         generation.facts["committed"] = last.committed if last else ""
-        log_live(self._context.log, "swapped", generation, previous, commit_s)
+        log_live(self._context, "swapped", generation, previous, commit_s)
         self._context.quarantine.forget(generation.provenance.sha256)
         prune(self._context, self.kept)
         if self._watch is not None:
