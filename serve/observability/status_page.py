@@ -53,6 +53,7 @@ def describe_model(look: Look) -> dict[str, object]:
         "pin": stated["pin"],
         "probation": stated["probation"],
         "drift": stated["drift"],
+        "is_short": stated["is_short"],
         "verdict": look.verdict,
         "unserved_s": round(look.unserved_s, 3),
         "workers": stated["workers"],

@@ -49,6 +49,8 @@ def status_as_text(status: Status) -> str:
             f"probation   generation {found.generation} for {found.seconds:g} s, {found.answers:,} answers, {bad}; "
             f"generation {found.way_back} stays loaded ({found.kept_bytes:,} bytes)"
         )
+    if status.is_short:
+        lines.append("probation   none: a third model would not fit into memory")
     if status.drift is not None:
         lines += _drift_as_text(status.drift)
     rows = [

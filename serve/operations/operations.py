@@ -59,6 +59,7 @@ class Status:
     changed_tensors: tuple[str, ...] = ()  # of the committed generation, which were changed in some worker
     probation: OnProbation | None = None
     drift: Drift | None = None  # of the committed generation, where its server sketches
+    is_short: bool = False  # whether the committed generation is not on probation because memory was short
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class Operations:
             changed_tensors=tuple(sorted(changed)),
             probation=self._probation(),
             drift=self._drift(),
+            is_short=committed is not None and self._coordinator.shared_state.untried == committed.generation,
         )
 
     def generations(self) -> list[Entry]:

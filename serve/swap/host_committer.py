@@ -43,6 +43,7 @@ class HostCommitter:
         self._catch_up_at_s = 0.0
         self._probation: Probation | None = None
         self._watch: Watch | None = None
+        self._shortage = ""
 
     @property
     def turn(self) -> int:
@@ -138,12 +139,15 @@ class HostCommitter:
         stored = admitted if admitted is not None and admitted.sha256 == entry.sha256 else None
         background_task = BackgroundTask(lambda: self._load(loader, entry, stored), str(entry.generation))
         try:
-            generation = self._prepare(proposal, background_task, before_bytes)
+            generation = self._prepare(loader, proposal, background_task, before_bytes)
             prepared_s = time.monotonic()
             while generation is not None and self._is_waiting(proposal):
                 try:
-                    if not coordinator.try_commit(proposal):
+                    if not coordinator.try_commit(proposal, not self._shortage):
                         time.sleep(_LOOK_S)
+                    elif self._shortage and previous is not None and self._probation is not None:
+                        reason = f"not on probation: {self._shortage}"
+                        self._context.log.emit("held", generation=entry.generation, reason=reason)
                 except OSError as error:
                     self._close(proposal, error)
         finally:
@@ -157,7 +161,11 @@ class HostCommitter:
         return state
 
     def _prepare(
-        self, proposal: Proposal, background_task: BackgroundTask[tuple[Stored, Loaded]], before_bytes: int
+        self,
+        loader: ModelLoader,
+        proposal: Proposal,
+        background_task: BackgroundTask[tuple[Stored, Loaded]],
+        before_bytes: int,
     ) -> Generation | None:
         """Wait for the model, put it where the commit word finds it, and report it."""
         while not background_task.wait(_LOOK_S * 5):
@@ -168,6 +176,7 @@ class HostCommitter:
         except Exception as error:
             self._close(proposal, error)
             return None
+        self._shortage = loader.find_shortage(stored, loaded.format)
         generation = make(self._context, loaded, stored, proposal.entry, before_bytes)
         self._context.slot.stand_by(generation)
         self._coordinator.membership.update(prepared=proposal.number)

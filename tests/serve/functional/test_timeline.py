@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 from affine import Turning
+from click.testing import CliRunner
 from serving import Load, wait_until
+
+from serve.cli import cli
 
 pytestmark = pytest.mark.needs_torch
 
 
 def ask(store, *words):
-    command = [sys.executable, "-m", "serve", *words, "--store", str(store)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = CliRunner().invoke(cli, [*words, "--store", str(store)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 @pytest.mark.both_workers
