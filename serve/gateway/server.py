@@ -81,3 +81,8 @@ class Server(Registry):
             while is_wanted() and time.monotonic() < until_s and not instance.reloader.wait_until_booted(0.1):
                 continue
         return all(instance.can_answer for instance in self.instances)
+
+    def wait_while_spared(self, is_wanted: Callable[[], bool]) -> None:
+        """Wait while this worker would refuse what another one answers: its load takes long, or fails."""
+        while is_wanted() and any(instance.is_spared for instance in self.instances):
+            time.sleep(0.1)

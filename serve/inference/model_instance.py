@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve.checkpoint.provenance import START_VARIABLE, read_env_digest
-from serve.errors import ModelError
+from serve.errors import LedgerError, ModelError
 from serve.events.event_log import EventLog, Journal, Subscriber, write_line
 from serve.events.webhook import Webhook
 from serve.fleet.fleet_committer import FleetCommitter
@@ -33,7 +33,7 @@ from serve.model.warm_up import GIVEN_UP
 from serve.settings.settings import SHADOW
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import make_context, make_reloader
-from serve.swap.shared_state import SharedState
+from serve.swap.shared_state import Membership, SharedState
 
 if TYPE_CHECKING:
     from serve.model.loader import ModelLoader
@@ -103,6 +103,17 @@ class ModelInstance:
     def can_answer(self) -> bool:
         """Whether what the host has committed is live here, or nothing is."""
         return self.is_reloading and not self.reloader.is_behind
+
+    @property
+    def is_spared(self) -> bool:
+        """Whether this worker has no answer yet, while another one of the same server has."""
+        if self.can_answer:
+            return False
+        try:
+            rows = Membership(self.settings.store / "workers", self.shared_state).survey().alive.values()
+        except (OSError, LedgerError):  # a full disk, or a store that is none: it is answered with the reason
+            return False
+        return any(row.live and row.parent == os.getppid() and row.pid != os.getpid() for row in rows)
 
     def start(self) -> None:
         """Start the reloader's thread, once: in `post_worker_init`, as threads do not survive a fork."""

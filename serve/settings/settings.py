@@ -189,7 +189,7 @@ class ServerSettings:
 
     models: tuple[ModelSettings, ...]
     # fmt: off
-    boot_wait_s: float = key(parsers.seconds(0.0), 60.0, "seconds a new worker may load before it takes requests")
+    boot_wait_s: float = key(parsers.seconds(0.0), 60.0, "seconds to load before requests; more while others answer")
     max_body_bytes: int = key(parsers.whole_number(1), 16 * 1024 * 1024, "longest request body")
     max_queue: int = key(parsers.whole_number(0), 100,
         "how many requests of a model may wait in a worker (with gthread: of all models); more get 503; 0: any number")
