@@ -155,8 +155,10 @@ class EvidenceBoard:
 
 # After so many answers that both generations spoil, and none that only the new one does, a signal means nothing.
 _MOST_SHARED = 50
-# Of pairs of runs, for one suspicion.
-_PAIRS = 12
+# Of pairs of runs, for one suspicion, and the share of a worker's time for those that look for one.
+_PAIRS, _PAIRS_SHARE = 12, 0.002
+# Longer runs are timed on both only on suspicion: a request would wait for too long.
+LONG_S = 0.05
 
 
 class Guard:
@@ -186,7 +188,7 @@ class Guard:
         self.board: EvidenceBoard | None = None
         # Has the evidence looked at.
         self.wake: Callable[[], None] = lambda: None
-        self.pairs_wanted = 0
+        self.pairs_wanted, self._pair_at_s, self._paired, self._is_long = 0, 0.0, 0, False
         # The generation whose answers are looked at when they are written, and not before.
         self.left_to_writer = 0
         self._row = 0
@@ -221,6 +223,7 @@ class Guard:
         if self.board is None or not self._is_counting:
             return False
         self.board.note_run(self._row, generation, answers, rows, seconds)
+        self._is_long = seconds > LONG_S
         return self.is_on_trial(generation)
 
     def is_on_trial(self, generation: int) -> bool:
@@ -246,7 +249,17 @@ class Guard:
         """Have the next runs compared with those of the generation before."""
         self.pairs_wanted = _PAIRS
 
-    def note_pair(self, generation: int, is_slower: bool) -> None:
-        """Count a run that was timed on both generations."""
-        self.pairs_wanted -= 1
-        self.note(generation, SLOWER, is_slower)
+    def wants_pair(self, generation: int) -> bool:
+        """Whether a run is to be timed on both generations: the first one, then some now and then, or on suspicion.
+
+        What was counted before the swap is of another moment, in which the machine may have been busier.
+        """
+        is_due = generation != self._paired or time.monotonic() >= self._pair_at_s
+        return self.pairs_wanted > 0 or (is_due and not self._is_long)
+
+    def note_pair(self, generation: int, is_slower: bool, took_s: float) -> None:
+        """Note that a run was timed on both generations; what seems slower is looked at closely."""
+        self._paired, self._pair_at_s = generation, time.monotonic() + took_s / _PAIRS_SHARE
+        self.pairs_wanted = max(self.pairs_wanted - 1, 0)
+        if is_slower and not self.pairs_wanted:
+            self.suspect()
