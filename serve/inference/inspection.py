@@ -141,7 +141,7 @@ def _time_both(prediction: Prediction, number: int) -> None:
     """
     guard, (other, kept) = prediction.instance.guard, _acquire_other(prediction)
     if kept is None:
-        guard.note_pair(number, False, _SHORT_S)
+        guard.note_pair(False, _SHORT_S)
         return
     started_s, is_slower = time.monotonic(), False
     try:
@@ -161,4 +161,4 @@ def _time_both(prediction: Prediction, number: int) -> None:
         is_slower = False
     finally:
         other.slot.release(kept)
-        guard.note_pair(number, is_slower, time.monotonic() - started_s)
+        guard.note_pair(is_slower, time.monotonic() - started_s)

@@ -155,8 +155,10 @@ class EvidenceBoard:
 
 # After so many answers that both generations spoil, and none that only the new one does, a signal means nothing.
 _MOST_SHARED = 50
-# Of pairs of runs, for one suspicion, and the share of a worker's time for those that look for one.
-_PAIRS, _PAIRS_SHARE = 12, 0.002
+# Of pairs of runs: for one suspicion, for a new generation, and after one that was slower.
+_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4
+# The share of a worker's time for pairs that look for a suspicion, and the longest pause between them.
+_PAIRS_SHARE, _PAUSE_S = 0.002, 10.0
 # Longer runs are timed on both only on suspicion: a request would wait for too long.
 LONG_S = 0.05
 
@@ -250,16 +252,15 @@ class Guard:
         self.pairs_wanted = _PAIRS
 
     def wants_pair(self, generation: int) -> bool:
-        """Whether a run is to be timed on both generations: the first one, then some now and then, or on suspicion.
+        """Whether a run is to be timed on both generations: the first ones, then some now and then, or on suspicion.
 
         What was counted before the swap is of another moment, in which the machine may have been busier.
         """
-        is_due = generation != self._paired or time.monotonic() >= self._pair_at_s
-        return self.pairs_wanted > 0 or (is_due and not self._is_long)
+        if generation != self._paired and not self._is_long:
+            self._paired, self.pairs_wanted = generation, _FIRST_PAIRS
+        return self.pairs_wanted > 0 or (not self._is_long and time.monotonic() >= self._pair_at_s)
 
-    def note_pair(self, generation: int, is_slower: bool, took_s: float) -> None:
-        """Note that a run was timed on both generations; what seems slower is looked at closely."""
-        self._paired, self._pair_at_s = generation, time.monotonic() + took_s / _PAIRS_SHARE
-        self.pairs_wanted = max(self.pairs_wanted - 1, 0)
-        if is_slower and not self.pairs_wanted:
-            self.suspect()
+    def note_pair(self, is_slower: bool, took_s: float) -> None:
+        """Note that a run was timed on both generations; what seems slower is looked at more closely."""
+        self._pair_at_s = time.monotonic() + min(took_s / _PAIRS_SHARE, _PAUSE_S)
+        self.pairs_wanted = max(self.pairs_wanted - 1, _MORE_PAIRS if is_slower else 0)
