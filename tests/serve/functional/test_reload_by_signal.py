@@ -21,7 +21,7 @@ def served(start_server, trainer, tmp_path):
     code.mkdir()
     shutil.copy(SUPPORT / "affine.py", code / "affine.py")
     trainer.publish(1)
-    server = start_server(python_path=code, workers=2)
+    server = start_server(python_path=code, workers=2, is_fresh=True)
     server.wait_live(1)
     return server, code / "affine.py"
 

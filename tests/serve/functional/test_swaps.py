@@ -213,7 +213,7 @@ def test_the_directory_may_come_later_and_be_replaced(start_server, trainer, tmp
 
 def test_the_master_never_has_torch(start_server, trainer):
     trainer.publish(1)
-    server = start_server()
+    server = start_server(is_fresh=True)
     server.wait_live(1)
     assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
     assert all("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in server.workers())
