@@ -38,7 +38,7 @@ MODULES = {
     "envtool/solve/content_hash.py": "unit/lock/test_choices interop/lock/test_content_hash",
     "envtool/artifacts/relocation.py": "property/prefix/test_restore unit/prefix/test_stated",
     "envtool/verify.py": "functional/prefix/test_verify",
-    "envtool/artifacts/conda_archive.py": "unit/prefix/test_read_ahead unit/prefix/test_stated unit/channel/test_archive property/test_fuzz",
+    "envtool/artifacts/conda_archive.py": "unit/prefix/test_read_ahead unit/channel/test_archive property/test_fuzz",
     "envtool/fetch/credentials.py": "unit/fetch/test_authorization",
 }
 COPIED = ("envtool", "serve", "tests", "templates", "channel", "examples", "docs", "pyproject.toml", "README.md")

@@ -23,14 +23,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.split(r"[^A-Za-z0-9_.-]", each)[0].lower().replace("_", "-") for each in requirements}
+    return {re.split(r"[^A-Za-z0-9_.-]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
 
 
 @pytest.mark.parametrize("template", ["embedded", "conda-forge", "pytorch"])
 def test_an_environment_has_all_that_serve_needs(template: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     chosen = templates()[template]
-    given = {"channel": "file:///channel"} if any(each.name == "channel" for each in chosen.variables) else {}
+    given = {"channel": "file:///channel"} if any(variable.name == "channel" for variable in chosen.variables) else {}
     lines = [line.strip() for line in render(chosen, given).splitlines()]
     rendered = names([line[2:].strip() for line in lines if line.startswith("- ")])
     missing = names(project["optional-dependencies"]["serve"]) - rendered

@@ -31,14 +31,14 @@ def tool(name: str) -> str:
 
 def make(kind: str, **values: str) -> str:
     template = find_kind(kind).template
-    names = {each.name for each in template.variables}
+    names = {variable.name for variable in template.variables}
     return render(template, {**{name: value for name, value in GIVEN.items() if name in names}, **values})
 
 
 def check(*argv: object, **env: str) -> str:
     """Run a tool; it must be content."""
     done = subprocess.run(
-        [str(each) for each in argv], env={**os.environ, **env}, text=True, stdout=subprocess.PIPE,
+        [str(argument) for argument in argv], env={**os.environ, **env}, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -46,7 +46,7 @@ def check(*argv: object, **env: str) -> str:
 
 
 def envtool(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "envtool", *(str(each) for each in arguments)]
+    argv = [sys.executable, "-m", "envtool", *(str(argument) for argument in arguments)]
     done = subprocess.run(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True)
     assert done.returncode == code, done.stderr
     return done
@@ -57,7 +57,7 @@ def test_every_kind_is_listed_and_explains_its_variables() -> None:
     for name, kind in kinds().items():
         assert f"{name} " in listed
         assert kind.template.description, name
-        assert all(each.help for each in kind.template.variables), name
+        assert all(variable.help for variable in kind.template.variables), name
     explained = envtool("deploy", "explain", "systemd").stdout
     assert "whether the unit may use NVIDIA's devices (one of cpu, cuda; default: cpu)" in explained
     assert json.loads(envtool("deploy", "explain", "nginx", "--json").stdout)["output"] == "envserve.nginx.conf"
@@ -184,7 +184,7 @@ def test_a_job_that_locks_anew_is_what_its_schema_says(tmp_path: Path, kind: str
         if kind == "github-lock"
         else [{"run": each} for each in job["lock anew"]["script"]]
     )
-    commands = "\n".join(each.get("run", "") for each in steps)
+    commands = "\n".join(step.get("run", "") for step in steps)
     script.write_text(commands)
     check(tool("bash"), "-n", script)
     assert "envtool lock --upgrade" in commands

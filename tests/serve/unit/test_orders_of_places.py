@@ -112,8 +112,8 @@ class Scene:
                     each.replace(self.attic / each.name)
 
     def restore(self):
-        for each in sorted(self.attic.iterdir()):
-            each.replace(self.place.parent / each.name if self.mode != "directory" else self.place / each.name)
+        for path in sorted(self.attic.iterdir()):
+            path.replace(self.place.parent / path.name if self.mode != "directory" else self.place / path.name)
 
     def link_to_another(self):
         if self.mode != "directory":
