@@ -8,7 +8,7 @@ import shutil
 import signal
 
 import pytest
-from serving import SUPPORT, Load, check_answers, wait_until
+from serving import SUPPORT, Load, assert_answers, wait_until
 from trainer import ROW
 
 pytestmark = pytest.mark.needs_torch
@@ -43,7 +43,7 @@ def test_the_old_workers_answer_until_the_new_ones_take_requests(served, trainer
         hang_up(server)
         wait_until(lambda: not old & set(server.workers()), "the end of the old workers", lambda: server.text)
         load.wait_for_more(50)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
     new = server.workers()
     assert len(new) == 2
     first_end = min(server.text.index(told) for told in re.findall(r"Worker exiting \(pid: \d+\)", server.text))
@@ -70,7 +70,7 @@ def test_new_workers_that_cannot_load_do_not_replace_the_old(served, trainer, ho
         hang_up(server)
         wait_until(lambda: not {*old, *new} & set(server.workers()), "the second reload", lambda: server.text)
         load.wait_for_more(20)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
 
 
 @pytest.mark.parametrize("how", ["killed", "slow"])
@@ -92,7 +92,7 @@ def test_a_new_worker_that_dies_or_takes_too_long_does_not_replace_the_old(start
         server.wait_for_text("(the reload is given up, and the workers stay)")
         wait_until(lambda: set(server.workers()) == old, "the end of the new workers", lambda: server.text)
         load.wait_for_more(20)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
 
 
 def test_a_death_during_the_wait(served, trainer):
@@ -105,7 +105,7 @@ def test_a_death_during_the_wait(served, trainer):
         wait_until(lambda: not set(old) & set(server.workers()), "the end of the old workers", lambda: server.text)
         wait_until(lambda: len(server.workers()) == 2, "two workers", lambda: server.text)
         load.wait_for_more(20)
-    check_answers(load, trainer, failures=2)  # those that the killed worker had in hand
+    assert_answers(load, trainer, failures=2)  # those that the killed worker had in hand
 
 
 def test_an_order_to_end_during_the_wait(served):

@@ -271,7 +271,7 @@ def find_steps_back(replies: list[Reply]) -> list[tuple[int, int]]:
     return steps
 
 
-def check_answers(load: Load, trainer, failures: int = 0) -> None:
+def assert_answers(load: Load, trainer, failures: int = 0) -> None:
     """Every request was answered, exactly as the checkpoint named in its header answers, and none went back."""
     assert len(load.failures) <= failures, load.failures
     replies = load.all()
