@@ -4,7 +4,7 @@
 
 Each mutant is one change of one module: a comparison turned, a constant moved, a condition dropped or a returned value
 emptied. The unit tests that import the module run on a copy of the checkout until the first one fails. The exit status
-is 1 where fewer than 85 % are noticed or are listed, with the reason, in `docs/reference/mutants.md`.
+is 1 where fewer than 85 % are noticed or are listed, with the reason, in `docs/adr/0030-tests-that-notice.md`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ MODULES = {
     "serve/checkpoint/formats.py": "serve/test_formats serve/test_headers serve/test_sharded serve/test_dtypes",
     "serve/model/batch_independence.py": "serve/test_company serve/test_absent_outputs serve/test_numbers",
     "serve/model/preload_gates.py": "serve/test_gates serve/test_model_gates",
-    "serve/swap/host_committer.py": "serve/test_agreement serve/test_trials serve/test_orders_of_places",
-    "serve/swap/worker_committer.py": "serve/test_probation_of_a_worker serve/test_predict serve/test_orders_of_places",
+    "serve/swap/host_committer.py": "serve/test_agreement serve/test_refusals serve/test_trials serve/test_orders_of_places",
+    "serve/swap/worker_committer.py": "serve/test_probation_of_a_worker serve/test_refusals serve/test_orders_of_places",
     "serve/swap/shared_state.py": "serve/test_agreement serve/test_trials serve/test_rollouts serve/test_page",
     "serve/store/ledger.py": "serve/test_ledger serve/test_admin serve/test_agreement",
     "serve/store/checkpoint_store.py": "serve/test_store serve/test_ledger serve/test_orders_of_places",
-    "envtool/solve/update.py": "property/lock/test_fewest_moves",
+    "envtool/solve/update.py": "unit/lock/test_update property/lock/test_fewest_moves",
     "envtool/solve/content_hash.py": "unit/lock/test_choices interop/lock/test_content_hash",
     "envtool/artifacts/relocation.py": "property/prefix/test_restore unit/prefix/test_stated",
     "envtool/verify.py": "functional/prefix/test_verify",
@@ -42,7 +42,7 @@ MODULES = {
     "envtool/fetch/credentials.py": "unit/fetch/test_authorization",
 }
 COPIED = ("envtool", "serve", "tests", "templates", "channel", "examples", "docs", "pyproject.toml", "README.md")
-LISTED = ROOT / "docs/reference/mutants.md"
+LISTED = ROOT / "docs/adr/0030-tests-that-notice.md"
 WANTED = 0.85
 TIMEOUT_S = 900
 _TURNED = {
