@@ -294,3 +294,22 @@ def test_who_asks_for_a_look_can_wait_for_what_comes_of_it(tmp_path, place):
     worker.leave()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_weights_are_proven_as_often_as_the_policy_asks(tmp_path, place):
+    worker = bare.Worker(tmp_path / "store", place)
+    (place / "a").write_bytes(b"one")
+    mark(place / "a")
+    worker.look()
+    assert worker.live == b"one"
+    compared = []
+    worker.loader.compare = lambda model: compared.append(model) or (1, [])
+    worker.look()
+    assert compared == []
+    worker.reloader._context.policy.live_proof_s = 1e-6
+    worker.look(1)
+    until_s = time.monotonic() + 10
+    while not compared and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert compared == [b"one"]
+    worker.leave()
