@@ -117,7 +117,7 @@ class PolicyWatch:
         self._known: Records[Breach] = Records(root / "policy.json", Breach, lambda one: one.rule + one.message)
 
     def look(self) -> None:
-        """Compare the report with what was told."""
+        """Compare the report with the breaches that are in the log."""
         found = {one.rule + one.message: one for one in self._policy.breaches()}
         if found.keys() == self._known.read().keys():
             return

@@ -1,6 +1,6 @@
 """Sizes and licences of locked packages, as far as they are known.
 
-Sources are the cached repodata, the cached archives and wheels, and the METADATA beside a wheel in its index. Nothing fails here.
+Sources are the cached repodata, archives and wheels, and the METADATA beside a wheel in its index. Nothing fails here.
 """
 
 from __future__ import annotations

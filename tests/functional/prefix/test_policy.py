@@ -26,11 +26,13 @@ def test_sources(user: User, channel: Channel) -> None:
     user.run("create", "-p", "env", ENVSERVE_POLICY=policy)
     policy = write(user, '[create]\nsources = ["https://example.org/"]')
     said = user.run("create", "-p", "other", code=3, ENVSERVE_POLICY=policy).stderr
-    assert f"create.sources: tool comes from {channel.tool.url}" in said and "hint: lock it from one of these" in said
+    assert f"create.sources: tool comes from {channel.tool.url}" in said
+    assert "hint: lock it from one of these" in said
     assert not (user.home / "other").exists()
     # An environment that was there before the rule: asked for, it is refused as well.
     answer = json.loads(user.run("policy", "-p", "env", "--json", code=1, ENVSERVE_POLICY=policy).stdout)
-    assert {each["rule"] for each in answer["breaches"]} == {"create.sources"} and len(answer["breaches"]) == 3
+    assert {each["rule"] for each in answer["breaches"]} == {"create.sources"}
+    assert len(answer["breaches"]) == 3
     user.run("policy", "-p", "env", code=3)  # no policy, no answer
     user.run("ci", "--no-rebuild", code=3, ENVSERVE_POLICY=policy)
 
@@ -51,7 +53,8 @@ def test_a_lock_that_nobody_signed(user: User, channel: Channel) -> None:
         attestation.write(user.home / "conda-lock.yml.dsse.json", stated, user.home / f"{name}.pem")
 
     said = user.run("create", "-p", "env", code=3, ENVSERVE_POLICY=policy).stderr
-    assert "create.signed-by: there is no " in said and "--attest" in said
+    assert "create.signed-by: there is no " in said
+    assert "--attest" in said
     attest("other")
     assert (
         "create.signed-by: expected a signature by"
@@ -75,7 +78,8 @@ def test_digests_and_licences(user: User, tmp_path: Path) -> None:
     user.write_lock(locked(free.write(tmp_path)), locked(unknown.write(tmp_path)))
     # Neither the digest nor the licence is known before: it is made, and may not be used.
     said = user.run("create", "-p", "env", code=3, ENVSERVE_POLICY=policy).stderr
-    assert "create.env-digests: " in said and "unknown has the licence unknown" in said
+    assert "create.env-digests: " in said
+    assert "unknown has the licence unknown" in said
     assert "it was made and may not be used" in said
     policy = write(user, '[audit]\ndeny-licenses = ["MIT"]')
     said = user.run("create", "-p", "other", code=3, ENVSERVE_POLICY=policy).stderr
@@ -103,9 +107,8 @@ def test_vulnerabilities_of_an_age(user: User, channel: Channel) -> None:
     assert json.loads((user.home / "report.json").read_text())["breaches"] == []
     database(30, "HIGH")
     said = user.run("create", "-p", "env", code=3, ENVSERVE_POLICY=policy).stderr
-    assert (
-        "audit.level: conda tool 1.0: high: T-1; fixed in 9" in said and "envtool lock --upgrade-package tool" in said
-    )
+    assert "audit.level: conda tool 1.0: high: T-1; fixed in 9" in said
+    assert "envtool lock --upgrade-package tool" in said
     user.run("policy", "-p", "env", "-o", "report.json", code=1, ENVSERVE_POLICY=policy)
     (breach,) = json.loads((user.home / "report.json").read_text())["breaches"]
     assert breach["rule"] == "audit.level"
@@ -117,4 +120,5 @@ def test_vulnerabilities_of_an_age(user: User, channel: Channel) -> None:
 def test_a_policy_that_cannot_be_read_lets_nothing_through(user: User, channel: Channel, text: str) -> None:
     user.write_lock(channel.tool)
     said = user.run("create", "-p", "env", code=3, ENVSERVE_POLICY=write(user, text)).stderr
-    assert "policy.toml" in said and not (user.home / "env").exists()
+    assert "policy.toml" in said
+    assert not (user.home / "env").exists()

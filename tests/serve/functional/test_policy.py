@@ -10,7 +10,7 @@ import sys
 from datetime import datetime, timezone
 
 import pytest
-from serving import ROOT
+from serving import ROOT, wait_until
 from trainer import ROW
 
 from serve.checkpoint.signature import write_keys
@@ -50,7 +50,7 @@ def test_what_becomes_known_while_serving(start_server, trainer, machine, tmp_pa
     assert metric(server, "envserve_policy_breaches") == 0
     machine("", BREACH)
     server.wait_for_text('("event": "policy_broken")')
-    assert metric(server, "envserve_policy_breaches") == 1
+    wait_until(lambda: metric(server, "envserve_policy_breaches") == 1, "the metric", lambda: server.text)
     assert metric(server, "envserve_policy_report_age_seconds") < 3600
     trainer.publish(2)
     server.wait_for_text(r"(serve\.refuse: audit\.level: pip flask 2\.0: high: GHSA-1)")
