@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -82,20 +82,16 @@ class Policy:
                 raise TrialError("policy", f"{self.path}: serve.signed-by: {error}") from error
             if stated.get("sha256") != sha256:
                 raise TrialError("policy", f"{self.path}: serve.signed-by: signed for another sha256 than {sha256}")
-        breaches = self.breaches() if self._may_refuse else ()
+        breaches = self.report()[1] if self._may_refuse else ()
         if breaches:
             said = "; ".join(f"{one.rule}: {one.message}" for one in breaches)
             raise TrialError("policy", f"{self.path}: serve.refuse: {said}", breaches[0].way_out)
 
-    def breaches(self) -> tuple[Breach, ...]:
-        """Return what this environment breaks by the last report."""
-        return self._look()[1]
+    def report(self) -> tuple[float, tuple[Breach, ...]]:
+        """Return when the last report of this environment was made, in seconds since 1970, and what is broken by it.
 
-    def age_s(self) -> float | None:
-        """Return the age of the last report; `None` without one of this environment."""
-        return time.time() - self._look()[0] if self._look()[0] else None
-
-    def _look(self) -> tuple[float, tuple[Breach, ...]]:
+        0 and nothing without one.
+        """
         if self._report is not None and time.monotonic() > self._read_s + _REPORT_AGE_S:
             self._read_s = time.monotonic()
             try:
@@ -109,27 +105,42 @@ class Policy:
         return self._last
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """The last report that this host has seen, by its time, and what it had."""
+
+    checked_s: float
+    keys: Sequence[str]
+
+
 class PolicyWatch:
-    """Tells of what a report has anew, once for each host."""
+    """Logs what a report has anew, once for each host."""
 
     def __init__(self, policy: Policy, root: Path, log: EventLog) -> None:
         self._policy, self._log = policy, log
-        self._known: Records[Breach] = Records(root / "policy.json", Breach, lambda one: one.rule + one.message)
+        self._seen: Records[_Seen] = Records(root / "policy.json", _Seen, lambda one: "last")
 
     def look(self) -> None:
-        """Compare the report with the breaches that are in the log."""
-        found = {one.rule + one.message: one for one in self._policy.breaches()}
-        if found.keys() == self._known.read().keys():
+        """Compare the report with the one before; another worker may be the first to see it."""
+        checked_s, breaches = self._policy.report()
+        if not checked_s or not self._is_new(self._seen.read(), checked_s):
             return
         new: list[Breach] = []
 
-        def edit(known: Mapping[str, Breach]) -> Mapping[str, Breach]:
-            new[:] = [found[key] for key in found if key not in known]
-            return found
+        def edit(seen: Mapping[str, _Seen]) -> Mapping[str, _Seen]:
+            if not self._is_new(seen, checked_s):
+                return seen
+            known = seen["last"].keys if seen else ()
+            new[:] = [one for one in breaches if one.rule + one.message not in known]
+            return {"last": _Seen(checked_s, [one.rule + one.message for one in breaches])}
 
-        self._known.change(edit)
+        self._seen.change(edit)
         for one in new:
             self._log.emit("policy_broken", rule=one.rule, reason=one.message, hint=one.way_out or None)
+
+    @staticmethod
+    def _is_new(seen: Mapping[str, _Seen], checked_s: float) -> bool:
+        return not seen or seen["last"].checked_s < checked_s
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -49,7 +49,7 @@ def command(
         raise MissingFileError(message, "docs/how-to/policy.md shows one; name it with --policy")
     request = Request(read_complete(lockfile_path), receipt.platform, receipt.categories, options.command_line())
     found = [asdict(each) for each in policy.breaches(request, lockfile_path, receipt.env_digest)]
-    checked = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    checked = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     answer = {"env_digest": receipt.env_digest, "checked": checked, "policy": str(policy.path), "breaches": found}
     if report:
         write_atomically(report, json.dumps(answer, indent=1) + "\n")

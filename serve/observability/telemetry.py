@@ -99,11 +99,11 @@ class Telemetry:
     def readings(self) -> Iterator[Reading]:
         """Read the values of the metrics that are not counted."""
         yield Reading("envserve_env_info", {"env_digest": self.env_digest or ""}, 1)
-        policy, workers = next(iter(self._instances.values())).policy, {os.getpid()}
-        yield Reading("envserve_policy_breaches", {}, len(policy.breaches()))
-        age_s = policy.age_s()
-        if age_s is not None:
-            yield Reading("envserve_policy_report_age_seconds", {}, age_s)
+        checked_s, breaches = next(iter(self._instances.values())).policy.report()
+        yield Reading("envserve_policy_breaches", {}, len(breaches))
+        if checked_s:
+            yield Reading("envserve_policy_report_age_seconds", {}, time.time() - checked_s)
+        workers = {os.getpid()}
         for name, instance in self._instances.items():
             operations, status = self._examine(name)
             workers |= {row.pid for row in status.workers}

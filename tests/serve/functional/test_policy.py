@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -29,10 +28,10 @@ def machine(tmp_path):
     def write(rules: str = "", *breaches) -> list[str]:
         if rules:
             (tmp_path / "etc/policy.toml").write_text(f"[serve]\n{rules}\n")
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         report = {"env_digest": DIGEST, "checked": now, "breaches": breaches}
         (tmp_path / "etc/new.json").write_text(json.dumps(report))
-        os.replace(tmp_path / "etc/new.json", tmp_path / "etc/report.json")
+        (tmp_path / "etc/new.json").replace(tmp_path / "etc/report.json")
         return ["env", f"ENVSERVE_POLICY={tmp_path / 'etc/policy.toml'}", f"ENVSERVE_ENV_DIGEST={DIGEST}"]
 
     return write
