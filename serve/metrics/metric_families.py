@@ -86,6 +86,9 @@ READ = {
     "envserve_probation_bad_answers": "Answers that the generation on probation spoils, and the one before does not.",
     "envserve_policy_breaches": "The rules of the machine's policy that this environment breaks.",
     "envserve_policy_report_age_seconds": "The age of the report of envtool policy, where there is one.",
+    "envserve_drift_score": "How far what the committed generation sees is from what the one before saw.",
+    "envserve_sketched_value": "Of a sample of numbers: mean, deviation, p01, p50 or p99.",
+    "envserve_class_share": "The share of a class in a sample of the answers.",
     "envserve_memory_bytes": "The memory of a worker: resident (rss), and with shared pages divided (pss).",
 }
 

@@ -95,7 +95,9 @@ def make_context(
         env_digest=env_digest,
         keep=settings.keep,
         may_change=settings.stateful == "allow",
-        guard=Guard(settings.retry_spoiled, slower, rollout is not None, settings.label == CANARY),
+        guard=Guard(
+            settings.retry_spoiled, slower, rollout is not None, settings.label == CANARY, settings.drift_share
+        ),
         probation=rule,
         policy=Policy(os.environ, env_digest),
     )

@@ -25,7 +25,7 @@ DOORS = {
         "envtool/channel/server.py",
     },
     "boto3": {"envtool/channel/storage.py"},
-    "cryptography": {"envtool/signing/dsse.py", "serve/checkpoint/dsse.py"},
+    "cryptography": {"envtool/signing/dsse.py", "serve/checkpoint/dsse.py", "serve/inference/recorder.py"},
     "PIL": {"serve/codec/image.py"},
     "mlflow": {"serve/source/mlflow_registry.py"},
     "orjson": {"serve/codec/strict_json.py"},

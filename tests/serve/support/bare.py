@@ -39,12 +39,15 @@ class TextLoader:
     """Loads them; `faults` says by content what is raised instead."""
 
     def __init__(self):
-        self.faults, self.loads, self.previewed = {}, [], []
+        self.faults, self.loads, self.previewed, self.shortage = {}, [], [], ""
 
     def preview(self, path, manifest):
         self.previewed.append(path.name)
         if path.read_bytes().startswith(b"another architecture"):
             raise CheckpointError("architecture", "of another architecture")
+
+    def find_shortage(self, stored, format):
+        return self.shortage
 
     def load(self, stored, manifest):
         content = stored.path.read_bytes()
