@@ -106,7 +106,7 @@ class WorkerCommitter:
             return Wait("another worker was faster", 0.0)
         generation = make(self._context, loaded, stored, entry, before_bytes)
         previous = self._context.slot.swap(generation)
-        log_live(self._context.log, "swapped", generation, previous, time.monotonic() - started_s)
+        log_live(self._context, "swapped", generation, previous, time.monotonic() - started_s)
         self.report()
         self._context.quarantine.forget(entry.sha256)
         prune(self._context, self.kept)

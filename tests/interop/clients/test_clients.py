@@ -39,6 +39,12 @@ def test_kserve(server):
     assert_runs(make_environment(KSERVE, KSERVE_ITSELF), "kserve_client.py", server)
 
 
+def test_java(server):
+    if shutil.which("javac") is None:
+        pytest.skip("a Java development kit is not on this machine")
+    run("java", "Peer.java", server)
+
+
 def curl(server, path, *options):
     if shutil.which("curl") is None:
         pytest.skip("curl is not on this machine")

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import time
 
 import pytest
 from serving import SUPPORT, Load, assert_answers, wait_until
@@ -115,3 +116,29 @@ def test_an_order_to_end_during_the_wait(served):
     new_workers(server, old)
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("how", ["no import", "slow"])
+def test_a_worker_that_cannot_answer_takes_no_request_that_another_one_could(start_server, trainer, tmp_path, how):
+    code = tmp_path / "code"
+    code.mkdir()
+    shutil.copy(SUPPORT / "affine.py", code / "affine.py")
+    trainer.publish(1)
+    server = start_server(python_path=code, boot_wait_s=0.5)
+    server.wait_live(1)
+    old, whole = server.workers(), (code / "affine.py").read_text()
+    late = f"import time, pathlib\nwhile not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.05)\n"
+    (code / "affine.py").write_text(BROKEN["no import"] if how == "no import" else whole + late)
+    with Load(server, ROW, threads=4) as load:
+        os.kill(old[0], signal.SIGKILL)
+        (new,) = new_workers(server, set(old))
+        if how == "no import":
+            server.wait_for_text(f'("event": "stopped", "worker": {new})')
+        time.sleep(1.5)  # beyond boot_wait_s; two of the threads make a connection for each request
+        (tmp_path / "go").touch()
+        if how == "slow":
+            server.wait_for_text(f'("event": "restored", "worker": {new})')
+    check_answers(load, trainer, failures=4)  # those that the killed worker had in hand
+    if how == "no import":  # it would answer 503 where it is the only one
+        os.kill(old[1], signal.SIGKILL)
+        wait_until(lambda: server.client().predict([ROW]).status == 503, "the refusal", lambda: server.text)

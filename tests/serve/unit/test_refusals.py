@@ -306,3 +306,22 @@ def test_a_worker_without_a_model_does_not_take_what_its_host_committed_for_serv
     assert isinstance(late.committer.move(late.loader, None, committed), Wait)
     assert first.committer.move(first.loader, None, committed) is SERVED
     assert (first.live, late.live) == (b"x", None)
+
+
+def test_weights_are_proven_as_often_as_the_policy_asks(tmp_path, place):
+    worker = bare.Worker(tmp_path / "store", place)
+    (place / "a").write_bytes(b"one")
+    mark(place / "a")
+    worker.look()
+    assert worker.live == b"one"
+    compared = []
+    worker.loader.compare = lambda model: compared.append(model) or (1, [])
+    worker.look()
+    assert compared == []
+    worker.reloader._context.policy.live_proof_s = 1e-6
+    worker.look(1)
+    until_s = time.monotonic() + 10
+    while not compared and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert compared == [b"one"]
+    worker.leave()
