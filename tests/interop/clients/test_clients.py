@@ -42,7 +42,7 @@ def test_kserve(server):
 def test_java(server):
     if shutil.which("javac") is None:
         pytest.skip("a Java development kit is not on this machine")
-    run("java", "Peer.java", server)
+    assert_runs("java", "Peer.java", server)
 
 
 def curl(server, path, *options):

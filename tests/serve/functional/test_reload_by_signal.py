@@ -138,7 +138,7 @@ def test_a_worker_that_cannot_answer_takes_no_request_that_another_one_could(sta
         (tmp_path / "go").touch()
         if how == "slow":
             server.wait_for_text(f'("event": "restored", "worker": {new})')
-    check_answers(load, trainer, failures=4)  # those that the killed worker had in hand
+    assert_answers(load, trainer, failures=4)  # those that the killed worker had in hand
     if how == "no import":  # it would answer 503 where it is the only one
         os.kill(old[1], signal.SIGKILL)
         wait_until(lambda: server.client().predict([ROW]).status == 503, "the refusal", lambda: server.text)

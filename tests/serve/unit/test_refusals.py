@@ -14,7 +14,6 @@ import pytest
 from trainer import mark
 
 from serve.errors import CheckpointError, MemoryShortError, ModelError, TrialError
-from serve.source.observation import SERVED, Wait
 from serve.store import checkpoint_store, quarantine
 from serve.store.ledger import Entry
 from serve.swap import generation
@@ -295,17 +294,6 @@ def test_who_asks_for_a_look_can_wait_for_what_comes_of_it(tmp_path, place):
     worker.leave()
     thread.join(5)
     assert not thread.is_alive()
-
-
-def test_a_worker_without_a_model_does_not_take_what_its_host_committed_for_served(tmp_path, place):
-    put(place, "x", b"x")
-    first = bare.Worker(tmp_path / "store", place)
-    first.look()
-    committed = first.ledger.last()
-    late = bare.Worker(tmp_path / "store", place, boot=False)
-    assert isinstance(late.committer.move(late.loader, None, committed), Wait)
-    assert first.committer.move(first.loader, None, committed) is SERVED
-    assert (first.live, late.live) == (b"x", None)
 
 
 def test_weights_are_proven_as_often_as_the_policy_asks(tmp_path, place):
