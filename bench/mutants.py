@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Each module with the test files that prove it, below tests/, where `serve/` stands for `serve/unit/`.
 MODULES = {
-    "serve/checkpoint/formats.py": "serve/test_formats serve/test_headers serve/test_sharded serve/test_dtypes",
+    "serve/checkpoint/formats.py": "serve/test_formats serve/test_headers serve/test_sharded serve/test_reasons",
     "serve/model/batch_independence.py": "serve/test_company serve/test_absent_outputs serve/test_numbers",
     "serve/model/preload_gates.py": "serve/test_gates serve/test_model_gates",
     "serve/swap/host_committer.py": "serve/test_host_committer serve/test_agreement serve/test_refusals",
@@ -36,7 +36,7 @@ MODULES = {
     "serve/store/checkpoint_store.py": "serve/test_store serve/test_ledger serve/test_orders_of_places",
     "envtool/solve/update.py": "unit/lock/test_update property/lock/test_fewest_moves",
     "envtool/solve/content_hash.py": "unit/lock/test_choices interop/lock/test_content_hash",
-    "envtool/artifacts/relocation.py": "property/prefix/test_restore unit/prefix/test_stated",
+    "envtool/artifacts/relocation.py": "unit/prefix/test_relocation property/prefix/test_restore",
     "envtool/verify.py": "functional/prefix/test_verify",
     "envtool/artifacts/conda_archive.py": "unit/prefix/test_read_ahead unit/channel/test_archive property/test_fuzz",
     "envtool/fetch/credentials.py": "unit/fetch/test_authorization",
