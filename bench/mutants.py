@@ -33,7 +33,7 @@ MODULES = {
     "serve/swap/worker_committer.py": "serve/test_probation_of_a_worker serve/test_refusals",
     "serve/swap/shared_state.py": "serve/test_agreement serve/test_trials serve/test_rollouts serve/test_page",
     "serve/store/ledger.py": "serve/test_ledger serve/test_admin serve/test_agreement",
-    "serve/store/checkpoint_store.py": "serve/test_store serve/test_ledger serve/test_orders_of_places",
+    "serve/store/checkpoint_store.py": "serve/test_store serve/test_ledger serve/test_refusals",
     "envtool/solve/update.py": "unit/lock/test_update property/lock/test_fewest_moves",
     "envtool/solve/content_hash.py": "unit/lock/test_choices interop/lock/test_content_hash",
     "envtool/artifacts/relocation.py": "unit/prefix/test_relocation property/prefix/test_restore",
@@ -94,12 +94,17 @@ class Mutant:
 
 
 class _Change(ast.NodeTransformer):
-    """Makes the change of a number, and remembers it; annotations stay."""
+    """Makes the change of a number, and remembers it; annotations and decorators stay."""
 
     def __init__(self, wanted: int) -> None:
         self.wanted, self.count, self.made = wanted, 0, None
 
     def visit(self, node: ast.AST) -> ast.AST:
+        if getattr(node, "decorator_list", None):
+            decorators, node.decorator_list = node.decorator_list, []
+            node = self.visit(node)
+            node.decorator_list = decorators
+            return node
         for after in changes(node):
             self.count += 1
             if self.count == self.wanted:
