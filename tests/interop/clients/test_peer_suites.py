@@ -330,7 +330,7 @@ def test_many_chunks(port):
     ],
 )
 def test_unsupported_calls(port, method, path, status):
-    # Theirs are 400 "Malformed request"; these are the statuses of HTTP. `V:regress` could be asked for by GET as a version.
+    # Theirs are 400 "Malformed request"; these are the statuses of HTTP.
     error(port, method, path, {"instances": [1.0]} if method == "POST" else None, status=status)
 
 
