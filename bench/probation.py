@@ -1,9 +1,10 @@
-"""What a probation costs the requests, and what good swaps under load come to.
+"""What a probation and the sketches of drift cost the requests, and what good swaps under load come to.
 
     python bench/probation.py --rounds 5 --swaps 1000
 
 Two servers with the same model, one without probation and one whose generation is on probation all the time, are asked
-in turn by the same client at saturation; the medians of the rounds are compared. Then good checkpoints are swapped
+in turn by the same client at saturation; the medians of the rounds are compared. So it is done with and without
+sketches. Then good checkpoints are swapped
 under load, with threads that keep the machine busy, and those that were taken back are counted.
 """
 
@@ -42,13 +43,18 @@ def measure(server: Server, seconds: float) -> tuple[float, float]:
     return len(answers) / seconds, len(answers) / (cpu_s(server) - before_s)
 
 
-def compare(directory: Path, rounds: int, seconds: float) -> tuple[float, float]:
-    """Return the throughput on probation as a share of that without: by the clock, and by time on the processor."""
+# The variable, and its values for "off" and "on".
+COSTS = {"probation": ("SERVE_PROBATION_S", "0", "100000"), "sketches": ("SERVE_DRIFT_SHARE", "0", "0.01")}
+
+
+def compare(directory: Path, what: str, rounds: int, seconds: float) -> tuple[float, float]:
+    """Return the throughput with it as a share of that without: by the clock, and by time on the processor."""
+    variable, off, on = COSTS[what]
     rates: dict[str, list[tuple[float, float]]] = {"off": [], "on": []}
     servers = {}
-    for name, probation_s in (("off", "0"), ("on", "100000")):
+    for name, value in (("off", off), ("on", on)):
         (directory / name).mkdir()
-        servers[name] = Server(directory / name, 1000, {"SERVE_PROBATION_S": probation_s})
+        servers[name] = Server(directory / name, 1000, {variable: value})
         servers[name].publish()
         servers[name].wait_live(2)
     for server in servers.values():
@@ -99,14 +105,15 @@ def count_returns(directory: Path, swaps: int) -> tuple[int, int]:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--costs", nargs="*", default=list(COSTS), choices=list(COSTS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--swaps", type=int, default=1000)
     options = parser.parse_args()
-    if options.rounds:
+    for what in options.costs if options.rounds else ():
         with tempfile.TemporaryDirectory() as name:
-            by_clock, by_cpu = compare(Path(name), options.rounds, options.seconds)
-        print(f"throughput on probation: {by_clock:.3f} of that without; for each second of CPU {by_cpu:.3f}")
+            by_clock, by_cpu = compare(Path(name), what, options.rounds, options.seconds)
+        print(f"throughput with {what}: {by_clock:.3f} of that without; for each second of CPU {by_cpu:.3f}")
     if options.swaps:
         with tempfile.TemporaryDirectory() as name:
             live, returned = count_returns(Path(name), options.swaps)

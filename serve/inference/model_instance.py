@@ -47,7 +47,7 @@ _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
     | {"optimize", "torch_threads", "batch_check_share", "probation_s", "probation_requests", "probation_rule"}
-    | {"record_share", "record_keep", "record_redact"}
+    | {"drift_share", "record_share", "record_keep", "record_redact", "record_key"}
     | {"retry_spoiled", "promote", "abort", "timeout_s", "compare", "then"}
     | {"fleet", "fleet_secrets", "fleet_host", "fleet_cut_off", "fleet_lease_s", "fleet_hold_s", "fleet_evict_s"}
 )
@@ -80,7 +80,7 @@ class ModelInstance:
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         context = make_context(settings, self.slot, self.log, self.env_digest, lambda: self._judge, start)
         self.guard, self.ledger, self._context = context.guard, context.ledger, context
-        self.operator_requests = context.operator_requests
+        self.operator_requests, self.policy = context.operator_requests, context.policy
         is_recorded = settings.record_share > 0 and settings.label != SHADOW
         self.recorder = Recorder(settings, self.log.emit) if is_recorded else None
         committer = None
