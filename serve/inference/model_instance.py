@@ -80,7 +80,7 @@ class ModelInstance:
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         context = make_context(settings, self.slot, self.log, self.env_digest, lambda: self._judge, start)
         self.guard, self.ledger, self._context = context.guard, context.ledger, context
-        self.operator_requests = context.operator_requests
+        self.operator_requests, self.policy = context.operator_requests, context.policy
         is_recorded = settings.record_share > 0 and settings.label != SHADOW
         self.recorder = Recorder(settings, self.log.emit) if is_recorded else None
         committer = None

@@ -100,6 +100,10 @@ class Telemetry:
     def readings(self) -> Iterator[Reading]:
         """Read the values of the metrics that are not counted."""
         yield Reading("envserve_env_info", {"env_digest": self.env_digest or ""}, 1)
+        checked_s, breaches = next(iter(self._instances.values())).policy.report()
+        yield Reading("envserve_policy_breaches", {}, len(breaches))
+        if checked_s:
+            yield Reading("envserve_policy_report_age_seconds", {}, time.time() - checked_s)
         workers = {os.getpid()}
         for name, instance in self._instances.items():
             operations, status = self._examine(name)

@@ -135,10 +135,10 @@ STOREYS = {
     "envtool": """
         errors paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export audit image channel bundle deploy doctor ci cli __main__
+        export audit policy image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
-        errors durable_files codec http events checkpoint settings system source store rollout model swap fleet
+        errors durable_files codec http events checkpoint settings system policy source store rollout model swap fleet
         inference batching protocols operations metrics observability gateway workers publishing development
         cli gunicorn_conf wsgi __main__
     """,

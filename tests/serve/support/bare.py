@@ -8,6 +8,7 @@ from pathlib import Path
 from serve.errors import CheckpointError
 from serve.model.slot import Slot
 from serve.operations.operations import Operations
+from serve.policy import Policy
 from serve.rollout.decision import Rule
 from serve.rollout.evidence_board import Guard
 from serve.source.remote import make_place
@@ -101,6 +102,7 @@ class Worker:
             keep=keep,
             guard=Guard(),
             probation=probation,
+            policy=Policy({}, None),
         )
         self.guard = context.guard
         self.committer = WorkerCommitter(context, root) if commit == "worker" else HostCommitter(context, root, 60.0)
