@@ -26,6 +26,11 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     Args:
         mode: its permissions; those of any new file by default. They are there before the content, which may be secret.
     """
+    if path.exists() and not path.is_file():
+        # /dev/null, a pipe: nobody means to put a file in their place.
+        with path.open("wb") as file:
+            yield file
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # Path.open takes no opener.
