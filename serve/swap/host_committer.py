@@ -51,6 +51,11 @@ class HostCommitter:
         return self._opened.shared_state.turn if self._opened is not None else 0
 
     @property
+    def is_joined(self) -> bool:
+        """Whether no generation is committed without this worker; requests that it took before would find none."""
+        return self._opened is not None and self._opened.membership.is_joined
+
+    @property
     def _coordinator(self) -> Coordinator:
         # Not before the fork: the locks of the membership belong to one process.
         if self._opened is None:

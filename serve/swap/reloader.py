@@ -71,9 +71,10 @@ class Reloader:
 
     @property
     def is_behind(self) -> bool:
-        """Whether this worker serves nothing, though something is committed."""
+        """Whether this worker serves nothing of what is committed, or may find itself without it in a moment."""
         context = self._context
-        return context.slot.live is None and bool(context.ledger.read()) and not context.operator_requests.is_unloaded()
+        has_it = context.slot.live is not None and self._committer.is_joined
+        return not has_it and bool(context.ledger.read()) and not context.operator_requests.is_unloaded()
 
     def wait_until_booted(self, timeout_s: float) -> bool:
         """Wait until the committed generation is live again or cannot be, and return whether it is so."""
@@ -84,6 +85,7 @@ class Reloader:
         self._status = ReloaderStatus("the model class is being imported")
         try:
             loader = self._make_loader()
+            self._status = ReloaderStatus("what is committed is being loaded")
             self._boot(loader)
         except ModelError as error:
             self._status = ReloaderStatus(error.message)

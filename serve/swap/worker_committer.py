@@ -41,6 +41,11 @@ class WorkerCommitter:
         """A number that changes when an operator asks for something."""
         return self._shared_state.turn if self._shared_state is not None else 0
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether it may answer; no other worker decides."""
+        return True
+
     def report(self) -> None:
         """State in the host's table that this worker lives, and what it answers with."""
         with contextlib.suppress(OSError):  # a full disk; the next look tries again

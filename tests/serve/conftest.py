@@ -13,6 +13,11 @@ sys.path.insert(0, str(SUPPORT))
 
 from serving import Server  # noqa: E402 - found by the line above
 from trainer import Trainer  # noqa: E402
+from warm import INTERPRETER  # noqa: E402
+
+
+def pytest_sessionfinish():
+    INTERPRETER.end()
 
 
 def pytest_runtest_setup(item):

@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from serving import SUPPORT, Load, check_answers, wait_until
+from serving import SUPPORT, Load, assert_answers, wait_until
 from trainer import ROW
 
 pytestmark = pytest.mark.needs_torch
@@ -22,7 +22,7 @@ def served(start_server, trainer, tmp_path):
     code.mkdir()
     shutil.copy(SUPPORT / "affine.py", code / "affine.py")
     trainer.publish(1)
-    server = start_server(python_path=code, workers=2)
+    server = start_server(python_path=code, workers=2, is_fresh=True)
     server.wait_live(1)
     return server, code / "affine.py"
 
@@ -44,7 +44,7 @@ def test_the_old_workers_answer_until_the_new_ones_take_requests(served, trainer
         hang_up(server)
         wait_until(lambda: not old & set(server.workers()), "the end of the old workers", lambda: server.text)
         load.wait_for_more(50)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
     new = server.workers()
     assert len(new) == 2
     first_end = min(server.text.index(told) for told in re.findall(r"Worker exiting \(pid: \d+\)", server.text))
@@ -71,7 +71,7 @@ def test_new_workers_that_cannot_load_do_not_replace_the_old(served, trainer, ho
         hang_up(server)
         wait_until(lambda: not {*old, *new} & set(server.workers()), "the second reload", lambda: server.text)
         load.wait_for_more(20)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
 
 
 @pytest.mark.parametrize("how", ["killed", "slow"])
@@ -93,7 +93,7 @@ def test_a_new_worker_that_dies_or_takes_too_long_does_not_replace_the_old(start
         server.wait_for_text("(the reload is given up, and the workers stay)")
         wait_until(lambda: set(server.workers()) == old, "the end of the new workers", lambda: server.text)
         load.wait_for_more(20)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
 
 
 def test_a_death_during_the_wait(served, trainer):
@@ -106,7 +106,7 @@ def test_a_death_during_the_wait(served, trainer):
         wait_until(lambda: not set(old) & set(server.workers()), "the end of the old workers", lambda: server.text)
         wait_until(lambda: len(server.workers()) == 2, "two workers", lambda: server.text)
         load.wait_for_more(20)
-    check_answers(load, trainer, failures=2)  # those that the killed worker had in hand
+    assert_answers(load, trainer, failures=2)  # those that the killed worker had in hand
 
 
 def test_an_order_to_end_during_the_wait(served):
@@ -138,7 +138,7 @@ def test_a_worker_that_cannot_answer_takes_no_request_that_another_one_could(sta
         (tmp_path / "go").touch()
         if how == "slow":
             server.wait_for_text(f'("event": "restored", "worker": {new})')
-    check_answers(load, trainer, failures=4)  # those that the killed worker had in hand
+    assert_answers(load, trainer, failures=4)  # those that the killed worker had in hand
     if how == "no import":  # it would answer 503 where it is the only one
         os.kill(old[1], signal.SIGKILL)
         wait_until(lambda: server.client().predict([ROW]).status == 503, "the refusal", lambda: server.text)

@@ -313,3 +313,30 @@ def test_weights_are_proven_as_often_as_the_policy_asks(tmp_path, place):
         time.sleep(0.01)
     assert compared == [b"one"]
     worker.leave()
+
+
+def test_a_worker_is_behind_until_no_generation_is_committed_without_it(tmp_path, place):
+    first, late = bare.Worker(tmp_path / "store", place), bare.Worker(tmp_path / "store", place, boot=False)
+
+    def publish(content):
+        (place / content).write_bytes(content.encode())
+        mark(place / content)
+        first.look()
+
+    publish("one")
+    may_join, coordinator = threading.Event(), late.committer._coordinator
+    join = coordinator.join
+    coordinator.join = lambda live: may_join.is_set() and join(live)
+    booting = threading.Thread(target=late.reloader._boot, args=(late.loader,), daemon=True)
+    booting.start()
+    while late.live != b"one":
+        time.sleep(0.01)
+    # It could answer now; but the others would move on without it.
+    assert late.reloader.is_behind
+    publish("two")
+    assert first.live == b"two"
+    may_join.set()
+    booting.join(30)
+    assert (late.live, late.reloader.is_behind) == (b"two", False)
+    first.leave()
+    late.leave()
