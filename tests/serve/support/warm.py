@@ -134,7 +134,7 @@ def _become(order: dict) -> None:
     os.chdir(order["directory"])
     config = sys.modules.get("gunicorn.config")
     if config is not None:  # which has noted the directory that it was imported in
-        config.Chdir.default = os.getcwd()
+        config.Chdir.default = str(Path.cwd())
     os.environ.clear()
     os.environ.update(order["environ"])
     tempfile.tempdir = None
