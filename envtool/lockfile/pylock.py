@@ -16,11 +16,6 @@ from envtool.lockfile.model import SourceBuild, file_name_of
 if TYPE_CHECKING:
     from envtool.pypi.resolve import Pins
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 @dataclass(frozen=True)
 class Wheel:
@@ -51,6 +46,10 @@ def parse_pylock(
         kept: the sha256 of files that are taken before a better one of the same version.
         is_pure: whether a wheel for every platform is wanted, and no other.
     """
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
     given = built or {}
     wheels = (given.get(each["name"]) or _wheel(each, kept, is_pure=is_pure, pins=pins) for each in packages)

@@ -22,11 +22,6 @@ from envtool import paths
 from envtool.errors import EnvtoolError, InvalidFileError, Issue, MissingFileError
 from envtool.fetch import credentials
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 def config_path() -> Path:
     """The path of the file, which need not exist."""
@@ -39,6 +34,10 @@ def read_table(name: str) -> Any:
     path = config_path()
     if not path.exists():
         return {}
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")).get(name, {})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
