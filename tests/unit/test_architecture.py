@@ -133,7 +133,7 @@ def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
 # A package imports only what stands before it in its half's list.
 STOREYS = {
     "envtool": """
-        errors paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile
+        errors paths atomic_files console file_lock subprocesses scratch toml yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
         export audit image channel bundle deploy doctor ci cli __main__
     """,

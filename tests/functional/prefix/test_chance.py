@@ -1,7 +1,7 @@
 """Nothing fails by chance: every command again and again, with threads and the disk as they seldom are, under load.
 
-Every run rolls other dice, unless ENVTOOL_TEST_SEED names those of an earlier one. A disk that is truly slow is TMPDIR on
-one, such as ext4 on a loop device, mounted with -o sync.
+Every run rolls other dice, unless ENVTOOL_TEST_SEED names those of an earlier one. For a disk that is truly slow, let
+TMPDIR be on one, such as ext4 on a loop device mounted with -o sync.
 """
 
 from __future__ import annotations
