@@ -34,7 +34,6 @@ DOORS = {
     "prometheus_client": {"serve/metrics/metric_families.py"},
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
-    "structlog": {"serve/events/event_log.py"},
     "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py", "serve/development/dev_server.py"},
     "torch": {
         "serve/publishing/conversion.py",
@@ -105,8 +104,7 @@ def test_importing_serve_needs_neither_torch_nor_envtools_libraries() -> None:
 
 
 def test_importing_the_application_needs_no_torch() -> None:
-    # Not rich: structlog imports it where it is there, as in an environment that has both halves.
-    assert not loaded_by("import serve.gateway.flask_app") & {"torch", "rattler", "conda_lock", "envtool"}
+    assert not loaded_by("import serve.gateway.flask_app") & {"torch", "rattler", "rich", "conda_lock", "envtool"}
 
 
 def test_help_loads_nothing_heavy() -> None:
