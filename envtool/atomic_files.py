@@ -26,7 +26,7 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     Args:
         mode: its permissions; those of any new file by default. They are there before the content, which may be secret.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         # Path.open takes no opener.
         with open(temporary, "wb", opener=None if mode is None else _open_private) as file:

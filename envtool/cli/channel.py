@@ -16,6 +16,7 @@ from envtool.channel.storage import DirectoryStorage, S3Storage
 from envtool.cli.groups import CommandGroup
 from envtool.cli.init import pair
 from envtool.cli.options import PATH, json_option
+from envtool.errors import EnvtoolError
 from envtool.fetch.archive_cache import Cache
 from envtool.solve.md5_completion import read_complete
 from envtool.wheels import to_conda
