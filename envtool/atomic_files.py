@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,12 +21,16 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     """Replace a file by what is written until the block ends; a block that fails leaves the old one.
 
     The temporary file stands beside it, since a rename is atomic within one file system only. It is synced before the
-    rename and the directory after it: without the first a crash can leave an empty file under the right name. Raises
-    OSError if the file cannot be written; the old one is untouched.
+    rename and the directory after it: without the first a crash can leave an empty file under the right name. A device
+    or pipe is written to as it is. Raises OSError if the file cannot be written; the old one is untouched.
 
     Args:
         mode: its permissions; those of any new file by default. They are there before the content, which may be secret.
     """
+    if _is_stream(path):
+        with path.open("wb") as file:
+            yield file
+        return
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         # Path.open takes no opener.
@@ -43,6 +48,14 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
             error.filename = str(path)  # the name that the user knows
         raise
     sync_directory(path.parent)
+
+
+def _is_stream(path: Path) -> bool:
+    # Links are not followed, or what a package has in a prefix could lead elsewhere; these names are those of a user.
+    if str(path).startswith(("/dev/std", "/dev/fd/", "/proc/self/fd/")):
+        return True
+    mode = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
+    return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode))
 
 
 def create(path: str, mode: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,18 @@ def test_a_path_that_cannot_be_is_an_error_with_a_hint(tmp_path: Path, command: 
     assert done.returncode == KNOWN_ERROR, done.stderr
     assert "hint: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_device_or_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    argv = [sys.executable, "-m", "envtool", "init", "--from", "requirements.txt", "-o"]
+    (tmp_path / "requirements.txt").write_text("six\n")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        subprocess.run([*argv, "pipe"], cwd=tmp_path, check=True)
+        assert "platforms:" in reader.communicate(timeout=60)[0]
+    assert (tmp_path / "pipe").is_fifo()
+    shown = subprocess.run([*argv, "/dev/fd/1"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "platforms:" in shown.stdout
 
 
 def test_a_server_without_its_extra_is_an_error_with_a_hint(tmp_path: Path) -> None:
