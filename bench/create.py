@@ -105,7 +105,7 @@ def measure(scratch: Path, elsewhere: Path, rounds: int, more: Path | None) -> d
         run([*ENVTOOL, "create", "-f", str(lock), "-p", str(made)], env)
         paths = sorted(channel.rglob("*.conda"))
         archives = [f"{path.as_uri()}={index_of(path, scratch)}" for path in paths]
-        downloads = [each.replace(f"file://{channel}", url) for each in archives]
+        downloads = [archive.replace(f"file://{channel}", url) for archive in archives]
         warm, far = scratch / "warm", elsewhere / "warm"
         for number, cache in enumerate((warm, far)):
             run([sys.executable, "-c", INSTALL, str(scratch / f"filled{number}"), str(cache), *archives], env)

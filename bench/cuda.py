@@ -40,14 +40,14 @@ def main() -> None:
     run = Envtool(options.cache, work)
     channel = run("channel", "build").strip()
     wheels = options.wheels or [f"torch=={options.torch}"]
-    lines = "".join(f"      - {each}\n" for each in wheels)
+    lines = "".join(f"      - {wheel}\n" for wheel in wheels)
     (work / "environment.yml").write_text(
         f"channels: ['{channel}']\nplatforms: [linux-64]\ndependencies:\n  - python=3.9\n  - pip:\n{lines}"
         "virtual-packages: {linux-64: {__glibc: '2.31', __cuda: '12.8'}}\n"
     )
     run("lock", "--upgrade", name="lock")
     packages = read_lockfile(work / "conda-lock.yml").packages
-    size = sum(each.size_bytes or 0 for each in packages)
+    size = sum(package.size_bytes or 0 for package in packages)
     print(f"{len(packages)} packages, {size / GB:.2f} GB of archives, CUDA {cuda_of(packages)}")
     free = shutil.disk_usage(options.cache).free
     # The archives, what the cache holds unpacked, and the environment.

@@ -92,7 +92,7 @@ def show(results: dict[str, list[dict[str, float]]], total_bytes: int) -> None:
     ours = statistics.median(each["seconds"] for each in results["envtool"])
     print(f"{total_bytes / 1e6:.0f} MB")
     for who, runs in results.items():
-        seconds = sorted(each["seconds"] for each in runs)
+        seconds = sorted(run["seconds"] for run in runs)
         median = statistics.median(seconds)
         memory = max(each["peak_mb"] for each in runs)
         print(
@@ -121,7 +121,7 @@ def envtool(entries: list[dict[str, str]], scratch: Path) -> float:
         def advance(self, amount: int) -> None:
             pass
 
-    wanted = [Wanted(each["name"], each["sha256"], (each["url"],)) for each in entries]
+    wanted = [Wanted(entry["name"], entry["sha256"], (entry["url"],)) for entry in entries]
     began_s = time.perf_counter()
     fetch(wanted, Cache(scratch / "cache"), Silent())
     return time.perf_counter() - began_s

@@ -184,8 +184,10 @@ def write(results: list[dict[str, float]], output: Path) -> None:
         "| " + " | ".join(_COLUMNS.values()) + " |",
         "|---" * len(_COLUMNS) + "|",
     ]
-    for each in results:
-        cells = [f"{each[key]:.1f}" if key.endswith("_s") and key[0] != "r" else f"{each[key]:.0f}" for key in _COLUMNS]
+    for result in results:
+        cells = [
+            f"{result[key]:.1f}" if key.endswith("_s") and key[0] != "r" else f"{result[key]:.0f}" for key in _COLUMNS
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     output = output.with_name(f"{output.name}-{stamp}")
     output.with_suffix(".json").write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")

@@ -1,9 +1,10 @@
-"""What a probation costs the requests, and what good swaps under load come to.
+"""What a probation and the sketches of drift cost the requests, and what good swaps under load come to.
 
     python bench/probation.py --rounds 5 --swaps 1000
 
 Two servers with the same model, one without probation and one whose generation is on probation all the time, are asked
-in turn by the same client at saturation; the medians of the rounds are compared. Then good checkpoints are swapped
+in turn by the same client at saturation; the medians of the rounds are compared. So it is done with and without
+sketches. At half load the p99 with a shadow is compared with that without one. Then good checkpoints are swapped
 under load, with threads that keep the machine busy, and those that were taken back are counted.
 """
 
@@ -13,12 +14,14 @@ import argparse
 import json
 import multiprocessing
 import os
+import socket
 import statistics
 import tempfile
 import threading
+import time
 from pathlib import Path
 
-from swap import Server, send_for
+from swap import REQUEST, Server, send_for
 
 
 def cpu_s(server: Server) -> float:
@@ -42,13 +45,18 @@ def measure(server: Server, seconds: float) -> tuple[float, float]:
     return len(answers) / seconds, len(answers) / (cpu_s(server) - before_s)
 
 
-def compare(directory: Path, rounds: int, seconds: float) -> tuple[float, float]:
-    """Return the throughput on probation as a share of that without: by the clock, and by time on the processor."""
+# The variable, and its values for "off" and "on".
+COSTS = {"probation": ("SERVE_PROBATION_S", "0", "100000"), "sketches": ("SERVE_DRIFT_SHARE", "0", "0.01")}
+
+
+def compare(directory: Path, what: str, rounds: int, seconds: float) -> tuple[float, float]:
+    """Return the throughput with it as a share of that without: by the clock, and by time on the processor."""
+    variable, off, on = COSTS[what]
     rates: dict[str, list[tuple[float, float]]] = {"off": [], "on": []}
     servers = {}
-    for name, probation_s in (("off", "0"), ("on", "100000")):
+    for name, value in (("off", off), ("on", on)):
         (directory / name).mkdir()
-        servers[name] = Server(directory / name, 1000, {"SERVE_PROBATION_S": probation_s})
+        servers[name] = Server(directory / name, 1000, {variable: value})
         servers[name].publish()
         servers[name].wait_live(2)
     for server in servers.values():
@@ -64,6 +72,63 @@ def compare(directory: Path, rounds: int, seconds: float) -> tuple[float, float]
         statistics.median(on[place] / off[place] for on, off in zip(rates["on"], rates["off"])) for place in (0, 1)
     )
     return by_clock, by_cpu
+
+
+def ask_paced(port: int, rate: float, seconds: float, results: multiprocessing.Queue) -> None:
+    """Ask at a rate over eight connections, and report how long each request took, from when it was due."""
+    took_s: list[float] = []
+    began_s, every_s = time.monotonic(), 8 / rate
+
+    def ask(place: int) -> None:
+        due_s, connection = began_s + every_s * place / 8, socket.create_connection(("127.0.0.1", port))
+        while due_s < began_s + seconds:
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            connection.sendall(REQUEST)
+            connection.recv(65536)
+            took_s.append(time.monotonic() - due_s)
+            due_s += every_s
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results.put(took_s)
+
+
+def p99_with_shadow(directory: Path, rounds: int, seconds: float) -> float:
+    """Return the p99 at half load with a shadow that is asked all requests, as a share of that without one."""
+    servers = {}
+    for name in ("off", "on"):
+        place = directory / name
+        place.mkdir()
+        (place / "shadow").mkdir()
+        table = f'[models.bench]\ncheckpoints = "{place / "checkpoints"}"\nstore = "{place / "store"}"\n'
+        if name == "on":
+            table += f'[models.bench.shadow]\ncheckpoints = "{place / "shadow"}"\nshare = 1.0\n'
+        (place / "serve.toml").write_text('model = "bench_model:Net"\n' + table)
+        absent = dict.fromkeys(("SERVE_MODEL", "SERVE_CHECKPOINTS", "SERVE_STORE"))
+        servers[name] = Server(place, 1000, {"SERVE_CONFIG": str(place / "serve.toml"), **absent})
+        if name == "on":
+            for path in (servers[name].paths[0][0], servers[name].paths[0][0].with_suffix(".safetensors.done")):
+                (place / "shadow" / path.name).write_bytes(path.read_bytes())
+    half = min(measure(server, seconds)[0] for server in servers.values()) / 2
+    found: dict[str, list[float]] = {"off": [], "on": []}
+    for number in range(rounds):
+        for name in ("off", "on") if number % 2 else ("on", "off"):
+            results: multiprocessing.Queue = multiprocessing.Queue()
+            process = multiprocessing.Process(target=ask_paced, args=(servers[name].port, half, seconds, results))
+            process.start()
+            found[name].append(statistics.quantiles(results.get(), n=100)[98])
+            process.join()
+    for server in servers.values():
+        server.stop()
+    print(
+        json.dumps(
+            {"half_load": round(half), **{name: [round(1e3 * one, 2) for one in ms] for name, ms in found.items()}}
+        )
+    )
+    return statistics.median(found["on"]) / statistics.median(found["off"])
 
 
 def count_returns(directory: Path, swaps: int) -> tuple[int, int]:
@@ -99,14 +164,19 @@ def count_returns(directory: Path, swaps: int) -> tuple[int, int]:
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--costs", nargs="*", default=list(COSTS), choices=list(COSTS))
+    parser.add_argument("--shadow", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--swaps", type=int, default=1000)
     options = parser.parse_args()
-    if options.rounds:
+    for what in options.costs if options.rounds else ():
         with tempfile.TemporaryDirectory() as name:
-            by_clock, by_cpu = compare(Path(name), options.rounds, options.seconds)
-        print(f"throughput on probation: {by_clock:.3f} of that without; for each second of CPU {by_cpu:.3f}")
+            by_clock, by_cpu = compare(Path(name), what, options.rounds, options.seconds)
+        print(f"throughput with {what}: {by_clock:.3f} of that without; for each second of CPU {by_cpu:.3f}")
+    if options.rounds and options.shadow:
+        with tempfile.TemporaryDirectory() as name:
+            print(f"p99 at half load with a shadow: {p99_with_shadow(Path(name), options.rounds, options.seconds):.3f}")
     if options.swaps:
         with tempfile.TemporaryDirectory() as name:
             live, returned = count_returns(Path(name), options.swaps)

@@ -152,8 +152,8 @@ async def serve(server, options) -> None:
 async def _shortest(turn, connections, rounds: int) -> float:
     best_s = 1e9
     for _ in range(rounds):
-        for each in connections:
-            each.transport.last = b""
+        for connection in connections:
+            connection.transport.last = b""
         began_s = time.thread_time()
         await turn()
         best_s = min(best_s, time.thread_time() - began_s)

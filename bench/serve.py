@@ -74,7 +74,7 @@ def main() -> None:
         (kept,) = Path(directory).glob("goals-*.json")
         journal = json.loads(kept.read_text())
     results = journal["results"]
-    stolen = max((each["stolen"] for each in results), default=0.0)
+    stolen = max((result["stolen"] for result in results), default=0.0)
     print(f"{journal['machine']}; {journal['workers']} workers; the host took up to {stolen:.1%}\n")
     print("\n".join(lines(results)))
     for each in journal["left_out"]:

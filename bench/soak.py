@@ -256,8 +256,7 @@ def soak(worker: str, seconds: float, seed: int) -> bool:
         trainer.directory.rename(disk / "place1")
         trainer.directory.symlink_to(disk / "place1")
         trainer.publish(1, "m00001.safetensors")
-        # A worker that replaces a killed one may load for as long as the machine makes it.
-        settings = {"worker": worker, "store": disk / "store", "boot_wait_s": serving.PATIENCE_S}
+        settings = {"worker": worker, "store": disk / "store"}
         server = Server(Path(root), trainer.directory, settings)
         server.wait_live(1)
         clients = Clients(server, trainer)

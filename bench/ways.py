@@ -140,7 +140,7 @@ def run_envtool(*arguments: object) -> Trace:
 
     trace = Trace("envtool")
     with trace.on(), contextlib.redirect_stderr(io.StringIO()):
-        cli.main([str(each) for each in arguments], standalone_mode=False)
+        cli.main([str(argument) for argument in arguments], standalone_mode=False)
     return trace
 
 

@@ -61,12 +61,12 @@ def is_installed() -> bool:
 def conda_lock_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> dict[str, str]:
     """The content hash of each platform as conda-lock computes it, after it has read the lock. Raises ProcessError if
     conda-lock cannot read the lock or the sources."""
-    declared = {each.platform: each.virtual_packages for each in with_virtual_packages(spec).platforms}
+    declared = {platform.platform: platform.virtual_packages for platform in with_virtual_packages(spec).platforms}
     with scratch_directory() as scratch:
         (scratch / "conda-lock.yml").write_text(format_lockfile(lockfile), encoding="utf-8")
         (scratch / "names.json").write_text("{}")
         (scratch / "virtual.json").write_text(json.dumps(virtual_package_specification(declared)))
-        sources = [str(Path(each).resolve()) for each in spec.paths]
+        sources = [str(Path(path).resolve()) for path in spec.paths]
         argv = [sys.executable, "-W", "ignore", "-c", _SCRIPT, str(scratch), ",".join(sorted(declared)), *sources]
         found: dict[str, str] = json.loads(subprocesses.run(argv, cwd=scratch, env={"RUNNER_TEMP": str(scratch)}))
         return found
@@ -113,7 +113,7 @@ class CiReport:
     @property
     def verdict(self) -> Verdict:
         """That of the first step that failed."""
-        failed = [each.verdict for each in self.steps if each.verdict.exit_code]
+        failed = [step.verdict for step in self.steps if step.verdict.exit_code]
         return failed[0] if failed else Verdict.GOOD
 
 
@@ -169,7 +169,7 @@ def _attempt(name: str, work: Callable[[], tuple[Verdict, Sequence[str]]]) -> St
 
 def _freshness(job: Job) -> tuple[Verdict, Sequence[str]]:
     answer = check(job.lockfile, job.freshness)
-    return (Verdict.GOOD if answer.is_current else Verdict.STALE), [str(each) for each in answer.findings]
+    return (Verdict.GOOD if answer.is_current else Verdict.STALE), [str(finding) for finding in answer.findings]
 
 
 def _second_judge(job: Job) -> tuple[Verdict, Sequence[str]]:
@@ -185,7 +185,7 @@ def _second_judge(job: Job) -> tuple[Verdict, Sequence[str]]:
 def _create(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:
     outcome = create(job.request, job.prefix, cache, display)
     done = f"{len(outcome.plan.install)} packages installed, {len(outcome.plan.remove)} removed"
-    return Verdict.GOOD, [done, *outcome.notes(), *(f"warning: {each}" for each in outcome.warnings())]
+    return Verdict.GOOD, [done, *outcome.notes(), *(f"warning: {warning}" for warning in outcome.warnings())]
 
 
 def _verify(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:
@@ -196,7 +196,7 @@ def _verify(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, 
     write_atomically(job.output / "verify.xml", as_junit(findings, str(job.prefix.path), result.file_count))
     if result.is_equal:
         return Verdict.GOOD, [f"{result.file_count} files"]
-    lines = [f"{each.kind}: {each.what} ({each.detail})" for each in findings[:_SHOWN]]
+    lines = [f"{finding.kind}: {finding.what} ({finding.detail})" for finding in findings[:_SHOWN]]
     more = [f"and {len(findings) - _SHOWN} more; verify.xml has all"] if len(findings) > _SHOWN else []
     return Verdict.IRREPRODUCIBLE, [*lines, *more]
 
@@ -250,12 +250,12 @@ def as_markdown(report: CiReport, lockfile: str) -> str:
 
 def as_annotations(report: CiReport) -> list[str]:
     """Workflow commands of GitHub, one for each step that failed; the title has its verdict."""
-    failed = [each for each in report.steps if each.verdict.exit_code]
+    failed = [step for step in report.steps if step.verdict.exit_code]
     texts = (escape_for_github("\n".join([f"not shown: {each.name}", *each.lines])) for each in failed)
     return [f"::error title=envtool ci%3A {each.verdict.value}::{text}" for each, text in zip(failed, texts)]
 
 
 def as_dict(report: CiReport) -> dict[str, Any]:
     """The result for programs."""
-    steps = [{**asdict(each), "verdict": each.verdict.value} for each in report.steps]
+    steps = [{**asdict(step), "verdict": step.verdict.value} for step in report.steps]
     return {**asdict(report), "verdict": report.verdict.value, "exit_code": report.verdict.exit_code, "steps": steps}

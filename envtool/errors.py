@@ -130,6 +130,10 @@ class ProcessError(EnvtoolError):
         self.program, self.returncode, self.output = program, returncode, output
 
 
+class PolicyError(EnvtoolError):
+    """Something that the policy of this machine does not allow."""
+
+
 class ImageError(EnvtoolError):
     """An image that cannot be made, or a layout that is damaged or something else."""
 

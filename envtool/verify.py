@@ -38,7 +38,7 @@ class Finding:
 
 def as_text(findings: Sequence[Finding], shown: int) -> str:
     """One line for each finding, up to a number of them: a prefix that is quite another would fill the terminal."""
-    lines = [f"{each.kind:10}  {each.what}  ({each.detail})" for each in findings[:shown]]
+    lines = [f"{finding.kind:10}  {finding.what}  ({finding.detail})" for finding in findings[:shown]]
     if len(findings) > shown:
         lines.append(f"and {len(findings) - shown} more; --json shows all")
     return "\n".join(lines)
@@ -60,7 +60,7 @@ def as_junit(findings: Sequence[Finding], prefix: str, file_count: int) -> str:
     failures = 0
     for kind in KINDS:
         case = ElementTree.SubElement(suite, "testcase", classname="envtool.verify", name=f"no {kind} file or package")
-        lines = [_sentence(each, prefix) for each in findings if each.kind == kind]
+        lines = [_sentence(finding, prefix) for finding in findings if finding.kind == kind]
         if lines:
             failures += 1
             failure = ElementTree.SubElement(case, "failure", message=f"{len(lines)} {kind}")

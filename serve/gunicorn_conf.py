@@ -123,6 +123,7 @@ def post_worker_init(worker: Any) -> None:
     if not can_answer:
         handover.say(can_answer)
         handover.wait(is_wanted)
+        served_here.wait_while_spared(is_wanted)
     elif hasattr(worker, "on_taking"):
         worker.on_taking = lambda: handover.say(True)
     else:

@@ -31,7 +31,7 @@ class Journal:
         """Whether a round of a model and a peer is there, or will not be."""
         if key[1:] in ((each["model"], each["peer"]) for each in self.left_out):
             return True
-        return any((each["round"], each["model"], each["peer"]) == key for each in self.results)
+        return any((result["round"], result["model"], result["peer"]) == key for result in self.results)
 
     def has_bare(self, number: int, model: str) -> bool:
         """Whether the model alone was measured in a round."""
@@ -39,7 +39,7 @@ class Journal:
 
     def add(self, number: int, results: Sequence[Mapping[str, object]]) -> None:
         """Keep what one server did in one round."""
-        self.results += [{"round": number, **each} for each in results]
+        self.results += [{"round": number, **result} for result in results]
         self.save()
 
     def add_bare(self, number: int, model: str, requests_per_s: float) -> None:
@@ -55,7 +55,7 @@ class Journal:
     @property
     def rounds(self) -> int:
         """How many rounds there are results of."""
-        return len({each["round"] for each in self.results})
+        return len({result["round"] for result in self.results})
 
     def save(self) -> None:
         """Write the file, whole or not at all."""

@@ -93,14 +93,14 @@ def ask(peer: Peer, start: Start, stopping, results) -> None:
         while not stopping.wait(0.1):
             new, seen = answers[seen:], len(answers)
             results.put(new)
-        for each in threads:
-            each.join()
+        for thread in threads:
+            thread.join()
         results.put(answers[seen:])
         results.put(None)
 
     threads = [threading.Thread(target=run) for _ in range(CONNECTIONS)]
-    for each in threads:
-        each.start()
+    for thread in threads:
+        thread.start()
     report()
 
 
@@ -154,7 +154,7 @@ def _swap(peer: Peer, start: Start, pid: int, stopping, results) -> dict[str, fl
 def _summarize(answers: list[tuple[float, float, str]], ordered_s: float) -> dict[str, float]:
     first_new_s = min((when for when, _, kind in answers if kind == "new"), default=float("inf"))
     last_old_s = max(when for when, _, kind in answers if kind == "old")
-    before = [each for each in answers if each[0] < ordered_s]
+    before = [answer for answer in answers if answer[0] < ordered_s]
     during = [each for each in answers if ordered_s <= each[0] <= max(first_new_s, last_old_s) + 1.0]
 
     def p99_ms(part: list[tuple[float, float, str]]) -> float:

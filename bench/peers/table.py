@@ -33,13 +33,13 @@ def line(result: Result) -> str:
 def medians(results: Iterable[Result]) -> dict[tuple[str, str, str, int], dict[str, float]]:
     """The median of each figure over the rounds, by model, format, peer and connections; failures are added up."""
     groups: dict[tuple[str, str, str, int], list[Result]] = {}
-    for each in results:
-        groups.setdefault((each["model"], each["format"], each["peer"], each["connections"]), []).append(each)
+    for result in results:
+        groups.setdefault((result["model"], result["format"], result["peer"], result["connections"]), []).append(result)
     keys = ("requests_per_s", "p50_ms", "p99_ms", "cpu_us", "pss_bytes")
     return {
         group: {
             **{key: statistics.median(each[key] for each in members) for key in keys},
-            "failures": sum(each["failures"] + each["wrong"] for each in members),
+            "failures": sum(member["failures"] + member["wrong"] for member in members),
         }
         for group, members in groups.items()
     }
@@ -69,7 +69,7 @@ def write(journal: Journal, output: Path) -> None:
 
 
 def _stolen(journal: Journal) -> float:
-    return max((each["stolen"] for each in journal.results), default=0.0)
+    return max((result["stolen"] for result in journal.results), default=0.0)
 
 
 def _bare(journal: Journal, model: str) -> list[str]:

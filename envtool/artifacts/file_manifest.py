@@ -160,7 +160,7 @@ def _archive_content(archive: Path, payload: Iterable[Member], info: Mapping[str
         files[path] = file
     scripts = stated_paths.entry_points(archive, link) if index.get("noarch") == "python" else []
     depends = index.get("depends", [])
-    if not isinstance(depends, list) or not all(isinstance(each, str) for each in depends):
+    if not isinstance(depends, list) or not all(isinstance(dependency, str) for dependency in depends):
         raise ArchiveError(f"{archive}: depends of info/index.json is not a list of texts")
     content: dict[str, Any] = {"files": files, "directories": directories, "scripts": scripts, "depends": depends}
     content["noarch"] = index.get("noarch")

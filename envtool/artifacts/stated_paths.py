@@ -95,7 +95,7 @@ def entry_points(archive: Path, content: Any) -> list[str]:
     points = (noarch.get("entry_points") if isinstance(noarch, dict) else None) or []
     if not isinstance(points, (list, tuple)) or not all(isinstance(each, str) for each in points):
         raise ArchiveError(f"{archive}: the entry points of info/link.json are not a list of texts")
-    names = [each.partition("=")[0].strip() for each in points]
+    names = [point.partition("=")[0].strip() for point in points]
     return _file_names(names, str(archive), "the entry points of info/link.json", "a file name as entry point")
 
 
@@ -158,7 +158,7 @@ def checksums_of(wheel: Path) -> dict[str, Checksum]:
     valid wheel."""
     with _opened(wheel) as archive:
         members = [each for each in archive.infolist() if not each.is_dir()]
-    return {each.filename: (each.CRC, each.file_size, each.external_attr >> 16) for each in members}
+    return {member.filename: (member.CRC, member.file_size, member.external_attr >> 16) for member in members}
 
 
 def scripts_of(wheel: Path) -> list[str]:

@@ -89,7 +89,7 @@ def _names(package: LockedPackage) -> list[Name]:
     if package.manager == "pip":
         return [("PyPI", normalize(package.name))]
     is_python = "python" in package.dependencies or package.name in DISTRIBUTION_NAMES
-    upstream = [("PyPI", each) for each in distribution_names(package.name)] if is_python else []
+    upstream = [("PyPI", name) for name in distribution_names(package.name)] if is_python else []
     return [*upstream, ("conda", package.name)]
 
 
@@ -111,7 +111,7 @@ def _statements(path: Path) -> list[Mapping[str, Any]]:
         value = json.loads(path.read_bytes())
         if not str(value["@context"]).startswith("https://openvex.dev/ns"):
             raise ValueError("@context is not OpenVEX's")
-        return [each for each in value["statements"] if each["status"] in ("not_affected", "fixed")]
+        return [statement for statement in value["statements"] if statement["status"] in ("not_affected", "fixed")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EnvtoolError(f"{path} cannot be read as OpenVEX: {error}", "docs/how-to/audit.md shows one") from error
 
@@ -119,17 +119,17 @@ def _statements(path: Path) -> list[Mapping[str, Any]]:
 def _ignored(
     statements: Sequence[Mapping[str, Any]], vulnerability: Vulnerability, package: LockedPackage, today: date
 ) -> tuple[str, str]:
-    for each in statements:
-        named = each.get("vulnerability")
+    for statement in statements:
+        named = statement.get("vulnerability")
         named = named if isinstance(named, Mapping) else {"name": named}
         identifiers = {str(named.get("name")), *map(str, named.get("aliases") or ())}
         own = f"pkg:{'pypi' if package.manager == 'pip' else 'conda'}/{package.name}"
-        products = [one.get("@id") if isinstance(one, Mapping) else one for one in each.get("products") or [own]]
+        products = [one.get("@id") if isinstance(one, Mapping) else one for one in statement.get("products") or [own]]
         is_product = {own, f"{own}@{package.version}"} & {str(one).partition("?")[0] for one in products}
         if not identifiers & vulnerability.aliases or not is_product:
             continue
-        why = str(each.get("justification") or each.get("impact_statement") or each["status"])
-        expires = each.get("expires")
+        why = str(statement.get("justification") or statement.get("impact_statement") or statement["status"])
+        expires = statement.get("expires")
         if expires is None or date.fromisoformat(str(expires)[:10]) >= today:
             return why, ""
         return "", f"was ignored until {expires}: {why}"

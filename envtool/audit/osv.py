@@ -41,6 +41,7 @@ class Vulnerability:
     summary: str
     level: str  # one of LEVELS, or UNKNOWN
     fixed: str | None  # the lowest version that has a fix; None where there is none
+    published: str = ""  # when it became known, as ISO 8601; empty where no record states it
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,8 @@ def _vulnerability(
     fixed = min((each for each in fixes if key(version) < key(each)), key=key, default=None)
     names = frozenset({str(record["id"]), *map(str, record.get("aliases", ()))})
     summary = str(record.get("summary") or record.get("details", "")).strip().partition("\n")[0][:200]
-    return Vulnerability(str(record["id"]), names, summary, _level(record, affected), fixed)
+    published = str(record.get("published", ""))
+    return Vulnerability(str(record["id"]), names, summary, _level(record, affected), fixed, published)
 
 
 def _level(record: Mapping[str, Any], affected: Mapping[str, Any]) -> str:

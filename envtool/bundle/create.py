@@ -191,7 +191,7 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
     refuse_foreign(target, as_directory=as_directory)
     lockfile = read_complete(order.lockfile_path)
     requests = [Request(lockfile, platform, order.categories, "") for platform in order.platforms]
-    packages = [each for request in requests for each in request.packages()]
+    packages = [package for request in requests for package in request.packages()]
     with TemporaryDirectory(prefix="envtool-bundle-") as name:
         scratch = Path(name)
         with display.task("make the wheel of envtool"):
@@ -225,18 +225,18 @@ def _tools(order: Order, wheel: Path, display: ProgressDisplay) -> list[LockedPa
         path, remembered, choose = order.tools_path, envtool_wheels.remembered, envtool_wheels.choose
         chosen = remembered(path, *arguments) if path else choose(*arguments)
     wanted = {(platform, f"python{python}") for platform in platforms for python in order.pythons}
-    return [each for each in chosen.packages if (each.platform, each.category) in wanted]
+    return [package for package in chosen.packages if (package.platform, package.category) in wanted]
 
 
 def _files(proven: Mapping[str, Path], packages: Sequence[LockedPackage]) -> dict[str, Path]:
-    return {path_of(each.file_name, require_sha256(each)): proven[each.url] for each in packages}
+    return {path_of(package.file_name, require_sha256(package)): proven[package.url] for package in packages}
 
 
 def _manifest(order: Order, sources: Mapping[str, Path], tool_packages: Sequence[LockedPackage], own: str) -> Manifest:
     found: dict[str, dict[str, tuple[str, ...]]] = {}
-    for each in tool_packages:
-        by_python, python = found.setdefault(each.platform, {}), each.category[len("python") :]
-        path = path_of(each.file_name, require_sha256(each))
+    for package in tool_packages:
+        by_python, python = found.setdefault(package.platform, {}), package.category[len("python") :]
+        path = path_of(package.file_name, require_sha256(package))
         by_python[python] = tuple(sorted({own, *by_python.get(python, ()), path}))
     return Manifest(
         created_by=f"envtool {version('envserve')}",

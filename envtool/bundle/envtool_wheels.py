@@ -113,7 +113,7 @@ def remembered(path: Path, wheel: Path, platforms: Sequence[str], pythons: Seque
         write_lockfile(path, chosen)
         return chosen
     lockfile = read_lockfile(path)
-    there = {(each.platform, each.category) for each in lockfile.packages}
+    there = {(package.platform, package.category) for package in lockfile.packages}
     missing = [f"Python {python} on {platform}" for platform in platforms for python in pythons
                if (platform, f"python{python}") not in there]  # fmt: skip
     if missing:

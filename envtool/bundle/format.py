@@ -56,7 +56,7 @@ class Manifest:
     @property
     def size_bytes(self) -> int:
         """The size of all files together."""
-        return sum(each.size_bytes for each in self.files.values())
+        return sum(file.size_bytes for file in self.files.values())
 
     def format(self) -> bytes:
         """The manifest as bytes: equal values give equal bytes."""

@@ -47,7 +47,7 @@ def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, di
     """Make an environment from a bundle; no network is used. Raises BundleError if a file of the bundle is missing,
     damaged or altered; the environment was not touched."""
     bundle = trusted.bundle
-    wanted = [_wanted(bundle, each) for each in request.packages()]
+    wanted = [_wanted(bundle, package) for package in request.packages()]
     with display.task(f"prove {len(wanted)} files of {bundle.path.name}", in_bytes=True) as task:
         try:
             fetch(wanted, cache, task)

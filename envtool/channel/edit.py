@@ -121,7 +121,7 @@ def archives(channel: Path) -> dict[str, Path]:
     """Every archive of a channel, by `subdir/file name`."""
     if not channel.is_dir():
         raise ChannelError(f"{channel} is not a directory", "envtool channel add DIR FILE makes a channel")
-    found = (each for each in channel.glob("*/*") if each.name.endswith(_SUFFIXES) and each.parent.name[0] != ".")
+    found = (path for path in channel.glob("*/*") if path.name.endswith(_SUFFIXES) and path.parent.name[0] != ".")
     return {f"{each.parent.name}/{each.name}": each for each in sorted(found) if each.is_file()}
 
 
@@ -270,9 +270,9 @@ def _built(checkouts: Sequence[Path], scratch: Path, display: ProgressDisplay) -
         if not (root / "pyproject.toml").is_file():
             raise MissingFileError(f"{root} has no pyproject.toml", "name the directory of a project")
         inputs = sorted(
-            each.name
-            for each in root.iterdir()
-            if each.name in _KEPT_HIDDEN or not (each.name in _NOT_INPUTS or each.name.startswith("."))
+            path.name
+            for path in root.iterdir()
+            if path.name in _KEPT_HIDDEN or not (path.name in _NOT_INPUTS or path.name.startswith("."))
         )
         copy, target = scratch / f"checkout-{number}", scratch / f"wheel-{number}"
         target.mkdir()

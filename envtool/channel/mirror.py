@@ -58,7 +58,7 @@ def mirror(
         message = f"{place.url} holds something other than a mirror; nothing in it was touched"
         raise ChannelError(message, "name another")
     wanted = _placed(lockfile)
-    origins = dict(sorted(_origin(each) for each in lockfile.packages))
+    origins = dict(sorted(_origin(package) for package in lockfile.packages))
     proven = fetch_or_build(list({each.url: each for each in wanted.values()}.values()), cache, display)
     archives = {path: proven[each.url] for path, each in wanted.items() if each.manager == "conda"}
     with TemporaryDirectory(prefix=".mirror-", dir=cache.root) as name, display.task(f"write {place.url}") as task:
@@ -81,11 +81,11 @@ def mirror(
 
 def _placed(lockfile: Lockfile) -> dict[str, LockedPackage]:
     found: dict[str, LockedPackage] = {}
-    for each in lockfile.packages:
-        path = _path(each)
-        before = found.setdefault(path, each)
-        if before.sha256 != each.sha256:
-            message = f"one mirror cannot hold both {before.url} and {each.url}: they differ under one name"
+    for package in lockfile.packages:
+        path = _path(package)
+        before = found.setdefault(path, package)
+        if before.sha256 != package.sha256:
+            message = f"one mirror cannot hold both {before.url} and {package.url}: they differ under one name"
             raise ChannelError(message, "use a single channel for this package, and lock again")
     return found
 

@@ -31,7 +31,7 @@ class DirectoryStorage:
 
     def paths(self) -> Iterable[str]:
         """Every file that is there."""
-        return sorted(each.relative_to(self.root).as_posix() for each in self.root.rglob("*") if not each.is_dir())
+        return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if not path.is_dir())
 
     def read(self, path: str) -> bytes | None:
         """A small file, None where there is none."""

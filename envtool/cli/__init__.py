@@ -16,6 +16,7 @@ COMMANDS = {
     "why-not": ("envtool.cli.moves:why_not", "Show what holds back a version."),
     "outdated": ("envtool.cli.moves:outdated", "Show newer versions, and what holds them back."),
     "audit": ("envtool.cli.audit", "Look up known vulnerabilities and licences."),
+    "policy": ("envtool.cli.policy", "Ask whether an environment fits this machine's policy."),
     "export": ("envtool.cli.export", "Write a lock in the format of another tool."),
     "merge-driver": ("envtool.cli.diff:merge_driver", "Let git merge locks."),
     "create": ("envtool.cli.create", "Make an environment equal to a lock."),

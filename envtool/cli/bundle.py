@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from envtool import console, paths
+from envtool import console, paths, policy
 from envtool.bundle import envtool_wheels
 from envtool.bundle import install as installation
 from envtool.bundle.create import Order
@@ -117,6 +118,7 @@ def install(
         categories=categories or trusted.bundle.manifest.categories, command=options.command_line(), starts_over=force,
         is_frozen=frozen,
     )  # fmt: skip
+    policy.require(replace(request, is_vouched=trusted.key is not None), None)
     with console.ProgressDisplay() as display:
         outcome = installation.install(trusted, request, prefix, Cache(paths.cache()), display)
     digest = outcome.receipt.env_digest

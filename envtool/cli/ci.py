@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from envtool import console, paths
+from envtool import console, paths, policy
 from envtool.atomic_files import write_atomically
 from envtool.audit.osv import LEVELS
 from envtool.ci import Job, as_annotations, as_dict, as_markdown, run
@@ -61,6 +61,7 @@ def command(
     request = Request(
         lockfile, platform or options.this_platform(), categories, options.command_line(), repairs=True, is_listed=False
     )
+    policy.require(request, lockfile_path)
     name = lockfile_path.absolute().parent.name
     fresh = staleness.request(sources, lockfile_path, lockfile, {})
     output.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from envtool import console
+from envtool import console, policy
 from envtool import paths as directories
 from envtool.cli import options
 from envtool.install.request import Request
@@ -58,7 +58,9 @@ def command(
         categories=categories, command=options.command_line(), starts_over=force, repairs=repair, is_offline=offline,
         is_frozen=frozen,
     )  # fmt: skip
+    policy.require(request, lockfile_path)
     plan, outcome, digest = _carry_out(request, prefix, is_dry=dry_run)
+    policy.require(request, lockfile_path, digest)
     if outcome is not None:
         say_outcome(outcome)
     if as_json:

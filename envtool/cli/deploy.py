@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from envtool import console, paths
+from envtool import console, paths, policy
 from envtool import templates as door
 from envtool.cli import options
 from envtool.cli.groups import CommandGroup
@@ -68,6 +68,7 @@ def apply(
     request = Request(
         lockfile, platform or options.this_platform(), categories, options.command_line(), is_offline=offline
     )
+    policy.require(request, lockfile_path)
     wishes = ApplyOptions(app, app_dir, health, limit_s, keep)
     place = ReleaseDirectory(root)
     with console.ProgressDisplay() as display:

@@ -49,7 +49,7 @@ def diff(
     shown = list(platforms) or everywhere
     differences = [each for each in compare(before, after, compare_versions) if set(each.platforms) & set(shown)]
     if as_json:
-        console.answer_json([asdict(each) for each in differences])
+        console.answer_json([asdict(difference) for difference in differences])
     elif markdown:
         console.answer(as_markdown(differences, everywhere))
     else:

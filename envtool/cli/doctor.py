@@ -55,7 +55,7 @@ def command(
     with console.ProgressDisplay() as display, display.task("look at this machine"):
         urls = [each.url for each in packages]
         facts = detect(urls, list(presets().values()), None if offline else limit_s)
-    archives = {each.name: cached_file(each, cache) for each in packages if each.manager == "conda"}
+    archives = {package.name: cached_file(package, cache) for package in packages if package.manager == "conda"}
     scripts = link_scripts({name: cached_paths(path) for name, path in archives.items() if path}, allowed or [])
     found = [*check(facts, _needs(packages, facts.virtual_packages, cache)), *scripts]
     used = str(lockfile_path) if packages else None

@@ -70,7 +70,7 @@ def command(
         text = explicit(packages, chosen, with_sha256=sha256)
     elif kind == "pylock":
         python = next((each.version for each in packages if (each.manager, each.name) == ("conda", "python")), None)
-        pip = (each for each in packages if each.manager == "pip")
+        pip = (package for package in packages if package.manager == "pip")
         wheels = [Wheel(each.name, each.version, each.url, each.sha256 or "", built=each.built) for each in pip]
         text = format_pylock(wheels, f"=={'.'.join(python.split('.')[:2])}.*" if python else None)
     elif kind == "cyclonedx":

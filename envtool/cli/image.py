@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from envtool import console, paths
+from envtool import console, paths, policy
 from envtool.cli import options
 from envtool.errors import EnvtoolError
 from envtool.fetch.archive_cache import Cache, sha256_of
@@ -52,6 +52,7 @@ def command(
         lockfile, platform or options.this_platform(), categories, "envtool image", is_offline=offline, is_listed=False,
         is_for_elsewhere=True,
     )  # fmt: skip
+    policy.require(request, lockfile_path)
     if app and not any(each.name == "gunicorn" for each in request.packages()):
         raise EnvtoolError("the lock has no gunicorn, which --app runs", "add gunicorn and envserve[serve], lock again")
     layout, _, digest = (base or "").partition("@")

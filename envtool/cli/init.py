@@ -75,7 +75,7 @@ def command(
       envtool init --check
     """
     known = templates.templates(own)
-    values = dict(pair(each) for each in settings)
+    values = dict(pair(setting) for setting in settings)
     if is_list:
         heads = (f"{each.name}: {each.description}".rstrip(": ") for each in known.values())
         texts = ("\n".join([head, *describe_variables(each)]) for head, each in zip(heads, known.values()))
@@ -113,7 +113,7 @@ def _check(known: Mapping[str, Template], output: Path) -> int:
         message = f"{output}:1: expected {_HEADER.strip()!r} and a template, found {header!r}"
         raise EnvtoolError(message, "only a file that envtool init wrote can be compared with its template")
     template, *words = shlex.split(header[len(_HEADER) :])
-    expected = _text(known, template, dict(pair(each) for each in words if each != "--set"))
+    expected = _text(known, template, dict(pair(word) for word in words if word != "--set"))
     return compare_rendered(expected, actual, output, template)
 
 

@@ -73,7 +73,7 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     at once. The result is kept for a day; `envtool create` goes by it after `envtool mirror use auto`. Exit code 1 when
     a channel is available from nowhere.
     """
-    urls = [each.url for each in read_lockfile(lockfile_path).packages]
+    urls = [package.url for package in read_lockfile(lockfile_path).packages]
     places = selection.candidates(urls, list(presets().values()))
     with console.ProgressDisplay() as display, display.task(f"measure {len(places)} places"):
         readings = selection.measure(places, limit_s)
@@ -87,7 +87,7 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
         console.answer_json({"channels": shown})
     else:
         _table(selection.by_channel(readings))
-    missing = {each.channel for each in readings} - set(ranked)
+    missing = {reading.channel for reading in readings} - set(ranked)
     if missing:
         click.get_current_context().exit(1)
 
@@ -140,17 +140,17 @@ def _done(verb: str, paths: Sequence[Path], *, as_json: bool) -> None:
         console.answer_json({"changed": [str(each) for each in paths]})
     elif not paths:
         console.say("nothing to change")
-    for each in paths:
-        console.say(f"{verb} {each}")
+    for path in paths:
+        console.say(f"{verb} {path}")
 
 
 def _table(channels: Mapping[str, Sequence[Reading]]) -> None:
     for channel, readings in channels.items():
         console.answer(without_credentials(channel))
-        for each in readings:
-            latency = "-" if each.latency_s is None else f"{each.latency_s * 1000:.0f} ms"
-            rate = "-" if not each.bytes_per_s else f"{console.size(each.bytes_per_s)}/s"
-            console.answer(f"  {each.name:10} {latency:>9} {rate:>14}  {_note(each)}".rstrip())
+        for reading in readings:
+            latency = "-" if reading.latency_s is None else f"{reading.latency_s * 1000:.0f} ms"
+            rate = "-" if not reading.bytes_per_s else f"{console.size(reading.bytes_per_s)}/s"
+            console.answer(f"  {reading.name:10} {latency:>9} {rate:>14}  {_note(reading)}".rstrip())
 
 
 def _note(reading: Reading) -> str:

@@ -65,7 +65,7 @@ def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, 
     with root.locked():
         gunicorn_handover.settle(root)
         releases, current = root.releases(), root.current()
-        known = [each for each in releases if each in root.order()]
+        known = [release for release in releases if release in root.order()]
         if digest is not None:
             found = [each for each in known if each.startswith(digest)]
             if len(found) != 1:
@@ -97,7 +97,7 @@ def _environment(
     root: ReleaseDirectory, request: Request, name: str, cache: Cache, display: ProgressDisplay
 ) -> tuple[str, str]:
     """The env digest and the lock ID of the environment, made unless it is being served."""
-    needed = {root.current(), *(each.release for each in gunicorn_masters.masters(root.run))}
+    needed = {root.current(), *(master.release for master in gunicorn_masters.masters(root.run))}
     # What is being served is not touched.
     served = [each for digest, each in root.releases().items() if digest in needed]
     known = next((each for each in served if each.lock_id == name), None)
@@ -144,11 +144,11 @@ def _hand_over(root: ReleaseDirectory, serving: gunicorn_masters.Master, digest:
 
 def _clean(root: ReleaseDirectory, keep: int) -> None:
     known = root.releases()
-    needed = {root.current(), *(each.release for each in gunicorn_masters.masters(root.run)), *list(known)[-keep:]}
+    needed = {root.current(), *(master.release for master in gunicorn_masters.masters(root.run)), *list(known)[-keep:]}
     for digest in known.keys() - needed:
         root.forget(digest)
     release_directory.clean(root)
-    used = {each.lock_id for each in root.releases().values()}
+    used = {release.lock_id for release in root.releases().values()}
     for directory in root.environments.iterdir():
         if directory.name in used:
             continue

@@ -73,8 +73,8 @@ def decide(note: Note | None, running: Sequence[Master]) -> Decision:
 
 def settle(root: ReleaseDirectory) -> Decision:
     """Bring what an earlier run left behind to a state from which to go on."""
-    for each in gunicorn_masters.masters(root.trial):
-        gunicorn_masters.stop(each.pid, _CLAIM_S)
+    for master in gunicorn_masters.masters(root.trial):
+        gunicorn_masters.stop(master.pid, _CLAIM_S)
     running = gunicorn_masters.masters(root.run)
     note = root.run / _NOTE
     decision = decide(Note(**json.loads(note.read_bytes())) if note.exists() else None, running)
@@ -183,8 +183,8 @@ def _go_back(root: ReleaseDirectory, old: Master, newcomers: Sequence[Master]) -
     if main.exists() and main.read_text().strip() in {str(each.pid) for each in newcomers}:
         (root.run / f"main.{old.pid}").unlink(missing_ok=True)
         _claim(root, old.pid)
-    for each in newcomers:
-        gunicorn_masters.stop(each.pid, _RETIRE_S)
+    for process in newcomers:
+        gunicorn_masters.stop(process.pid, _RETIRE_S)
 
 
 def _write(root: ReleaseDirectory, note: Note) -> None:
@@ -218,10 +218,10 @@ class Status:
 def look(root: ReleaseDirectory, path: str) -> Status:
     """Look at a service."""
     found = []
-    for each in gunicorn_masters.masters(root.run):
-        word = gunicorn_masters.word_of(root.run, each.pid)
-        ready = gunicorn_masters.ready_workers(root.run, each.pid)
-        found.append(Running(each.pid, each.release, ready, word.listeners if word else ()))
+    for master in gunicorn_masters.masters(root.run):
+        word = gunicorn_masters.word_of(root.run, master.pid)
+        ready = gunicorn_masters.ready_workers(root.run, master.pid)
+        found.append(Running(master.pid, master.release, ready, word.listeners if word else ()))
     current = root.current()
     if current is None:
         trouble: str | None = "there is no release yet"

@@ -59,11 +59,11 @@ def find_masters(processes: list[Process]) -> list[Master]:
     """
     own = {each.pid for each in processes}
     found = []
-    for each in processes:
-        is_newcomer = each.environ.get("GUNICORN_PID") == str(each.parent) and each.parent in own
-        if is_newcomer or each.parent not in own:
-            digest = Path(each.environ.get("ENVSERVE_SERVES", "")).name
-            found.append(Master(each.pid, digest, is_newcomer, each.environ))
+    for process in processes:
+        is_newcomer = process.environ.get("GUNICORN_PID") == str(process.parent) and process.parent in own
+        if is_newcomer or process.parent not in own:
+            digest = Path(process.environ.get("ENVSERVE_SERVES", "")).name
+            found.append(Master(process.pid, digest, is_newcomer, process.environ))
     return sorted(found, key=lambda each: (each.is_newcomer, each.pid))
 
 
@@ -152,7 +152,7 @@ def _workers(pid: int) -> list[int]:
     except OSError:
         return []
     # Its successor is its child as well.
-    return [each for each in children if f"GUNICORN_PID={pid}" not in _environ(each)]
+    return [child for child in children if f"GUNICORN_PID={pid}" not in _environ(child)]
 
 
 def _environ(pid: int) -> list[str]:

@@ -90,7 +90,7 @@ class ReleaseDirectory:
 
     def releases(self) -> dict[str, Release]:
         """The whole releases by digest, in the order in which they were applied; first those that never were."""
-        found = {each.parent.name: each for each in self._releases.glob(f"*/{_RELEASE}")}
+        found = {path.parent.name: path for path in self._releases.glob(f"*/{_RELEASE}")}
         applied = [each for each in self.order() if each in found]
         order = [*sorted(found.keys() - set(applied)), *applied]
         return {each: Release(**json.loads(found[each].read_bytes())) for each in order}
@@ -105,7 +105,7 @@ class ReleaseDirectory:
 
     def applications(self) -> list[Path]:
         """The code and settings of all releases, and what earlier ones left."""
-        return [each for each in self.path.glob("app-*") if _APPLICATION.fullmatch(each.name)]
+        return [path for path in self.path.glob("app-*") if _APPLICATION.fullmatch(path.name)]
 
     def current(self) -> str | None:
         """The digest of the current release; None before the first."""
@@ -160,7 +160,7 @@ class ReleaseDirectory:
 
 def lock_id(platform: str, packages: Sequence[LockedPackage]) -> str:
     """A name for the packages of a lock for one platform: it follows from the packages and their hashes alone."""
-    lines = sorted(f"{each.manager} {each.name} {each.version} {each.sha256}" for each in packages)
+    lines = sorted(f"{package.manager} {package.name} {package.version} {package.sha256}" for package in packages)
     return hashlib.sha256("\n".join([platform, *lines]).encode()).hexdigest()[:_ID_LENGTH]
 
 
@@ -194,9 +194,9 @@ def take(root: ReleaseDirectory, source: Path | None) -> str | None:
 
 def clean(root: ReleaseDirectory) -> None:
     """Remove the applications that no release has."""
-    used = {root.application(each.app_digest) for each in root.releases().values() if each.app_digest}
-    for each in set(root.applications()) - used:
-        shutil.rmtree(each)
+    used = {root.application(release.app_digest) for release in root.releases().values() if release.app_digest}
+    for application in set(root.applications()) - used:
+        shutil.rmtree(application)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -218,7 +218,7 @@ def _copy(source: Path, target: Path) -> None:
 def _digest(directory: Path) -> str:
     entries = scan.scan(directory, {}).values()
     # What a server without a read-only file system compiled meanwhile is no part of it.
-    return scan.env_digest(each for each in entries if "__pycache__" not in each.path.split("/"))
+    return scan.env_digest(entry for entry in entries if "__pycache__" not in entry.path.split("/"))
 
 
 def _remove(directory: Path) -> None:

@@ -64,7 +64,7 @@ def _described(directory: Path) -> dict[str, DeployTemplate]:
         return {}
     document = YamlDocument(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
     about = document.mapping(document.root, "the file", ("kinds", "variables"))
-    variables = {each.name: each for each in read_variables(document, about.get("variables"), "variables")}
+    variables = {variable.name: variable for variable in read_variables(document, about.get("variables"), "variables")}
     described = document.mapping(about.get("kinds"), "kinds")
     found = {}
     for name, file in files.items():

@@ -70,7 +70,7 @@ def check_cuda(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
         if path.name == "stubs":
             message = f"LD_LIBRARY_PATH has {path}, whose libcuda.so is a stub that finds no GPU"
             yield Finding(_ERROR, "cuda", message, f"take {path} out of LD_LIBRARY_PATH")
-        elif names := [each for each in libraries if needs.cuda and not each.startswith("libcuda.so")]:
+        elif names := [library for library in libraries if needs.cuda and not library.startswith("libcuda.so")]:
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             what = f"{', '.join(names[:_SHOWN])}{more}"
             message = f"LD_LIBRARY_PATH has {path}, whose {what} are loaded instead of the environment's"

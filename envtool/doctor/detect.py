@@ -129,7 +129,7 @@ def _reach(urls: Sequence[str], presets: Sequence[Preset], limit_s: float) -> tu
     found = []
     for channel, readings in selection.by_channel(selection.measure(places, limit_s)).items():
         answering = tuple(each.name for each in readings if each.estimate_s is not None)
-        reasons = {each.name: each.reason or "nothing came" for each in readings if each.estimate_s is None}
+        reasons = {reading.name: reading.reason or "nothing came" for reading in readings if reading.estimate_s is None}
         found.append(Reach(without_credentials(channel), len(readings), answering, reasons))
     return tuple(found)
 

@@ -112,8 +112,8 @@ def needs(
     packages: Sequence[LockedPackage], detected: Mapping[str, str], sizes: Mapping[str, int], cached: Mapping[str, int]
 ) -> Needs:
     """What packages need (`cached`: what those that are in the cache take once they are unpacked, in bytes, by URL)."""
-    lacks = tuple((each.name, str(each)) for each in find_lacks(packages, detected))
-    missing = [each.url for each in packages if each.url not in cached]
+    lacks = tuple((lack.name, str(lack)) for lack in find_lacks(packages, detected))
+    missing = [package.url for package in packages if package.url not in cached]
     missing_bytes = sum(sizes.get(url, 0) for url in missing)
     return Needs(
         lacks,

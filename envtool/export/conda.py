@@ -21,11 +21,11 @@ def explicit(packages: Sequence[LockedPackage], platform: str, *, with_sha256: b
     for each in in_order([each for each in packages if each.manager == "conda"]):
         digits = each.sha256 if with_sha256 else each.md5
         lines.append(f"{each.url}#{digits or each.sha256 or each.md5}")
-    for each in packages:
-        if each.manager == "pip":
+    for package in packages:
+        if package.manager == "pip":
             # pip takes no hash for a repository; the commit stands for it.
-            proof = "" if is_repository(each.url) else f" --hash=sha256:{each.sha256}"
-            lines.append(f"# pip {each.name} @ {each.url}{proof}")
+            proof = "" if is_repository(package.url) else f" --hash=sha256:{package.sha256}"
+            lines.append(f"# pip {package.name} @ {package.url}{proof}")
     return "\n".join(lines) + "\n"
 
 
@@ -55,7 +55,7 @@ def environment_yml(
 ) -> str:
     """A pinned environment.yml of one platform (`with_builds`: whether builds are pinned too, which makes it exact and
     bound to the platform)."""
-    dependencies: list[Any] = [_match_spec(each, with_builds) for each in packages if each.manager == "conda"]
+    dependencies: list[Any] = [_match_spec(package, with_builds) for package in packages if package.manager == "conda"]
     wheels = [_requirement(each) for each in packages if each.manager == "pip"]
     if wheels:
         dependencies.append({"pip": wheels})
@@ -71,7 +71,7 @@ def environment_yml(
 def conda_only(lockfile: Lockfile) -> Lockfile:
     """The lock without its wheels, for readers that refuse them; it no longer has what the sources asked for."""
     metadata = {key: value for key, value in lockfile.custom_metadata.items() if key != INPUTS_KEY}
-    packages = tuple(each for each in lockfile.packages if each.manager == "conda")
+    packages = tuple(package for package in lockfile.packages if package.manager == "conda")
     return replace(lockfile, packages=packages, custom_metadata=metadata)
 
 

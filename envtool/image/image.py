@@ -107,7 +107,7 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
     referrers.append(layout.put_json(value, MANIFEST, artifactType=_SBOM))
     digest = layout.finish(wanted.tag, images, referrers)
     size_bytes = sum(layer.descriptor["size"] for layer in written) + sum(each["size"] for each in _layers_of(base))
-    names = tuple(each["platform"]["architecture"] for each in images)
+    names = tuple(image["platform"]["architecture"] for image in images)
     return Made(digest, inventory.env_digest, names, len(written), size_bytes, not base and not links)
 
 
@@ -218,4 +218,4 @@ def _others(layout: Layout, wanted: Wanted) -> tuple[list[Descriptor], list[Desc
         if config["architecture"] != own and manifest.get("annotations", {}).get(LOCK_LABEL) == wanted.lock_sha256
     ]  # fmt: skip
     digests = {each["digest"] for each in kept}
-    return kept, [each for each in layout.referrers() if layout.read(each)["subject"]["digest"] in digests]
+    return kept, [referrer for referrer in layout.referrers() if layout.read(referrer)["subject"]["digest"] in digests]

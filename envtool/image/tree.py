@@ -115,10 +115,10 @@ class Tree:
 
     def _record(self, record: Mapping[str, Any]) -> bytes:
         content = replace_text(record, self._root, str(TARGET))
-        for each in content["paths_data"]["paths"]:
-            describe_path(each, self._read)
-            if each.get("prefix_placeholder") and "sha256_in_prefix" in each:  # its size depends on where it was made
-                each["size_in_bytes"] = len(self._read(each["_path"]))
+        for path in content["paths_data"]["paths"]:
+            describe_path(path, self._read)
+            if path.get("prefix_placeholder") and "sha256_in_prefix" in path:  # its size depends on where it was made
+                path["size_in_bytes"] = len(self._read(path["_path"]))
         return json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
 
     def _notes(self) -> Iterator[Member]:

@@ -75,16 +75,16 @@ def _with_build(package: LockedPackage) -> str:
 
 def summary(differences: Sequence[Difference]) -> str:
     """How many packages there are of each kind, in words."""
-    counts = {kind: sum(each.kind == kind for each in differences) for kind in KINDS}
+    counts = {kind: sum(difference.kind == kind for difference in differences) for kind in KINDS}
     return ", ".join(f"{count} {kind}" for kind, count in counts.items() if count) or "no difference"
 
 
 def as_markdown(differences: Sequence[Difference], platforms: Sequence[str]) -> str:
     """The differences as a table for a pull request."""
     rows = ["| package | change | before | after | platforms |", "|---|---|---|---|---|"]
-    for each in differences:
-        name = f"{each.name} (pip)" if each.manager == "pip" else each.name
-        cells = [name, each.kind, each.before or "", each.after or "", where(each, platforms)]
+    for difference in differences:
+        name = f"{difference.name} (pip)" if difference.manager == "pip" else difference.name
+        cells = [name, difference.kind, difference.before or "", difference.after or "", where(difference, platforms)]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return f"{summary(differences)}\n\n" + "\n".join(rows) if differences else summary(differences)
 
@@ -92,10 +92,10 @@ def as_markdown(differences: Sequence[Difference], platforms: Sequence[str]) -> 
 def as_table(differences: Sequence[Difference], platforms: Sequence[str]) -> str:
     """The differences as lines for a terminal."""
     rows = []
-    for each in differences:
-        name = f"{each.name} (pip)" if each.manager == "pip" else each.name
-        change = " → ".join(text for text in (each.before, each.after) if text)
-        rows.append((each.kind, name, change, where(each, platforms)))
+    for difference in differences:
+        name = f"{difference.name} (pip)" if difference.manager == "pip" else difference.name
+        change = " → ".join(text for text in (difference.before, difference.after) if text)
+        rows.append((difference.kind, name, change, where(difference, platforms)))
     return "\n".join(console.table(rows))
 
 

@@ -60,7 +60,7 @@ class Graph:
 def graph(lockfile: Lockfile, platform: str, categories: Sequence[str]) -> Graph:
     """The graph of one platform and some categories of a lock."""
     packages = {(each.manager, each.name): each for each in lockfile.select(platform, categories)}
-    by_distribution = {each: key for key in sorted(packages) for each in distribution_names(key[1])}
+    by_distribution = {name: key for key in sorted(packages) for name in distribution_names(key[1])}
     edges: dict[Key, dict[Key, str]] = {key: {} for key in packages}
     for key, package in packages.items():
         for name, constraint in sorted(package.dependencies.items()):

@@ -70,7 +70,7 @@ def merged(base: Path, ours: Path, theirs: Path, path: str) -> Lockfile:
     repository, whose root is the working directory. Raises EnvtoolError if a lock or its sources cannot be read, or
     they cannot be merged."""
     files = (base, ours, theirs)
-    before, one, other = (read_lockfile(each) for each in files)
+    before, one, other = (read_lockfile(file) for file in files)
     commits = [_commit_of(each, path) for each in files]
     sources = sorted({*before.sources, *one.sources, *other.sources})
     with scratch_directory() as scratch:

@@ -51,7 +51,7 @@ def moves(
     old: Lockfile, new: Lockfile, request: LockRequest, repodata: Repodata, named: Sequence[str] = ()
 ) -> list[Move]:
     """Every package that moved, with the reason (`named`: the packages that the user asked to move)."""
-    platforms = {each.platform: each for each in with_virtual_packages(request.spec).platforms}
+    platforms = {platform.platform: platform for platform in with_virtual_packages(request.spec).platforms}
     found = []
     for each in diff.compare(old, new, diff.compare_versions):
         if each.before and each.after:
@@ -109,7 +109,7 @@ def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repo
     old = reasons.before[moved.manager, moved.name]
     if old.manager == "conda":
         channels = channels_of(request.spec)
-        if not any(old.url.startswith(credentials.strip(each).rstrip("/") + "/") for each in channels):
+        if not any(old.url.startswith(credentials.strip(channel).rstrip("/") + "/") for channel in channels):
             return "its channel is not listed any more"
         changed = [key[1] for key, new in reasons.after.items() if key[0] == "conda" and new != reasons.before.get(key)]
         try:
@@ -120,8 +120,8 @@ def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repo
             return "its channel has it no more"
         chosen = {each.url for each in reasons.after.values()}
         for record in records:
-            bounds = [each for each in record.constrains if package_name(each) == old.name]
-            if record.url in chosen and not all(fits(each, old) for each in bounds):
+            bounds = [constraint for constraint in record.constrains if package_name(constraint) == old.name]
+            if record.url in chosen and not all(fits(bound, old) for bound in bounds):
                 return f"{record.name} {record.version} does not go with it: {', '.join(bounds)}"
     if request.policy().exclude_newer:
         return "exclude-newer, or what moved with it"
@@ -144,7 +144,7 @@ def why_not(
         spec = replace(spec, conda=(*spec.conda, Dependency(text, "why-not")))
     asked = replace(request, spec=replace(request.spec, platforms=(spec,)))
     refuse_malformed(asked.spec)
-    one = replace(old, packages=tuple(each for each in old.packages if each.platform == platform))
+    one = replace(old, packages=tuple(package for package in old.packages if package.platform == platform))
     try:
         with explained(asked, sources):
             new = update(one, (), asked, sources)
@@ -203,7 +203,7 @@ def _newest_archives(
     newest: dict[Key, LockedPackage] = {}
     for name, records in by_name.items():
         # A package comes from the first channel that has it.
-        place = next((each for each in channels if any(r.url.startswith(each) for r in records)), "")
+        place = next((channel for channel in channels if any(r.url.startswith(channel) for r in records)), "")
         best = max((each for each in records if each.url.startswith(place)), key=lambda each: order(each.version))
         newest["conda", name] = from_record(best, platform)
     return newest

@@ -213,7 +213,7 @@ def estimate(
 ) -> Estimate:
     """Foresee what carrying out a plan will take; nothing is downloaded."""
     placements = find_placements(wanted, PackageCache(cache)) if plan.starts_over else []
-    known = {each.package.url: each.image.size_bytes for each in placements}
+    known = {placement.package.url: placement.image.size_bytes for placement in placements}
     for each in plan.install:
         path = cache.path(Wanted(each.file_name, require_sha256(each), ()))
         with suppress(OSError, ArchiveError, zipfile.BadZipFile):  # one that is damaged will be fetched anew

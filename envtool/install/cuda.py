@@ -139,7 +139,7 @@ def cuda_of(packages: Iterable[LockedPackage]) -> str | None:
 
 def _two(version: str) -> tuple[int, ...] | None:
     numbers = version.split(".")[:2]
-    return tuple(map(int, numbers)) if len(numbers) == 2 and all(each.isdigit() for each in numbers) else None
+    return tuple(map(int, numbers)) if len(numbers) == 2 and all(number.isdigit() for number in numbers) else None
 
 
 def _numbers(version: str) -> list[int]:

@@ -50,7 +50,7 @@ def require(packages: Sequence[LockedPackage]) -> None:
         return
     lacks = find_lacks(packages, rattler.detect_virtual_packages())
     if lacks:
-        message = "this machine lacks what the lock needs:" + "".join(f"\n  {each}" for each in lacks)
+        message = "this machine lacks what the lock needs:" + "".join(f"\n  {lack}" for lack in lacks)
         raise VirtualPackageError(message, _HINTS.get(lacks[0].name))
 
 

@@ -108,7 +108,7 @@ class Request:
         if not self.lockfile.select(self.platform, sorted({each.category for each in self.lockfile.packages})):
             hint = "a merge may have lost them; lock again: envtool lock"
             raise PrefixError(f"the lock lists {self.platform} and has no package of it", hint)
-        known = {each.category for each in self.lockfile.packages} | {"main"}
+        known = {package.category for package in self.lockfile.packages} | {"main"}
         unknown = sorted(set(self.categories) - known)
         if unknown:
             raise PrefixError(f"the lock has no category {', '.join(unknown)}", f"it has {', '.join(sorted(known))}")

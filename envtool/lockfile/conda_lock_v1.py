@@ -165,7 +165,7 @@ def _urls_in(recorded: str | None) -> list[str]:
         named = [match[1] for kind, _, value, *_ in rows if (match := _URL_OF_LINE.search(value))]
     except (ValueError, TypeError, AttributeError):  # a convenience: spoilt inputs are as good as none
         return []
-    return [url for each in indexes for url in each.split(", ")] + named
+    return [url for index in indexes for url in index.split(", ")] + named
 
 
 def _channels(document: YamlDocument, value: Value | None) -> Iterator[str]:

@@ -203,7 +203,7 @@ class Lockfile:
 
     def of(self, platform: str) -> dict[tuple[str, str], LockedPackage]:
         """The packages of one platform by manager and name."""
-        return {(each.manager, each.name): each for each in self.packages if each.platform == platform}
+        return {(package.manager, package.name): package for package in self.packages if package.platform == platform}
 
 
 def file_name_of(url: str) -> str:

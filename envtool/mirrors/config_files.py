@@ -26,7 +26,7 @@ def condarc_path() -> Path:
         return Path(os.environ["CONDARC"]).expanduser()
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     places = [Path.home() / ".condarc", config / "conda" / ".condarc", Path.home() / ".conda" / ".condarc"]
-    return next((each for each in places if each.exists()), places[0])
+    return next((place for place in places if place.exists()), places[0])
 
 
 def rewrite_condarc(text: str, mirrors: Mapping[str, str], known: Collection[str], name: str = ".condarc") -> str:
@@ -45,7 +45,7 @@ def rewrite_condarc(text: str, mirrors: Mapping[str, str], known: Collection[str
             del document["custom_channels"]
     defaults = [url for origin, url in mirrors.items() if origin.startswith(_DEFAULTS)]
     if defaults:
-        document["default_channels"] = [each.rstrip("/") for each in defaults]
+        document["default_channels"] = [channel.rstrip("/") for channel in defaults]
     custom = {}
     for origin, url in mirrors.items():
         channel = origin.removeprefix(_CHANNELS).rstrip("/")

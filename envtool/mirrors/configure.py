@@ -53,20 +53,20 @@ def read(path: Path) -> str | None:
 def diff(edits: Sequence[Edit]) -> str:
     """The changes as a unified diff; credentials in it are masked."""
     parts: list[str] = []
-    for each in edits:
-        if each.is_empty:
+    for edit in edits:
+        if edit.is_empty:
             continue
-        old = without_secrets(each.before or "").splitlines()
-        new = without_secrets(each.after).splitlines()
-        source = "/dev/null" if each.before is None else str(each.path)
-        parts += difflib.unified_diff(old, new, source, str(each.path), lineterm="")
+        old = without_secrets(edit.before or "").splitlines()
+        new = without_secrets(edit.after).splitlines()
+        source = "/dev/null" if edit.before is None else str(edit.path)
+        parts += difflib.unified_diff(old, new, source, str(edit.path), lineterm="")
     return "\n".join(parts)
 
 
 def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
     """Make the changes, and keep what was there. Raises EnvtoolError if a file cannot be written, or is not what it was
     when the change was planned."""
-    due = [each for each in edits if not each.is_empty]
+    due = [edit for edit in edits if not edit.is_empty]
     for each in due:
         if read(each.path) != each.before:
             raise EnvtoolError(f"{each.path} was changed by another program just now", "run the same command again")
@@ -89,11 +89,11 @@ def undo(journal: Path) -> list[Path]:
         raise EnvtoolError("there is no change to take back", "envtool mirror use makes one")
     last = entries[-1]
     files = json.loads((last / _JOURNAL).read_text(encoding="utf-8"))["files"]
-    for each in files:
-        now = read(Path(each["path"]))
-        if now is not None and _sha256(now.encode()) not in (each["after_sha256"], each["before_sha256"]):
+    for file in files:
+        now = read(Path(file["path"]))
+        if now is not None and _sha256(now.encode()) not in (file["after_sha256"], file["before_sha256"]):
             raise EnvtoolError(
-                f"{each['path']} was changed since; it is not touched", f"what it said before is in {last}"
+                f"{file['path']} was changed since; it is not touched", f"what it said before is in {last}"
             )
     for each in files:
         path = Path(each["path"])
@@ -130,7 +130,7 @@ def _keep(edits: Sequence[Edit], journal: Path) -> None:
 
 
 def _entries(journal: Path) -> list[Path]:
-    return sorted(each.parent for each in journal.glob(f"[0-9]*/{_JOURNAL}"))
+    return sorted(path.parent for path in journal.glob(f"[0-9]*/{_JOURNAL}"))
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
@@ -168,7 +168,7 @@ def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset]
     file cannot be used."""
     if len(names) > 1 and {AUTO, OFF} & set(names):
         raise EnvtoolError("auto and off stand alone", "envtool mirror use auto")
-    missing = [each for each in names if each not in known and each not in (AUTO, OFF)]
+    missing = [name for name in names if name not in known and name not in (AUTO, OFF)]
     if missing:
         raise EnvtoolError(f"there is no mirror preset {missing[0]!r}", f"there are: {', '.join(known)}")
     if tuple(names) == (AUTO,) and tools and best is None:

@@ -62,7 +62,7 @@ def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> d
         # Of the older variable there may be another value in our environment; an empty one takes it away.
         variables.update(UV_DEFAULT_INDEX=credentials.expand(index_url), UV_INDEX_URL="")
     if extra_index_urls:
-        variables["UV_INDEX"] = " ".join(credentials.expand(each) for each in extra_index_urls)
+        variables["UV_INDEX"] = " ".join(credentials.expand(extra_index_url) for extra_index_url in extra_index_urls)
     return variables
 
 
@@ -136,7 +136,7 @@ def index_candidates(index_url: str | None, mirrors: Mirrors) -> tuple[str | Non
         return places
     if own is not None:  # what pip or uv are set up for comes first, since somebody chose that as well
         return (*places, *(each for each in chosen if each not in (with_slash(own), *places)))
-    mirrored = [each for each in places if each not in (None, with_slash(url))]
+    mirrored = [place for place in places if place not in (None, with_slash(url))]
     return tuple(dict.fromkeys([*mirrored, *chosen, *([None] if mirrors.has_origin else [])]))
 
 

@@ -88,7 +88,7 @@ def measure(places: Sequence[Candidate], limit_s: float) -> list[Reading]:
     """Measure every candidate, all at once."""
     pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="probe")
     try:
-        futures = [pool.submit(_measure, each, limit_s) for each in places]
+        futures = [pool.submit(_measure, place, limit_s) for place in places]
         done, _ = wait(futures, timeout=limit_s)
         silent = (Reading(p.name, p.channel, p.base, reason=f"no answer in {limit_s:g} s") for p in places)
         return [future.result() if future in done else reading for future, reading in zip(futures, silent)]
@@ -103,7 +103,7 @@ def rank(readings: Sequence[Reading]) -> dict[str, tuple[str, ...]]:
     A place that answered nothing is left out; the origin is ranked like any other.
     """
     ranked = {}
-    for channel, found in by_channel([each for each in readings if each.estimate_s is not None]).items():
+    for channel, found in by_channel([reading for reading in readings if reading.estimate_s is not None]).items():
         first: dict[str | None, Reading] = {}
         again = [each for each in found if first.setdefault(each.served_by, each) is not each]
         ranked[channel] = tuple(each.base for each in (*first.values(), *again))
@@ -195,7 +195,7 @@ def for_urls(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> Mir
 
 def _ranked(urls: Sequence[str], cache: Cache, display: ProgressDisplay) -> dict[str, tuple[str, ...]]:
     readings = recall(cache)
-    known = {each.channel for each in readings}
+    known = {reading.channel for reading in readings}
     unknown = [url for url in urls if channel_of(url) not in known]
     places = candidates(unknown, list(presets().values()))
     if places:
@@ -211,7 +211,7 @@ def recall(cache: Cache) -> list[Reading]:
         content = json.loads(_path(cache).read_text(encoding="utf-8"))
         if not 0 <= time.time() - content["measured_at"] < _KEPT_S:
             return []
-        return [Reading(**each) for each in content["readings"]]
+        return [Reading(**reading) for reading in content["readings"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
@@ -219,7 +219,7 @@ def recall(cache: Cache) -> list[Reading]:
 def keep(cache: Cache, readings: Iterable[Reading]) -> None:
     """Remember a measurement; on a cache that cannot be written it is made again next time."""
     path = _path(cache)
-    content = {"measured_at": int(time.time()), "readings": [asdict(each) for each in readings]}
+    content = {"measured_at": int(time.time()), "readings": [asdict(reading) for reading in readings]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(content, indent=2) + "\n")

@@ -82,7 +82,7 @@ class _Contents:
         for path in made.entries:
             if source := source_of(path):
                 self._byte_code[source].append(path)
-        self._listed = {(each.manager, each.name): self._list(each) for each in packages}
+        self._listed = {(package.manager, package.name): self._list(package) for package in packages}
         self._owners = collections.Counter(path for paths in self._listed.values() for path in paths)
 
     def of(self, package: LockedPackage) -> list[str]:

@@ -97,8 +97,8 @@ def place(placements: Sequence[Placement], prefix: Path) -> dict[str, Entry]:
             work += [pool.submit(_write, share, each, prefix) for share in shares]
         for done in work:
             done.result()
-    for each in placements:
-        _finish(each, prefix)
+    for placement in placements:
+        _finish(placement, prefix)
     files = (file for each in placements for file in each.image.files if not file.rewrite)
     return {
         file.path: Entry(file.path, "file", bool(file.mode & 0o100), file.sha256, file.size_bytes) for file in files
@@ -156,8 +156,8 @@ def fill_meta(record: Mapping[str, Any], package: LockedPackage, prefix: Path) -
     content: dict[str, Any] = replace_text(record, PREFIX_TEXT.decode(), str(prefix))
     content.update(url=package.url, channel=channel_of(package.url), fn=package.file_name)
     set_md5(content, package.md5)
-    for each in content["paths_data"]["paths"]:
-        describe_path(each, reader(prefix))
+    for path in content["paths_data"]["paths"]:
+        describe_path(path, reader(prefix))
     return content
 
 

@@ -30,7 +30,7 @@ def activation_script(prefix: Path, shell: str) -> str:
     for name, value in {"CONDA_SHLVL": "1", "CONDA_PREFIX": str(prefix), **_variables(prefix)}.items():
         lines.append(f"set -gx {name} {quoted(value, shell)}" if is_fish else f"export {name}={quoted(value, shell)}")
     scripts = sorted((prefix / "etc/conda/activate.d").glob("*.fish" if is_fish else "*.sh"))
-    lines += [f"{'source' if is_fish else '.'} {quoted(str(each), shell)}" for each in scripts]
+    lines += [f"{'source' if is_fish else '.'} {quoted(str(script), shell)}" for script in scripts]
     return "\n".join(lines) + "\n"
 
 

@@ -62,7 +62,7 @@ def as_conda_writes(record: Mapping[str, Any], url: str, md5: str | None) -> dic
     # the package's name, version and build; with only one of them empty it would not. conda-pack wants the key `link`.
     mended.pop("extracted_package_dir", None)
     mended["link"] = None
-    mended["paths_data"]["paths"] = [_path(each, record["name"]) for each in record["paths_data"]["paths"]]
+    mended["paths_data"]["paths"] = [_path(path, record["name"]) for path in record["paths_data"]["paths"]]
     return mended
 
 
@@ -74,7 +74,7 @@ def as_rattler_reads(record: Mapping[str, Any], site_packages: str) -> dict[str,
     """
     if record.get("noarch") != "python":
         return dict(record)
-    paths = [{**each, "_path": place_of(each["_path"], site_packages)} for each in record["paths_data"]["paths"]]
+    paths = [{**path, "_path": place_of(path["_path"], site_packages)} for path in record["paths_data"]["paths"]]
     return {**record, "paths_data": {**record["paths_data"], "paths": paths}}
 
 

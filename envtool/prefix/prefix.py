@@ -103,7 +103,7 @@ class Prefix:
         return State.EMPTY if is_empty else State.FOREIGN
 
     def _is_empty(self) -> bool:
-        inside = {each.name for each in self.path.iterdir()} - {self.meta.name}
+        inside = {path.name for path in self.path.iterdir()} - {self.meta.name}
         # The lock, the mark, and what a mark is written to before it has its name.
         marks = (self._lock.name, self._mark.name, f".{self._mark.name}.")
         known = not self.meta.exists() or all(each.name.startswith(marks) for each in self.meta.iterdir())
@@ -171,7 +171,7 @@ class Prefix:
             return Receipt(
                 platform=data["platform"],
                 categories=tuple(data["categories"]),
-                packages=tuple(Installed(**each) for each in data["packages"]),
+                packages=tuple(Installed(**package) for package in data["packages"]),
                 env_digest=data["env_digest"],
                 generated=data["generated"],
                 link_scripts=tuple(data.get("link_scripts", ())),
@@ -253,7 +253,7 @@ def register(prefix: Path) -> None:
 
 def unregister(prefix: Path) -> None:
     """Take a prefix out of the user's list of environments."""
-    _change_list(lambda entries: [each for each in entries if each != prefix])
+    _change_list(lambda entries: [entry for entry in entries if entry != prefix])
 
 
 def _change_list(change: Callable[[list[Path]], list[Path]]) -> None:

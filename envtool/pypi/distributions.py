@@ -218,8 +218,8 @@ def extras_in(metadata: str) -> str:
     headers = HeaderParser().parsestr(metadata)
     lines = [f"Provides-Extra: {each}" for each in headers.get_all("Provides-Extra", [])]
     needs = (" ".join(str(each).split()) for each in headers.get_all("Requires-Dist", []))
-    lines += [f"Requires-Dist: {each}" for each in needs if "extra" in each.partition(";")[2]]
-    return "".join(f"{each}\n" for each in lines)
+    lines += [f"Requires-Dist: {need}" for need in needs if "extra" in need.partition(";")[2]]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:

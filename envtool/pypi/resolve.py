@@ -68,10 +68,10 @@ class Pins:
             return False
         wanted = Wanted(file_name_of(file["url"]), sha256, (file["url"],), file.get("size"))
         path = fetch([wanted], self._cache, SILENT)[wanted]
-        for each in others:
-            digest = hashlib.new(each.partition(":")[0], usedforsecurity=False)
+        for other in others:
+            digest = hashlib.new(other.partition(":")[0], usedforsecurity=False)
             update_from(digest, path)
-            if f"{digest.name}:{digest.hexdigest()}" == each:
+            if f"{digest.name}:{digest.hexdigest()}" == other:
                 return True
         return False
 
@@ -114,7 +114,7 @@ class Resolution:
         request, scratch = self._request, self._scratch
         target, policy = request.target, request.policy
         for name, lines in (("requirements.in", requirements), ("constraints.txt", constraints)):
-            (scratch / name).write_text("".join(f"{each}\n" for each in lines))
+            (scratch / name).write_text("".join(f"{line}\n" for line in lines))
         argv = ["pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:", *options]
         argv += ["--python", sys.executable, "--python-version", target.python_version]
         argv += ["--python-platform", target.uv_platform, "--constraints", str(scratch / "constraints.txt")]
@@ -273,7 +273,7 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
             if wanted <= known.keys():
                 break
     needs = parse_reasons(reasons)
-    urls = [each.url if each.built else pip_index.canonical(each.url, mirrors) for each in wheels]
+    urls = [wheel.url if wheel.built else pip_index.canonical(wheel.url, mirrors) for wheel in wheels]
     return [replace(each, url=url, needs=needs.get(each.name, ())) for each, url in zip(wheels, urls)]
 
 
@@ -283,7 +283,7 @@ def _resolve(
     place = paths.cache() / "stand-ins"
     provided = sorted(request.provided.values(), key=lambda each: each.name)
     constraints = asked.bound(
-        [pip_requirements.expanded(pip_requirements.split_hashes(each)[0]) for each in request.constraints],
+        [pip_requirements.expanded(pip_requirements.split_hashes(constraint)[0]) for constraint in request.constraints],
         {stand_in(each, extras.get(each.name, ""), place): each for each in provided},
     )
     emitted = [part for each in provided for part in ("--no-emit-package", each.name)]

@@ -51,7 +51,7 @@ def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path,
         for path in wheels.values():
             (scratch / path.name).symlink_to(path)
         listed = scratch / "requirements.txt"
-        listed.write_text("".join(f"{each} --hash=sha256:{hashes[each]}\n" for each in sorted(wheels)))
+        listed.write_text("".join(f"{wheel} --hash=sha256:{hashes[wheel]}\n" for wheel in sorted(wheels)))
         argv = ["pip", "install", "--quiet", "--offline", "--no-index", "--find-links", str(scratch), "--no-deps"]
         argv += ["--require-hashes", "--reinstall", "--link-mode", "hardlink", "--cache-dir", str(cache_dir)]
         argv += ["--python", str(prefix / "bin" / "python"), "--requirements", str(listed)]

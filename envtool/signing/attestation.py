@@ -31,9 +31,9 @@ def environment(
 ) -> dict[str, Any]:
     """A statement that an environment was compared with a lock."""
     listed = [
-        {"manager": each.manager, "name": each.name, "version": each.version, "url": strip(each.url),
-         "sha256": each.sha256}
-        for each in packages
+        {"manager": package.manager, "name": package.name, "version": package.version, "url": strip(package.url),
+         "sha256": package.sha256}
+        for package in packages
     ]  # fmt: skip
     machine = {"system": platform.system(), "machine": platform.machine(), "libc": "-".join(platform.libc_ver())}
     tool = {"name": "envtool", "version": version("envserve")}
@@ -46,7 +46,7 @@ def provenance(lockfile: Path, sources: Sequence[Path], options: Mapping[str, st
     """A statement of what a lock was made from, and where, as far as the CI server tells."""
     variables = os.environ
     builder, run = "urn:envserve:envtool", variables.get("CI_JOB_URL") or variables.get("BUILD_URL")
-    inputs: list[dict[str, Any]] = [{"uri": each.name, "digest": {"sha256": sha256_of(each)}} for each in sources]
+    inputs: list[dict[str, Any]] = [{"uri": source.name, "digest": {"sha256": sha256_of(source)}} for source in sources]
     if variables.get("GITHUB_ACTIONS") == "true":
         repository = f"{variables.get('GITHUB_SERVER_URL')}/{variables.get('GITHUB_REPOSITORY')}"
         builder, run = f"{repository}/actions", f"{repository}/actions/runs/{variables.get('GITHUB_RUN_ID')}"

@@ -138,9 +138,9 @@ def require_signed(
     Raises SignatureError if a channel is not signed by a trusted key, was altered, or does not have a package."""
     prefixes = tuple(os.environ.get(CHANNELS_VARIABLE, "").split()) or tuple(_table()["channels"])
     by_channel: dict[str, list[LockedPackage]] = {}
-    for each in packages:
-        if each.manager == "conda" and prefixes and each.url.startswith(prefixes):
-            by_channel.setdefault(f"{each.url.rsplit('/', 2)[0]}/", []).append(each)
+    for package in packages:
+        if package.manager == "conda" and prefixes and package.url.startswith(prefixes):
+            by_channel.setdefault(f"{package.url.rsplit('/', 2)[0]}/", []).append(package)
     if not by_channel:
         return
     keyring = trusted()
@@ -171,10 +171,10 @@ class _Channel:
         stated = parse_index(content, name)
         for subdir in sorted({each.url.rsplit("/", 2)[1] for each in packages}):
             known = self._hashes(f"{subdir}/repodata.json", stated, task)
-            for each in packages:
-                if each.url.rsplit("/", 2)[1] == subdir and each.sha256 not in known:
+            for package in packages:
+                if package.url.rsplit("/", 2)[1] == subdir and package.sha256 not in known:
                     raise SignatureError(
-                        f"{each.file_name} (sha256:{each.sha256}) is not in the signed index of {self._name}",
+                        f"{package.file_name} (sha256:{package.sha256}) is not in the signed index of {self._name}",
                         "it was replaced, or taken out of the channel after it was locked: lock again",
                     )
 

@@ -97,7 +97,7 @@ def explained(request: LockRequest, sources: Sources) -> Iterator[None]:
             raise
         explanations = [explain(each, request, sources) for each in refused]
         others = [each.message for each in errors if not isinstance(each, UnsatisfiableError)]
-        message = "\n".join([*(each.message for each in explanations), *others])
+        message = "\n".join([*(explanation.message for explanation in explanations), *others])
         raise SolveError(message, explanations[0].hint) from error
 
 
@@ -108,7 +108,7 @@ def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -
     preference = request.preferences.get(error.platform)
     policy = request.policy()
     all_lines = platform.conda
-    unknown = sources.repodata.unknown(channels_of(spec), error.platform, [each.text for each in all_lines])
+    unknown = sources.repodata.unknown(channels_of(spec), error.platform, [line.text for line in all_lines])
     platform = replace(platform, conda=tuple(each for each in platform.conda if each.text not in unknown))
     missing = tuple((each, unknown[each.text]) for each in all_lines if each.text in unknown)
     deadline = time.monotonic() + _BUDGET_S
@@ -145,7 +145,7 @@ def conflicts(
     """Conflicts that have no line in common, until what is left can be satisfied; the arguments are as below."""
     found = [smallest_conflict(lines, is_satisfiable)]
     while found[-1]:
-        lines = [each for each in lines if each not in found[-1]]
+        lines = [line for line in lines if line not in found[-1]]
         if is_satisfiable(lines):
             break
         found.append(smallest_conflict(lines, is_satisfiable))
@@ -169,7 +169,7 @@ def smallest_conflict(
         return [*from_left, *from_right]
 
     found = search([], False, list(dict.fromkeys(lines))) if lines else []
-    return tuple(each for each in lines if each in found)
+    return tuple(line for line in lines if line in found)
 
 
 def _declarations(

@@ -138,14 +138,14 @@ def _hash(spec: EnvironmentSpec, platform: PlatformSpec, declared: Mapping[str, 
     else:
         virtual = list(declared.get(subdir, {}).items())
     # Of several lines about one package the last counts.
-    lines = {(each["manager"], each["name"]): each for each in _lines(spec, platform)}
+    lines = {(line["manager"], line["name"]): line for line in _lines(spec, platform)}
     content = {
-        "channels": [_channel(each) for each in spec.channels],
+        "channels": [_channel(channel) for channel in spec.channels],
         "specs": [lines[key] for key in sorted(lines)],
         "virtual_package_hash": {"noarch": _subdir("noarch", []), subdir: _subdir(subdir, virtual)},
     }
     if spec.pip_repositories:
-        content["pip_repositories"] = [_compact({"url": each}) for each in spec.pip_repositories]
+        content["pip_repositories"] = [_compact({"url": pip_repository}) for pip_repository in spec.pip_repositories]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -162,8 +162,8 @@ def _lines(spec: EnvironmentSpec, platform: PlatformSpec) -> Iterator[dict[str, 
             }
             yield _line(found.name, "conda", each.category, **parts)
         wheels = [each for each in pip if _is_in(each, str(path)) or path == spec.paths[-1]]
-        for each in wheels:
-            line = _pip_line(each)
+        for wheel in wheels:
+            line = _pip_line(wheel)
             if _holds(line.get("markers"), platform.platform):
                 yield line
         if wheels:  # conda-lock asks for pip itself wherever a file has a section for it

@@ -146,14 +146,14 @@ def add_wheels(
         if not platform.pip:
             return solution
         preference, records = preferred.get(platform.platform, Preference()), solution.records
-        python = {each.name: each.version for each in records}.get("python")
+        python = {record.name: record.version for record in records}.get("python")
         if python is None:
             section = f"{platform.platform}: {platform.pip[0].place} starts a pip: section"
             raise SolveError(f"{section}, but python is not among the packages", "add python=3.9 to the dependencies")
         request = WheelRequest(
             target=Target(platform.platform, python, platform.virtual_packages.get("__glibc")),
             requirements=tuple(sorted({each.text for each in platform.pip})),
-            constraints=(*sorted({each.text for each in platform.pip_constraints}), *preference.pip_constraints),
+            constraints=(*sorted({one.text for one in platform.pip_constraints}), *preference.pip_constraints),
             provided=provided_distributions(records, Cache(paths.cache())), index_url=spec.pip_index,
             extra_index_urls=spec.pip_repositories, allows_default_index=spec.allows_default_index,
             allows_prereleases=spec.allows_prereleases, requires_hashes=spec.requires_hashes,
@@ -169,7 +169,7 @@ def add_wheels(
 
     with ThreadPoolExecutor(len(solutions)) as pool:
         futures = [pool.submit(choose, *each) for each in zip(spec.platforms, solutions)]
-        errors = [error for each in futures if isinstance(error := each.exception(), SolveError)]
+        errors = [error for future in futures if isinstance(error := future.exception(), SolveError)]
         if errors:
             raise errors[0] if len(errors) == 1 else SolveErrors(errors)
         return [each.result() for each in futures]
@@ -191,7 +191,7 @@ def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
 
     found = attempt(kept)
     if found is None and kept and not pip_index.is_index_failure(refused[0].message):
-        asked = {pip_requirements.name_of(each) for each in request.requirements}
+        asked = {pip_requirements.name_of(requirement) for requirement in request.requirements}
         important = [each for each in kept if each.name in asked]
         others = [each for each in kept if each.name not in asked]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -213,12 +213,12 @@ def _look_into_suspects(
     cache = Cache(paths.cache())
     names = {each.name for each in chosen if len(each.name) >= _MIN_SUSPECT_NAME}
     suspects = [
-        each
-        for each in records
-        if any(name in each.name for name in names)
-        and normalize(each.name) not in DISTRIBUTION_NAMES
-        and (each.size_bytes or 0) <= _MAX_SUSPECT_BYTES
-        and archive_at_hand(each, cache) is None
+        record
+        for record in records
+        if any(name in record.name for name in names)
+        and normalize(record.name) not in DISTRIBUTION_NAMES
+        and (record.size_bytes or 0) <= _MAX_SUSPECT_BYTES
+        and archive_at_hand(record, cache) is None
     ]
-    found = [path for each in suspects if (path := find_archive(each, cache, mirrors))]
+    found = [path for suspect in suspects if (path := find_archive(suspect, cache, mirrors))]
     return any(names & distributions_in(path).keys() for path in found)

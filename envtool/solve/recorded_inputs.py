@@ -52,7 +52,7 @@ def serialize(spec: EnvironmentSpec, options: Mapping[str, str]) -> str:
     """The inputs of a lock as text for its custom_metadata (`options`: what the command line said beside it, such as
     `strategy`)."""
     # One item on a line, so that a change of one line of the sources is a change of few lines of the lock.
-    rows = {each.platform: f"[\n{_rows(_of(each))}]" for each in spec.platforms}
+    rows = {platform.platform: f"[\n{_rows(_of(platform))}]" for platform in spec.platforms}
     sections = ",\n".join(f"{json.dumps(name)}: {text}" for name, text in sorted(rows.items()))
     head = f'{{"format": {_FORMAT},\n"options": {json.dumps(dict(options), sort_keys=True)},\n'
     return f'{head}"general": [\n{_rows(_general(spec))}],\n"platforms": {{\n{sections}}}}}\n'
@@ -60,7 +60,7 @@ def serialize(spec: EnvironmentSpec, options: Mapping[str, str]) -> str:
 
 def _rows(items: Iterable[tuple[Item, str]]) -> str:
     rows = sorted({astuple(item) for item, _ in items})
-    return ",\n".join(json.dumps(each, ensure_ascii=False) for each in rows)
+    return ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
 
 
 def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) -> list[Change]:
@@ -80,11 +80,11 @@ def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) ->
         if old["options"].get(name) != value:
             changes.append(Change("changed", f"--{name}", old["options"].get(name, "not given"), value, "command line"))
     groups: dict[tuple[Any, ...], list[Change]] = {}
-    for each in changes:
-        groups.setdefault((each.kind, each.what, each.before, each.after, each.place), []).append(each)
+    for change in changes:
+        groups.setdefault((change.kind, change.what, change.before, change.after, change.place), []).append(change)
     grouped = []
     for members in groups.values():
-        platforms = tuple(dict.fromkeys(name for each in members for name in each.platforms))
+        platforms = tuple(dict.fromkeys(name for member in members for name in member.platforms))
         grouped.append(replace(members[0], platforms=() if len(platforms) == len(before & after) else platforms))
     return grouped
 
@@ -94,7 +94,7 @@ def unchanged_wheels(recorded: str | None, platform: PlatformSpec) -> frozenset[
     rows: list[list[str]] = json.loads(recorded)["platforms"].get(platform.platform, []) if recorded else []
     before = set(_items(rows))
     items = (_requirement("pip dependency", each) for each in platform.pip)
-    return frozenset(each.name for each in items if each in before)
+    return frozenset(item.name for item in items if item in before)
 
 
 def _general(spec: EnvironmentSpec) -> Iterator[tuple[Item, str]]:
@@ -122,8 +122,8 @@ def _of(platform: PlatformSpec) -> Iterator[tuple[Item, str]]:
         yield Item("dependency", package_name(each.text) or "", _match_spec(each.text), each.category), each.place
     for each in platform.pip:
         yield _requirement("pip dependency", each), each.place
-    for each in platform.pip_constraints:
-        yield _requirement("pip constraint", each), each.place
+    for constraint in platform.pip_constraints:
+        yield _requirement("pip constraint", constraint), constraint.place
     for name, value in platform.virtual_packages.items():
         yield Item("virtual package", name, value), platform.declared_at.get(name, "")
 

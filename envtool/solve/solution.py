@@ -51,7 +51,7 @@ class SolveErrors(SolveError):
     """Several platforms that cannot be satisfied (`errors`: their errors, in the order of the platforms)."""
 
     def __init__(self, errors: Sequence[SolveError]) -> None:
-        super().__init__("\n".join(each.message for each in errors), errors[0].hint)
+        super().__init__("\n".join(error.message for error in errors), errors[0].hint)
         self.errors = tuple(errors)
 
 
@@ -75,12 +75,12 @@ def hold_most(
     Returns:
         None where there is no answer even if nothing is held.
     """
-    first = next((each for each in attempts([important, ()] if important else [()]) if each is not None), None)
+    first = next((attempt for attempt in attempts([important, ()] if important else [()]) if attempt is not None), None)
     if first is None:
         return None
     answer: _Answer = first
     items = [*important, *others]
-    held = [each for each in items if stays(each, first)]
+    held = [item for item in items if stays(item, first)]
 
     def add(candidates: Sequence[_Item], is_refused: bool) -> None:
         nonlocal answer
@@ -136,4 +136,4 @@ def dependency_edges(solution: Solution) -> dict[Key, tuple[Key, ...]]:
 
 def _by_distribution(solution: Solution) -> dict[str, Key]:
     found = {distribution: ("conda", name) for distribution, name in solution.provided.items()}
-    return {**found, **{each.name: ("pip", each.name) for each in solution.wheels}}
+    return {**found, **{wheel.name: ("pip", wheel.name) for wheel in solution.wheels}}

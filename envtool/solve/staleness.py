@@ -20,7 +20,7 @@ DEFAULT_SOURCE = Path("environment.yml")
 
 def sources_of(lockfile: Lockfile | None, target: Path) -> list[Path]:
     """The files that a lock was made of, or environment.yml where there is no lock or one of them is gone."""
-    named = [target.parent / each for each in lockfile.sources] if lockfile else []
+    named = [target.parent / source for source in lockfile.sources] if lockfile else []
     return named if named and all(each.exists() for each in named) else [DEFAULT_SOURCE]
 
 
@@ -38,8 +38,8 @@ def request(
         tuple(options.get("platform", "").split()),
         default=(old.platforms if old else ()) or (DEFAULT_PLATFORM,),
     )
-    for each in spec.warnings:
-        console.warn(str(each))
+    for warning in spec.warnings:
+        console.warn(str(warning))
     return LockRequest(spec, target, options)
 
 

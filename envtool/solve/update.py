@@ -26,7 +26,7 @@ def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources:
     cannot be satisfied.
     """
     named = {package_of(each): each for each in updates}
-    known: set[str | None] = {each.name for each in old.packages}
+    known: set[str | None] = {package.name for package in old.packages}
     for platform in request.spec.platforms:
         known |= {package_name(each.text) for each in platform.conda}
         known |= {pip_requirements.name_of(each.text) for each in platform.pip}
@@ -67,7 +67,7 @@ def _commits(old: Lockfile, platform: PlatformSpec, moving: Iterable[str]) -> tu
     """The wheels of commits that stay: what moves a branch is not asked as long as its line is as it was."""
     names = recorded_inputs.unchanged_wheels(old.custom_metadata.get(INPUTS_KEY), platform)
     kept = names - {pip_requirements.name_of(each) for each in moving}
-    packages = (each for each in old.packages if each.platform == platform.platform and each.built)
+    packages = (package for package in old.packages if package.platform == platform.platform and package.built)
     return tuple(_wheel(each) for each in packages if each.name in kept)
 
 
@@ -79,7 +79,7 @@ def _preference(
     commits: tuple[Wheel, ...],
 ) -> Preference:
     names = {*moving, *(pip_requirements.name_of(each) for each in moving)}
-    here = [each for each in old.packages if each.platform == platform.platform and not each.built]
+    here = [package for package in old.packages if package.platform == platform.platform and not package.built]
     kept = [each for each in here if each.name not in names and not refusing(platform, each)]
     wheels = {each.name: each for each in kept if each.manager == "pip"}
     there = {(each.manager, each.name) for each in here}

@@ -160,4 +160,4 @@ def _credentials(repository: Repository) -> dict[str, str]:
 
 
 def _options(settings: Sequence[str]) -> list[str]:
-    return [part for each in settings for part in ("-c", each)]
+    return [part for setting in settings for part in ("-c", setting)]

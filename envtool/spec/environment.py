@@ -85,7 +85,7 @@ def combine(
     sources: Sequence[Source], platforms: Sequence[str] = (), default: Sequence[str] = (DEFAULT_PLATFORM,)
 ) -> EnvironmentSpec:
     """Put the parsed files of one environment together; the arguments and errors are those of `read_spec`."""
-    issues = [issue for each in sources for issue in sorted(each.issues, key=_line)]
+    issues = [issue for source in sources for issue in sorted(source.issues, key=_line)]
     pips = [section.pip for each in sources for section in each.sections.values()]
     named = tuple(dict.fromkeys(platform for each in sources for platform in each.platforms))
     chosen = tuple(dict.fromkeys(platforms)) or named or tuple(default)
@@ -101,7 +101,7 @@ def combine(
         channels = ("defaults",)
         place = f"{sources[0].path}:1"
         warnings.append(Issue(place, "no channels are named: conda's defaults are taken; name them to be sure"))
-    index_urls = {each.index_url.text: each.index_url.place for each in pips if each.index_url}
+    index_urls = {pip.index_url.text: pip.index_url.place for pip in pips if pip.index_url}
     if len(index_urls) > 1:
         issues.append(Issue([*index_urls.values()][-1], f"expected one index URL, found {', '.join(index_urls)}"))
     repositories = _ordered(sources, lambda each: each.pip_repositories, "pip-repositories", issues)
@@ -134,7 +134,7 @@ def combine(
 
 def _refuse(sources: Sequence[Source], issues: Sequence[Issue]) -> None:
     if issues:
-        raise SpecError(", ".join(str(each.path) for each in sources), list(dict.fromkeys(issues)), _HINT)
+        raise SpecError(", ".join(str(source.path) for source in sources), list(dict.fromkeys(issues)), _HINT)
 
 
 def _line(issue: Issue) -> tuple[int, str]:
@@ -143,7 +143,7 @@ def _line(issue: Issue) -> tuple[int, str]:
 
 
 def _platform(sources: Sequence[Source], platform: str, issues: list[Issue]) -> PlatformSpec:
-    sections = [(each.sections[platform], each.category) for each in sources]
+    sections = [(source.sections[platform], source.category) for source in sources]
     declared = _united([section.virtual_packages for section, _ in sections], issues)
     conda = [Dependency(line.text, line.place, category) for section, category in sections for line in section.conda]
     pip_place = next((section.pip_place for section, _ in sections if section.pip_place), None)
@@ -182,7 +182,7 @@ def _ordered(
     sources: Sequence[Source], lines: Callable[[Source], Sequence[Line]], what: str, issues: list[Issue]
 ) -> tuple[str, ...]:
     # conda-lock's rule: every file names the end of the longest list, so that the priority is never a guess.
-    lists = [[line.text for line in lines(each)] for each in sources]
+    lists = [[line.text for line in lines(source)] for source in sources]
     longest = max(lists, key=len)
     for each, texts in zip(sources, lists):
         if texts and longest[-len(texts) :] != texts:

@@ -45,7 +45,7 @@ def hashes_problem(requirement: str) -> str | None:
     options = [match["hash"] for match in _HASH_OPTION.finditer(requirement)]
     url = _url_in(_HASH_OPTION.sub("", requirement).strip())
     in_url = [f"{kind}:{digits}" for kind, digits in _fragment_of(url or "") if kind not in _NO_HASHES]
-    for text, kinds in [*((each, _OF_OPTIONS) for each in options), *((each, tuple(_DIGITS)) for each in in_url)]:
+    for text, kinds in [*((option, _OF_OPTIONS) for option in options), *((each, tuple(_DIGITS)) for each in in_url)]:
         kind, _, digits = text.partition(":")
         if kind.lower() not in kinds:
             return f"a hash of the kind {kind!r} cannot be checked; {', '.join(kinds)} can"

@@ -68,7 +68,7 @@ def _is_needed(requirement: Requirement, target: Target, owner: str) -> bool:
     pythons = [target.python] if target.python else [f"3.{minor}" for minor in range(7, 16)]
     environments = [_environment(Target(subdir, python)) for subdir in ("linux-64", "osx-arm64", "linux-aarch64")
                     for python in pythons]  # fmt: skip
-    answers = {requirement.marker.evaluate(each) for each in environments}
+    answers = {requirement.marker.evaluate(environment) for environment in environments}
     if len(answers) > 1:
         what = "--python" if asks_python else "a requirement without the marker"
         raise ArchiveError(f"{owner} needs {requirement}, which a noarch package cannot express", f"name {what}")
@@ -98,7 +98,7 @@ def _match_spec(requirement: Requirement, names: Mapping[str, str], owner: str) 
     name = re.sub(r"[-_.]+", "-", requirement.name).lower()
     name = names.get(name, name)
     clauses = sorted(str(each) for each in requirement.specifier)
-    unknown = [each for each in clauses if each.startswith("===") or "+" in each]
+    unknown = [clause for clause in clauses if clause.startswith("===") or "+" in clause]
     if unknown:
         message = f"{owner} needs {requirement}, which cannot be expressed as a conda version: {', '.join(unknown)}"
         raise ArchiveError(message)
@@ -175,7 +175,7 @@ def _subdirs(tag: str) -> dict[str, tuple[int, int]]:
         return {_LINUX[linux[3]]: (int(linux[1]), int(linux[2]))}
     if macos := _MACOS.fullmatch(tag):
         machines = ["x86_64", "arm64"] if macos[3] == "universal2" else [macos[3]]
-        return {_OSX[each]: (int(macos[1]), int(macos[2])) for each in machines}
+        return {_OSX[machine]: (int(macos[1]), int(macos[2])) for machine in machines}
     return {}
 
 

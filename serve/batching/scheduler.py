@@ -213,7 +213,10 @@ def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> li
     first, count = batch[0], sum(task.size for task in batch)
     instance, generation = (first.form.instance, first.generation) if isinstance(first, Bundle) else first.owner[:2]
     rows, number = sum(task.rows for task in batch), generation.provenance.generation
-    if not count or not instance.guard.note_run(number, count, rows, seconds):
+    if not count:
+        return results
+    instance.guard.sketch(number, lambda: (_inputs_of(first), results[0]))
+    if not instance.guard.note_run(number, count, rows, seconds):
         return results
     if leave_to_writer(instance.guard, generation, results, seconds):
         return results
@@ -223,6 +226,10 @@ def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> li
     looked = iter(look([one[0] for one in all_asked], [one[1] for one in all_asked], deadlines_s))
     found = [[next(looked) for _ in several] for several in asked]
     return [Apart(several) if isinstance(task, Bundle) else several[0] for task, several in zip(batch, found)]
+
+
+def _inputs_of(task: Waiting) -> Any:
+    return task.prepare_some(task.requests[:1]) if isinstance(task, Bundle) else task.inputs
 
 
 def _run_together(instance: ModelInstance, generation: Generation, several: Sequence[Any]) -> Sequence[Any]:

@@ -21,6 +21,7 @@ COMMANDS = {
     "keygen": ("serve.cli.publish_commands", "Make a pair of keys to sign checkpoints with."),
     "status": ("serve.cli.operator_commands", "Show what is served, by whom, and what was refused."),
     "history": ("serve.cli.operator_commands", "List all generations, the newest first."),
+    "diff": ("serve.cli.operator_commands", "Show what changed between two generations."),
     "rollback": ("serve.cli.operator_commands", "Serve an older version, as a new generation."),
     "pin": ("serve.cli.operator_commands", "Stop automatic moves; rollback still works."),
     "unpin": ("serve.cli.operator_commands", "Allow automatic moves again."),

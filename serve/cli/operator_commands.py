@@ -69,14 +69,33 @@ def status(root: Path | None, model: str | None, as_json: bool, every_s: float |
 
 @click.command()
 @_on_operations
-def history(operations: Operations) -> Answer:
+@click.option("--steps", "has_steps", is_flag=True, help="Show each step, from publishing on, and what decided it.")
+def history(operations: Operations, has_steps: bool) -> Answer:
     """List all generations, the newest first.
 
     \b
       python -m serve history
+      python -m serve history --steps
     """
     found = operations.history()
-    return formatting.history_as_json(found), formatting.history_as_text(found)
+    return formatting.history_as_json(found), formatting.history_as_text(found, has_steps)
+
+
+@click.command()
+@_on_operations
+@click.argument("older", type=int, required=False)
+@click.argument("newer", type=int, required=False)
+def diff(operations: Operations, older: int | None, newer: int | None) -> Answer:
+    """Show what changed between two generations, the last two by default.
+
+    Bytes, publisher, metrics, environment, and how far each tensor moved.
+
+    \b
+      python -m serve diff
+      python -m serve diff 6 7
+    """
+    found = operations.compare(older, newer)
+    return asdict(found), formatting.comparison_as_text(found)
 
 
 @click.command()

@@ -151,9 +151,10 @@ def golden(file: Path | None, count: int, against: Path | None, output: Path | N
     show_default=True,
     help="When two answers agree: closely, exactly, or by the place of the largest number.",
 )
+@click.option("--plot", type=PATH, metavar="FILE.svg", help="Draw recorded numbers against those of now.")
 @model_option
 @json_option
-def replay(file: Path | None, against: Path, compare: str, model: str | None, as_json: bool) -> int:
+def replay(file: Path | None, against: Path, compare: str, plot: Path | None, model: str | None, as_json: bool) -> int:
     """Have a checkpoint answer recorded requests, without a server, and compare with the answers that were given.
 
     FILE is what was recorded, by default what the server of the settings keeps. Exit code 1: some differ or fail.
@@ -161,11 +162,14 @@ def replay(file: Path | None, against: Path, compare: str, model: str | None, as
     \b
       python -m serve replay --against weights.safetensors
       python -m serve replay recorded.jsonl --against weights.safetensors --compare top1 --json
+      python -m serve replay --against weights.safetensors --plot answers.svg
     """
     from serve.publishing import recorded
 
     settings = settings_of(model)
     found = recorded.replay(recorded.find_recorded(settings, file), load_own(settings, against).predictor, compare)
+    if plot is not None:
+        plot.write_text(recorded.plot(found, against.name))
     most = max(found.spread.values()) or 1
     lines = [f"{found.agreed} of {found.requests} answers agree ({compare})"]
     lines += [

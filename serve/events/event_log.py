@@ -68,7 +68,7 @@ Subscriber = Callable[[Event], None]
 _KEPT = frozenset(
     (
         *("swapped", "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"),
-        *("held", "returned", "promoted", "agreed", "ended"),
+        *("held", "returned", "promoted", "agreed", "ended", "policy_broken"),
     )
 )
 _LARGEST_BYTES = 1024 * 1024

@@ -46,7 +46,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class FleetCoordinator(Coordinator):
     """The agreement of one host, of which the fleet decides what comes of it."""
 
-    def try_commit(self, proposal: Proposal) -> bool:
+    def try_commit(self, proposal: Proposal, has_room: bool = True) -> bool:
         """Commit nothing: the fleet does, when every host is prepared."""
         return False
 

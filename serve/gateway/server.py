@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Callable
 
+from serve.events.event_log import Event
 from serve.http.drain import Drain
 from serve.inference.model_instance import ModelInstance
 from serve.inference.prediction import Model, Registry
@@ -30,7 +31,7 @@ class Server(Registry):
             model.name: Model(
                 model.name,
                 {
-                    label: ModelInstance(labelled, worker_metrics.families.count)
+                    label: ModelInstance(labelled, worker_metrics.families.count, self._note_span)
                     for label, labelled in model.labels.items()
                 },
             )
@@ -45,6 +46,10 @@ class Server(Registry):
             if (rule := rollout_of(instance.settings)) is not None
         ]
         self.telemetry = Telemetry(settings, by_name, drain or Drain(), worker_metrics)
+
+    def _note_span(self, event: Event) -> None:
+        if self.telemetry.spans is not None:
+            self.telemetry.spans.note(event)
 
     def start(self, read_queued: Callable[[], int] = lambda: 0) -> None:
         """Start the reloaders' threads in this process, once; after the fork, which threads do not survive."""
@@ -76,3 +81,8 @@ class Server(Registry):
             while is_wanted() and time.monotonic() < until_s and not instance.reloader.wait_until_booted(0.1):
                 continue
         return all(instance.can_answer for instance in self.instances)
+
+    def wait_while_spared(self, is_wanted: Callable[[], bool]) -> None:
+        """Wait while this worker would refuse what another one answers: its load takes long, or fails."""
+        while is_wanted() and any(instance.is_spared for instance in self.instances):
+            time.sleep(0.1)

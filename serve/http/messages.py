@@ -73,7 +73,7 @@ def headers_of(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 _CHUNK_BYTES = 64 * 1024
 # A client that is still sending when the connection closes never sees why; longer bodies than this are cut off anyway.
-_LONGEST_READ_AWAY_BYTES = 64 * 1024 * 1024
+LONGEST_READ_AWAY_BYTES = 64 * 1024 * 1024
 
 
 def read_body(stream: IO[bytes], limit_bytes: int) -> bytes | None:
@@ -96,7 +96,7 @@ def read_away(stream: IO[bytes]) -> None:
     """Read and discard what is left of a refused body, whose stream ends with the body or with the connection."""
     size_bytes = 0
     with contextlib.suppress(Exception):  # the answer has gone; what ends the reading is the client's
-        while size_bytes <= _LONGEST_READ_AWAY_BYTES and (chunk := stream.read(_CHUNK_BYTES)):
+        while size_bytes <= LONGEST_READ_AWAY_BYTES and (chunk := stream.read(_CHUNK_BYTES)):
             size_bytes += len(chunk)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from serve.checkpoint.provenance import START_VARIABLE, read_env_digest
-from serve.errors import ModelError
+from serve.errors import LedgerError, ModelError
 from serve.events.event_log import EventLog, Journal, Subscriber, write_line
 from serve.events.webhook import Webhook
 from serve.fleet.fleet_committer import FleetCommitter
@@ -33,7 +33,7 @@ from serve.model.warm_up import GIVEN_UP
 from serve.settings.settings import SHADOW
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import make_context, make_reloader
-from serve.swap.shared_state import SharedState
+from serve.swap.shared_state import Membership, SharedState
 
 if TYPE_CHECKING:
     from serve.model.loader import ModelLoader
@@ -47,7 +47,7 @@ _NOT_JUDGING = frozenset(
     {"workers", "poll_s", "settle_s", "keep", "watch", "commit", "commit_timeout_s"}
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
     | {"optimize", "torch_threads", "batch_check_share", "probation_s", "probation_requests", "probation_rule"}
-    | {"record_share", "record_keep", "record_redact"}
+    | {"drift_share", "record_share", "record_keep", "record_redact", "record_key"}
     | {"retry_spoiled", "promote", "abort", "timeout_s", "compare", "then"}
     | {"fleet", "fleet_secrets", "fleet_host", "fleet_cut_off", "fleet_lease_s", "fleet_hold_s", "fleet_evict_s"}
 )
@@ -80,7 +80,7 @@ class ModelInstance:
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
         context = make_context(settings, self.slot, self.log, self.env_digest, lambda: self._judge, start)
         self.guard, self.ledger, self._context = context.guard, context.ledger, context
-        self.operator_requests = context.operator_requests
+        self.operator_requests, self.policy = context.operator_requests, context.policy
         is_recorded = settings.record_share > 0 and settings.label != SHADOW
         self.recorder = Recorder(settings, self.log.emit) if is_recorded else None
         committer = None
@@ -103,6 +103,17 @@ class ModelInstance:
     def can_answer(self) -> bool:
         """Whether what the host has committed is live here, or nothing is."""
         return self.is_reloading and not self.reloader.is_behind
+
+    @property
+    def is_spared(self) -> bool:
+        """Whether this worker has no answer yet, while another one of the same server has."""
+        if self.can_answer:
+            return False
+        try:
+            rows = Membership(self.settings.store / "workers", self.shared_state).survey().alive.values()
+        except (OSError, LedgerError):  # a full disk, or a store that is none: it is answered with the reason
+            return False
+        return any(row.live and row.parent == os.getppid() and row.pid != os.getpid() for row in rows)
 
     def start(self) -> None:
         """Start the reloader's thread, once: in `post_worker_init`, as threads do not survive a fork."""

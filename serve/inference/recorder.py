@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve import durable_files
+from serve.errors import Issue, SettingsError
 from serve.swap.background_task import give_way
 
 if TYPE_CHECKING:
@@ -66,12 +67,16 @@ class Recorder:
 
     Args:
         report: called with the event's name and its facts where something cannot be recorded.
+
+    Raises:
+        SettingsError: `record_key` cannot be used.
     """
 
     def __init__(self, settings: Settings, report: Callable[..., None]) -> None:
         self._path, self._keep = settings.store / RECORDED, settings.record_keep
         self._share, self._redact_name = settings.record_share, settings.record_redact
         self._report, self._failed, self._uncounted = report, 0, 0
+        self._cipher = load_cipher(settings.record_key)
         self._left = self._draw()
         self._waiting: queue.Queue[Callable[[], Mapping[str, object]]] = queue.Queue(_WAITING)
         self._lock = threading.Lock()
@@ -115,7 +120,8 @@ class Recorder:
                 redact = load_redact(self._redact_name)
                 recorded = describe() if redact is None else redact(describe())
                 if recorded is not None:
-                    self._write(json.dumps(recorded, allow_nan=False, separators=(",", ":")).encode() + b"\n")
+                    line = json.dumps(recorded, allow_nan=False, separators=(",", ":")).encode()
+                    self._write((line if self._cipher is None else self._cipher.encrypt(line)) + b"\n")
             except Exception as error:  # the user's code may raise anything; what it did not pass is not written
                 self._failed += 1
                 if self._failed % _LOG_EVERY == 1:
@@ -156,13 +162,30 @@ def load_redact(name: str) -> Redact | None:
     return found
 
 
-def read_recorded(path: Path, keep: int) -> list[dict[str, Any]]:
-    """Read the last requests that were recorded, at most `keep`, the oldest first; none where there is no file."""
+def load_cipher(key_file: Path | None) -> Any:
+    """Return what encrypts and decrypts lines (Fernet: AES-128 in CBC with HMAC-SHA256); `None` without a key."""
+    if key_file is None:
+        return None
+    try:
+        from cryptography.fernet import Fernet
+
+        return Fernet(key_file.read_bytes().strip())
+    except (ImportError, OSError, ValueError) as error:
+        hint = 'pip install "envserve[sign]"; openssl rand -base64 32 | tr +/ -_ > KEYFILE makes a key'
+        raise SettingsError([Issue("record_key", f"{key_file}: expected a usable key: {error}", hint)]) from error
+
+
+def read_recorded(path: Path, keep: int, key_file: Path | None = None) -> list[dict[str, Any]]:
+    """Read the last requests that were recorded, at most `keep`, the oldest first; none where there is no file.
+
+    Lines that the key does not open are passed over; raises `SettingsError` for a key that cannot be used.
+    """
+    cipher = load_cipher(key_file)
     found: deque[dict[str, Any]] = deque(maxlen=keep)
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         for line in file:
-            with contextlib.suppress(ValueError):  # what a worker that was killed has left
-                stated = json.loads(line)
+            with contextlib.suppress(Exception):  # what a worker that was killed has left, or another key has written
+                stated = json.loads(line if cipher is None or line.startswith(b"{") else cipher.decrypt(line.strip()))
                 if isinstance(stated, dict) and {"inputs", "outputs"} <= stated.keys():
                     found.append(stated)
     return list(found)

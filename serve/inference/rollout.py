@@ -1,8 +1,8 @@
 """The rollout of a canary or a shadow: promoted or ended by its rule, and never left hanging.
 
 The first worker to decide acts, under the lock of the label's commits. The order that promotes has the same id whoever
-writes it, and is written before the rollout counts as ended: wherever a worker dies, the next one to look does the same
-again, or finds it done.
+writes it, and is written before the rollout counts as ended, as is the quarantine of one that was at fault: wherever a
+worker dies, the next one to look does the same again, or finds it done.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ class Rollout:
                 path = instance.settings.store / "sha256" / entry.sha256
                 self._stable.operator_requests.order_promotion(id, entry, path)
                 self._stable.shared_state.next_turn()
-            shared_state.ended = number
+            elif verdict.signal and then != "hold":
+                error = CheckpointError(instance.settings.label, f"its rollout was ended: {verdict.reason}")
+                instance.reject(reject_entry(error, entry))
+            shared_state.ended = number  # last: whoever dies before leaves it to the next one to look
         event = "promoted" if is_promoted else "agreed" if verdict.step is Step.KEEP else "ended"
         why = {"signal": verdict.signal, "reason": verdict.reason}
         instance.log.emit(event, **entry.identity, **why, answers=evidence.answers, bad=evidence.bad)
-        if verdict.signal and then != "hold":
-            error = CheckpointError(instance.settings.label, f"its rollout was ended: {verdict.reason}")
-            instance.reject(reject_entry(error, entry))

@@ -34,14 +34,14 @@ from serve.metrics.request_counters import (
 # The fixed words of labels. A reason is the code of a checkpoint's fault or the name of an exception.
 PHASES = ("copy", "hash", "load", "warm_up", "commit", "free")
 FAULTS = (
-    *("fault", "hook_failed", "not_optimized", "not_restored", "request_failed", "stopped"),
-    *("store_damaged", "traces_failed", "weights_changed"),
+    *("fault", "hook_failed", "not_optimized", "not_restored", "policy_broken", "request_failed"),
+    *("stopped", "store_damaged", "traces_failed", "weights_changed"),
 )
 OTHER = "other"
 REASONS = (
     *("architecture", "canary", "content", "crash", "damaged", "deadline", "finite", "format", "golden", "hash"),
-    *("interface", "marker", "missing", "model", "pickle", "probation", "shadow", "signature", "size", "state"),
-    *("stateful", "validate", "warm-up", OTHER),
+    *("interface", "marker", "missing", "model", "pickle", "policy", "probation", "shadow", "signature", "size"),
+    *("state", "stateful", "validate", "warm-up", OTHER),
     *("CheckpointMovedError", "FileNotFoundError", "MemoryError", "MemoryShortError", "OSError", "PermissionError"),
     *("StoreFullError",),
 )
@@ -84,6 +84,11 @@ READ = {
     "envserve_pinned": "Whether automatic moves are stopped.",
     "envserve_probation_generation": "The generation that is on probation; 0 for none.",
     "envserve_probation_bad_answers": "Answers that the generation on probation spoils, and the one before does not.",
+    "envserve_policy_breaches": "The rules of the machine's policy that this environment breaks.",
+    "envserve_policy_report_age_seconds": "The age of the report of envtool policy, where there is one.",
+    "envserve_drift_score": "How far what the committed generation sees is from what the one before saw.",
+    "envserve_sketched_value": "Of a sample of numbers: mean, deviation, p01, p50 or p99.",
+    "envserve_class_share": "The share of a class in a sample of the answers.",
     "envserve_memory_bytes": "The memory of a worker: resident (rss), and with shared pages divided (pss).",
 }
 

@@ -217,9 +217,21 @@ def vary_inputs(example: object) -> Iterator[object]:
         example, lambda value: drawn.uniform(-1, 1) + 2 * value, lambda text: "".join(drawn.sample(text, len(text)))
     )
     yield _change(example, lambda value: value, lambda text: text + text[:1])
+    yield _turned(example)
     if isinstance(example, (list, tuple)) and example:
         yield [*example[1:], example[0], example[-1]]
         yield [example[-1]]
+
+
+def _turned(value: Any) -> Any:
+    """Turn the innermost lists round: whole numbers stay those that the model knows."""
+    if isinstance(value, Mapping):
+        return {key: _turned(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return (
+            [_turned(part) for part in value] if any(isinstance(part, (list, tuple)) for part in value) else value[::-1]
+        )
+    return value
 
 
 def _change(value: Any, number: Callable[[float], float], text: Callable[[str], str]) -> Any:
@@ -238,6 +250,7 @@ def vary_arrays(prepared: Any) -> Iterator[Any]:
     yield _map(prepared, lambda array: _drawn(array, generator, 1.0, 0))
     yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, 0))
     yield _map(prepared, lambda array: _drawn(array, generator, -0.1, 1))
+    yield _map(prepared, lambda array: _drawn(array, generator, 0.1, -1))
     yield _map(prepared, lambda array: _drawn(array, generator, 1.0, None))
     yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, None))
     yield _map(prepared, lambda array: array.flip(0) if array.dim() < 2 else array.flip(0).roll(1, 1))
@@ -257,7 +270,7 @@ def _map(prepared: Any, change: _Draw) -> Any:
 def _drawn(array: Any, generator: torch.Generator, scale: float, widen: int | None) -> Any:
     """Draw elements from an array's range: fractions spread around it by a scale, whole numbers up to `widen` beyond.
 
-    `None` leaves whole numbers as they are: they may be lengths or places.
+    Where that is not 0 they are others than the array's. `None` leaves them as they are: they may be lengths or places.
     """
     if not array.numel() or array.is_complex():
         return array
@@ -269,6 +282,9 @@ def _drawn(array: Any, generator: torch.Generator, scale: float, widen: int | No
     if widen is None:
         return array
     if array.dtype == torch.bool:
-        return torch.rand(array.shape, generator=generator).to(array.device) < 0.5
-    low, high = int(array.min()), int(array.max()) + widen
-    return torch.randint(low, high + 1, array.shape, generator=generator).to(array)
+        drawn = torch.rand(array.shape, generator=generator).to(array.device) < 0.5
+        return ~array if torch.equal(drawn, array) else drawn
+    low, high = int(array.min()), int(array.max())
+    low, high = min(low, max(low + widen, 0)), max(high, high + widen)
+    drawn = torch.randint(low, high + 1, array.shape, generator=generator).to(array)
+    return array + widen if torch.equal(drawn, array) else drawn

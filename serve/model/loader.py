@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from serve.checkpoint.formats import SAFETENSORS
+from serve.checkpoint.manifest import Manifest
 from serve.checkpoint.sharded import read_interface
-from serve.errors import CheckpointError, ServeError
+from serve.errors import CheckpointError, MemoryShortError, ServeError
 from serve.model.contract import build, build_module, connect, import_class, lengthen
 from serve.model.preload_gates import PreloadGates, ReadPlan, make_room, require_memory, warn_of_pickles
 from serve.model.state_dicts import Architecture, fit, states_in, take_fitting
@@ -28,7 +29,7 @@ from serve.model.trial import Say, Trial
 from serve.model.weights import PROGRAMS, read_state, torch_version, weaknesses
 
 if TYPE_CHECKING:
-    from serve.checkpoint.manifest import Manifest, Stored
+    from serve.checkpoint.manifest import Stored
     from serve.model.slot import Slot
     from serve.settings.settings import Settings
 
@@ -95,6 +96,15 @@ class ModelLoader:
             state, _ = _read_state(plan, Architecture(interface_of(held), memory.sources()), memory)
         common = [name for name in held if name in state]
         return len(common), [name for name in common if not is_same(held[name], state[name])]
+
+    def find_shortage(self, stored: Stored, format: str) -> str:
+        """Return, with `memory = "preserve"`, why a further model like this one would not fit beside what is loaded."""
+        try:
+            if self._settings.memory == "preserve":
+                require_memory(self._settings, ReadPlan(stored, Manifest(), format, False), is_alone=False)
+        except MemoryShortError as error:
+            return error.message
+        return ""
 
     def _examine(self, stored: Stored, manifest: Manifest) -> ReadPlan:
         """Pass the gates that need neither the weights nor memory."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
 
 _DEPTH, _PARTS, _MOST_PARTS, _ELEMENTS = 4, 64, 2000, 1024
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
 _OPAQUE = (ModuleType, FunctionType, BuiltinFunctionType, MethodType, type, torch.nn.Module)
 # Of a torch module: its weights are looked after by `Versions`, its submodules on their own.
 _TORCHS = frozenset(("_parameters", "_buffers", "_modules"))
@@ -34,7 +35,11 @@ Mark = tuple[object, object]
 
 def snapshot(servable: object, module: Any) -> dict[str, Mark]:
     """Note all that hangs on a model object, its module, class and file, by name; values are held, so that ids stay."""
-    return {name: (value, _Marker().mark(value, _DEPTH)) for name, value in _named(servable, module)}
+    return {
+        f"{place}.{name}": (value, _Marker().mark(value, _DEPTH))
+        for place, owner in _owners(servable, module)
+        for name, value in _attributes(owner)
+    }
 
 
 def changed(before: Mapping[str, Mark], after: Mapping[str, Mark]) -> list[str]:
@@ -45,23 +50,79 @@ def changed(before: Mapping[str, Mark], after: Mapping[str, Mark]) -> list[str]:
 _NONE: Mark = (None, "missing")
 
 
-def _named(servable: object, module: Any) -> Iterator[tuple[str, object]]:
-    yield from _attributes("self", servable)
+def _owners(servable: object, module: Any) -> Iterator[tuple[str, object]]:
+    yield "self", servable
     for name, part in module.named_modules():
         if part is not servable:
-            yield from _attributes(f"module.{name}" if name else "module", part)
+            yield f"module.{name}" if name else "module", part
     for parent in type(servable).__mro__:
         if parent.__module__.partition(".")[0] not in ("builtins", "torch", "abc", "typing"):
-            yield from _attributes(parent.__name__, parent)
+            yield parent.__name__, parent
     file = sys.modules.get(type(servable).__module__)
     if file is not None:
-        yield from _attributes(file.__name__, file)
+        yield file.__name__, file
 
 
-def _attributes(place: str, owner: object) -> Iterator[tuple[str, object]]:
-    for name, value in list(getattr(owner, "__dict__", {}).items()):
+def _attributes(owner: object) -> Iterator[tuple[str, object]]:
+    held = getattr(owner, "__dict__", {})
+    caches = {name: held["_buffers"].get(name) for name in held.get("_non_persistent_buffers_set", ())}
+    for name, value in [*held.items(), *caches.items()]:
         if name not in _TORCHS and not (name.startswith("__") and name.endswith("__")):
-            yield f"{place}.{name}", value
+            yield name, value
+
+
+class Untouched:
+    """What hangs on a model's objects before its first request, to ask it anew as if nothing had been asked.
+
+    Classes and files are left alone: what is live uses them, too.
+    """
+
+    def __init__(self, servable: object, module: Any) -> None:
+        self._of, self._marks = (servable, module), snapshot(servable, module)
+        self._values = {
+            f"{place}.{name}": _copied(value) for place, owner in self._objects() for name, value in _attributes(owner)
+        }
+
+    def find_dependence(self, predictor: TorchPredictor, one: object, other: object) -> tuple[str, list[str]]:
+        """Tell how an answer differs from the one of a model that was never asked before, and by what it kept.
+
+        Only plain data is set back: what was opened or built in between stays.
+        """
+        owners, now = dict(self._objects()), {}
+        for name in changed(self._marks, snapshot(*self._of)):
+            place, _, key = name.rpartition(".")
+            value = getattr(owners.get(place), key, _NONE)
+            if value is None or isinstance(value, (str, int, float, torch.Tensor, *_CONTAINERS)):
+                now[name] = owners[place], key, value
+        if not now:
+            return "", []
+        answers = []
+        try:
+            for several in ((other,), (other,), (one, other)):
+                _set({name: (*found[:2], _copied(self._values.get(name, _NONE))) for name, found in now.items()})
+                answers.append([_answer(predictor, inputs) for inputs in several][-1])
+        finally:
+            _set(now)
+        first, again, later = answers
+        return ("" if first_difference(first, again) else first_difference(first, later)), list(now)
+
+    def _objects(self) -> Iterator[tuple[str, object]]:
+        return ((place, owner) for place, owner in _owners(*self._of) if not isinstance(owner, (type, ModuleType)))
+
+
+def _set(values: Mapping[str, tuple[Any, str, object]]) -> None:
+    for owner, key, value in values.values():
+        if value is not _NONE:
+            setattr(owner, key, value)
+        else:
+            vars(owner).pop(key, None)
+
+
+def _copied(value: Any) -> Any:
+    """Copy what is small, and may be changed in place."""
+    if type(value) in _CONTAINERS and len(value) <= _PARTS:
+        return value.copy()
+    return value.clone() if isinstance(value, torch.Tensor) and value.numel() <= _ELEMENTS else value
 
 
 class _Marker:
@@ -92,7 +153,7 @@ class _Marker:
             return len(value), self._parts((part for pair in list(value.items()) for part in pair), depth)
         if isinstance(value, (list, tuple, set, frozenset, deque)):
             return len(value), self._parts(list(value), depth)
-        return id(value), self._parts((part for pair in _attributes("", value) for part in pair), depth)
+        return id(value), self._parts((part for pair in _attributes(value) for part in pair), depth)
 
     def _parts(self, values: Iterable[object], depth: int) -> tuple[object, ...]:
         return tuple(self.mark(value, depth - 1) for value in itertools.islice(values, _PARTS))
@@ -113,6 +174,17 @@ def find_mixing(predictor: TorchPredictor, one: object, other: object) -> str:
             if difference:
                 return difference
     return first_difference(alone["one"], _answer(predictor, one))
+
+
+def sets_seed(predictor: TorchPredictor, inputs: object) -> bool:
+    """Whether answering sets the seed of all chance in the process: two at once would draw from each other's."""
+    states = []
+    with torch.random.fork_rng(devices=[]):
+        for seed in range(2):
+            torch.manual_seed(seed)
+            predictor.predict(inputs)
+            states.append(torch.random.get_rng_state())
+    return bool(torch.equal(*states))
 
 
 def _answer(predictor: TorchPredictor, inputs: object) -> object:

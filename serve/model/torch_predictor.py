@@ -115,7 +115,8 @@ def _to_array(name: str, part: Any) -> numpy.ndarray[Any, Any]:
         return part
     if not isinstance(part, torch.Tensor):
         raise ValueError(f"{name}: expected a tensor, found {type(part).__name__}")
-    tensor = part.float() if part.dtype == torch.bfloat16 else part
+    # NumPy has nothing for bfloat16 and the float8 types.
+    tensor = part.float() if part.dtype == torch.bfloat16 or "float8" in str(part.dtype) else part
     array: numpy.ndarray[Any, Any] = tensor.detach().cpu().contiguous().numpy()
     return array
 

@@ -21,9 +21,9 @@ import torch
 
 from serve.checkpoint.formats import TORCHSCRIPT
 from serve.errors import CheckpointError, TrialError
-from serve.model.answers import as_json, require_same_form
+from serve.model.answers import as_json, describe, require_same_form
 from serve.model.batch_independence import first_difference, vary_inputs, why_alone
-from serve.model.request_state import Versions, changed, find_mixing, snapshot
+from serve.model.request_state import Untouched, Versions, changed, find_mixing, sets_seed, snapshot
 from serve.model.warm_up import Candidate, HangingError, Tried, limit, warm_up
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Say = Callable[..., None]
 # The longest trial of joined requests; an ordinary model needs less than a second.
 _JOINED_S = 20.0
+# A difference counts if it comes each time: others may draw from the same source of chance, or time has passed.
+_TRIES = 3
 
 
 class Trial:
@@ -91,7 +93,8 @@ class Trial:
         known = [request.inputs for request in golden]
         patience_s = min(settings.warm_up_timeout_s / 2, _JOINED_S)
         versions = Versions(predictor.module)
-        examiner = Examiner(built, predictor, example, known, versions, settings.max_batch_size, patience_s)
+        untouched = None if settings.stateful == "allow" else Untouched(built, predictor.module)
+        examiner = Examiner(built, predictor, example, known, versions, settings.max_batch_size, patience_s, untouched)
         validate = getattr(built, "validate", None)
         candidate = Candidate(predictor, example, golden, validate, longer, examiner.examine, examiner.find_writes)
         tried = warm_up(candidate, settings.warm_up_sizes, settings.warm_up_timeout_s)
@@ -136,6 +139,7 @@ class Examiner:
     versions: Versions
     most_rows: int
     patience_s: float
+    untouched: Untouched | None = None
 
     def find_writes(self) -> None:
         """Find what it writes into, before anything else is asked of it."""
@@ -177,10 +181,20 @@ class Examiner:
             after = snapshot(self.servable, module)
             names |= set(changed(before, after))
             before = after
-        try:
-            difference = find_mixing(self.predictor, self.example, other)
-        except Exception as error:  # the user's code, which may fail of what it finds
-            difference = f": {type(error).__name__}: {error}"
+        difference = ""
+        for _ in range(_TRIES):
+            try:
+                difference = find_mixing(self.predictor, self.example, other)
+            except Exception as error:  # the user's code, which may fail of what it finds
+                difference = f": {type(error).__name__}: {error}"
+            if not difference:
+                break
+        if not difference and self.untouched is not None:
+            with contextlib.suppress(Exception):  # as above, of what was set back
+                form = describe(self.example)
+                alike = (one for one, _ in self._others() if one != self.example and describe(one) == form)
+                difference, named = self.untouched.find_dependence(self.predictor, self.example, next(alike, other))
+                names |= set(named if difference else ())
         if difference:
             raise CheckpointError(
                 "state",
@@ -188,6 +202,8 @@ class Examiner:
                 f"outputs{difference}",
                 hint="hand it on in what inputs_to_tensors() and run_module() return",
             )
+        if sets_seed(self.predictor, self.example):
+            names.add("torch.manual_seed")
         return tuple(sorted(names))
 
     def _others(self) -> Iterator[tuple[object, Any]]:

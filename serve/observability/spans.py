@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from serve.errors import Issue, SettingsError
+from serve.events.event_log import Event
+from serve.operations.timeline import OUTCOMES, REPLACED, SWAPPED
 
 _FIRST_ERROR = 500
+PHASES = ("copy", "hash", "load", "warm_up", "commit")
 
 
 class Spans:
@@ -68,6 +72,27 @@ class Spans:
         if status >= _FIRST_ERROR:
             span.set_status(self._trace.StatusCode.ERROR)
         span.end()
+
+    def note(self, event: Event) -> None:
+        """Report a swap with its phases, one after another, or the end of a trial; a subscriber of `EventLog`."""
+        is_swap, ended_ns = event.name == SWAPPED, time.time_ns()
+        if not is_swap and event.name not in OUTCOMES:
+            return
+        facts: dict[str, Any] = {
+            key: value for key, value in event.facts.items() if isinstance(value, (str, int, float))
+        }
+        phases = {phase: int(1e9 * (facts.get(f"{phase}_s") or 0)) for phase in PHASES if is_swap}
+        began_ns = ended_ns - (sum(phases.values()) or int(1e9 * facts.get("seconds", 0)))
+        attributes = {f"envserve.{key}": value for key, value in facts.items()}
+        name = "swap" if is_swap else f"trial {OUTCOMES[event.name]}"
+        span = self._tracer.start_span(name, None, attributes=attributes, start_time=began_ns)
+        context = self._trace.set_span_in_context(span)
+        for phase, took_ns in phases.items():
+            self._tracer.start_span(phase, context, start_time=began_ns).end(began_ns + took_ns)
+            began_ns += took_ns
+        if event.name == REPLACED:
+            span.set_status(self._trace.StatusCode.ERROR)
+        span.end(ended_ns)
 
     def stop(self) -> None:
         """Send what was not sent yet; the worker ends."""

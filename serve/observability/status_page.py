@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from serve.metrics.worker_metrics import Traffic
+from serve.observability.spans import PHASES
 from serve.operations.formatting import status_as_json
-from serve.operations.operations import Past, Status
+from serve.operations.operations import Status
+from serve.operations.timeline import Past
 
 _SHOWN = ("generation", "version", "sha256", "size_bytes", "name", "cause")
 _HIDDEN = ("marker", "fingerprints", "judge")
-_PHASES = ("copy", "hash", "load", "warm_up", "commit")
 MOST_SWAPS = 50
 
 
@@ -51,6 +52,8 @@ def describe_model(look: Look) -> dict[str, object]:
         "proposal": _without(asdict(proposal.entry), "marker") if proposal else None,
         "pin": stated["pin"],
         "probation": stated["probation"],
+        "drift": stated["drift"],
+        "is_short": stated["is_short"],
         "verdict": look.verdict,
         "unserved_s": round(look.unserved_s, 3),
         "workers": stated["workers"],
@@ -84,7 +87,9 @@ def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> 
                 **{key: getattr(entry, key) for key in _SHOWN},
                 "is_kept": past.is_kept,
                 "outcome": past.outcome,
-                "phases": {phase: _slowest(reports, f"{phase}_s") for phase in _PHASES},
+                "moments": [asdict(moment) for moment in past.moments],
+                **{key: getattr(past, key) for key in ("answers", "spoiled", "p99_s")},
+                "phases": {phase: _slowest(reports, f"{phase}_s") for phase in PHASES},
                 "since_marker_s": _slowest(reports, "since_marker_s") if entry.cause == "checkpoint" else None,
             }
         )

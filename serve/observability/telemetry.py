@@ -21,6 +21,7 @@ from serve.observability.access_log import AccessLog
 from serve.observability.spans import Spans
 from serve.observability.status_page import MOST_SWAPS, Look
 from serve.operations.operations import Operations, Status
+from serve.rollout.drift import Drift
 from serve.settings.settings import SHADOW
 from serve.store.ledger import CHECKPOINT, Entry
 
@@ -99,6 +100,10 @@ class Telemetry:
     def readings(self) -> Iterator[Reading]:
         """Read the values of the metrics that are not counted."""
         yield Reading("envserve_env_info", {"env_digest": self.env_digest or ""}, 1)
+        checked_s, breaches = next(iter(self._instances.values())).policy.report()
+        yield Reading("envserve_policy_breaches", {}, len(breaches))
+        if checked_s:
+            yield Reading("envserve_policy_report_age_seconds", {}, time.time() - checked_s)
         workers = {os.getpid()}
         for name, instance in self._instances.items():
             operations, status = self._examine(name)
@@ -147,6 +152,15 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], age_
     yield Reading("envserve_probation_generation", of_model, probation.generation if probation else 0)
     for signal, count in probation.bad.items() if probation else ():
         yield Reading("envserve_probation_bad_answers", {**of_model, "signal": signal}, count)
+    drift = status.drift or Drift(committed, 0)
+    for kind, score in drift.scores.items():
+        yield Reading("envserve_drift_score", {**of_model, "of": kind}, score)
+    for kind, spread in drift.spreads.items():
+        for statistic in ("mean", "deviation", "p01", "p50", "p99"):
+            labels = {**of_model, "of": kind, "statistic": statistic}
+            yield Reading("envserve_sketched_value", labels, getattr(spread, statistic))
+    for place, share in drift.classes.items():
+        yield Reading("envserve_class_share", {**of_model, "class": str(place)}, share)
     for cause, count in Counter(entry.cause for entry in history).items():
         yield Reading(SWAPS, {**of_model, "outcome": "committed", "reason": cause}, count)
 

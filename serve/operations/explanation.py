@@ -16,6 +16,7 @@ _RETRIES = {
 }
 _MEMORY = {
     "availability": "It is loaded beside what is live, or refused for now where that does not fit.",
+    "preserve": "It is loaded beside what is live; it is not on probation where a third one would not fit.",
     "resource": "What is live is unloaded first; requests are answered 503 meanwhile.",
     "unchecked": "It is loaded beside what is live, without a look at free memory.",
 }

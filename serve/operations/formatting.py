@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,11 @@ from serve.checkpoint.manifest import read_object
 from serve.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from serve.operations.operations import Occupant, Past, Status
+    from serve.operations.comparison import Comparison
+    from serve.operations.operations import Occupant, Status
+    from serve.operations.timeline import Past
     from serve.operations.verification import Verdict
+    from serve.rollout.drift import Drift
     from serve.swap.changed_weights import Checked
 
 _SHORT_SHA256 = 12
@@ -46,6 +49,10 @@ def status_as_text(status: Status) -> str:
             f"probation   generation {found.generation} for {found.seconds:g} s, {found.answers:,} answers, {bad}; "
             f"generation {found.way_back} stays loaded ({found.kept_bytes:,} bytes)"
         )
+    if status.is_short:
+        lines.append("probation   none: a third model would not fit into memory")
+    if status.drift is not None:
+        lines += _drift_as_text(status.drift)
     rows = [
         (str(row.pid), str(row.live or "-"), _state_of(status, row.preparing, row.prepared)) for row in status.workers
     ]
@@ -73,7 +80,8 @@ def history_as_json(history: Sequence[Past]) -> list[dict[str, object]]:
     """Return a history in the form that JSON can hold."""
     rows = []
     for past in history:
-        row = {**asdict(past.entry), "is_kept": past.is_kept, "outcome": past.outcome}
+        found = asdict(past)
+        row = {**found.pop("entry"), **found, "outcome": past.outcome}
         with contextlib.suppress(CheckpointError):  # the marker may be that of an earlier version of ours
             stated = read_object(row.pop("marker").encode())
             row.update({key: stated[key] for key in ("created", "metrics", "mlflow") if key in stated})
@@ -81,10 +89,12 @@ def history_as_json(history: Sequence[Past]) -> list[dict[str, object]]:
     return rows
 
 
-def history_as_text(history: Sequence[Past]) -> str:
-    """Write a history as a table."""
+def history_as_text(history: Sequence[Past], has_steps: bool = False) -> str:
+    """Write a history as a table, or with the steps of each generation."""
     if not history:
         return "nothing was committed yet"
+    if has_steps:
+        return "\n".join(line for past in history for line in _steps_of(past))
     rows = []
     for past in history:
         entry, is_kept = past.entry, "yes" if past.is_kept else "no"
@@ -92,6 +102,27 @@ def history_as_text(history: Sequence[Past]) -> str:
         rows.append((str(entry.generation), *made, is_kept, entry.name, past.outcome))
     head = ("GENERATION", "VERSION", "SHA256", "CAUSE", "COMMITTED", "KEPT", "CHECKPOINT", "OUTCOME")
     return "\n".join(_tabulate(head, rows))
+
+
+def _steps_of(past: Past) -> Iterator[str]:
+    entry = past.entry
+    yield f"generation {entry.generation}, version {entry.version}, sha256 {entry.sha256[:_SHORT_SHA256]}"
+    yield from _indent(_tabulate(None, [(moment.at[:19], moment.step, moment.why) for moment in past.moments]))
+    if past.answers:
+        yield f"  {past.answers:,} answers, {past.spoiled:,} spoiled, p99 of the runs {1000 * past.p99_s:.3g} ms"
+
+
+def comparison_as_text(found: Comparison) -> str:
+    """Write what changed between two generations."""
+    older, newer = (f"generation {number}" for number in found.generations)
+    facts = [(name, *("-" if one is None else str(one) for one in pair)) for name, pair in found.facts.items()]
+    lines = _tabulate(("", older, newer), facts) if facts else ["nothing differs but the tensors"]
+    moved = [
+        (change.name, change.detail or f"{change.relative_l2:.3g}", "" if change.detail else f"{change.largest:.3g}")
+        for change in found.tensors
+    ]
+    lines += _tabulate(("TENSOR", "RELATIVE L2", "LARGEST"), moved) if moved else []
+    return "\n".join([*lines, found.problem or f"{len(moved)} tensors differ, {found.equal} are equal"])
 
 
 def store_as_text(occupants: Sequence[Occupant], free_bytes: int) -> str:
@@ -131,6 +162,19 @@ def verdicts_as_text(verdicts: Sequence[Verdict]) -> str:
     return "\n".join([*lines, f"{len(verdicts)} checkpoints, {bad} bad"])
 
 
+def _drift_as_text(drift: Drift) -> Iterator[str]:
+    scores = ", ".join(f"{kind} {score:.2f}" for kind, score in drift.scores.items())
+    yield (
+        f"drift       against generation {drift.before}: {scores}" if scores else "drift       too little was seen yet"
+    )
+    for kind, of in drift.spreads.items():
+        values = f"mean {of.mean:g}, deviation {of.deviation:g}, 1 % {of.p01:g}, median {of.p50:g}, 99 % {of.p99:g}"
+        yield f"  {kind:<8}  {of.count:,} numbers, {values}"
+    chosen = sorted(drift.classes.items(), key=lambda one: -one[1])[:8]
+    if chosen:
+        yield "  classes   " + ", ".join(f"{place}: {share:.1%}" for place, share in chosen)
+
+
 def _state_of(status: Status, preparing: int, prepared: int) -> str:
     number = status.proposal.number if status.proposal else 0
     if number and prepared == number:
@@ -138,9 +182,10 @@ def _state_of(status: Status, preparing: int, prepared: int) -> str:
     return "preparing" if number and preparing == number else "serving"
 
 
-def _tabulate(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [head, *rows]]
+def _tabulate(head: tuple[str, ...] | None, rows: Sequence[tuple[str, ...]]) -> list[str]:
+    shown = [*([] if head is None else [head]), *rows]
+    widths = [max(map(len, column)) for column in zip(*shown)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in shown]
 
 
 def _indent(lines: Sequence[str]) -> list[str]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from serve.errors import OperationError
 from serve.events.event_log import Journal
-from serve.rollout.evidence_board import EvidenceBoard
+from serve.rollout.drift import Drift
+from serve.rollout.evidence_board import BOARD, EvidenceBoard
+from serve.settings.settings import CANARY, SHADOW
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests, Pin, Rollback
@@ -24,19 +26,12 @@ from serve.swap.host_coordinator import FLEET_LOCK, Coordinator, Proposal
 from serve.swap.seen_checkpoints import Note, Unserved
 from serve.swap.shared_state import Row
 
+if TYPE_CHECKING:
+    from serve.operations.comparison import Comparison
+    from serve.operations.timeline import Past
+
 _LOOK_S = 0.05
 _MOST_EVENTS = 1000
-# Of probations and rollouts, by the event that tells of them.
-_OUTCOMES = {"held": "held", "returned": "taken back", "promoted": "promoted", "agreed": "agreed", "ended": "ended"}
-
-
-@dataclass(frozen=True)
-class Past:
-    """One generation of the history."""
-
-    entry: Entry
-    is_kept: bool  # whether its checkpoint is in the store, so that a rollback to it is possible
-    outcome: str = ""  # what became of it on probation, and why, while the journal has it
 
 
 @dataclass(frozen=True)
@@ -63,6 +58,8 @@ class Status:
     unserved: tuple[Note, ...] = ()  # what is published and not served, though nothing is wrong, the newest last
     changed_tensors: tuple[str, ...] = ()  # of the committed generation, which were changed in some worker
     probation: OnProbation | None = None
+    drift: Drift | None = None  # of the committed generation, where its server sketches
+    is_short: bool = False  # whether the committed generation is not on probation because memory was short
 
 
 @dataclass(frozen=True)
@@ -107,6 +104,8 @@ class Operations:
             unserved=tuple(self._unserved.notes()),
             changed_tensors=tuple(sorted(changed)),
             probation=self._probation(),
+            drift=self._drift(),
+            is_short=committed is not None and self._coordinator.shared_state.untried == committed.generation,
         )
 
     def generations(self) -> list[Entry]:
@@ -115,11 +114,30 @@ class Operations:
 
     def history(self, most: int | None = None) -> list[Past]:
         """Return generations, the newest first."""
-        outcomes = dict(map(_outcome_of, reversed(self._journal.read(_MOST_EVENTS, tuple(_OUTCOMES)))))
-        return [
-            Past(entry, self._store.has(entry.sha256), outcomes.get(entry.generation, ""))
-            for entry in self._ledger.read()[::-1][:most]
-        ]
+        from serve.operations import timeline  # status needs none of it
+
+        root, entries = self._store.root, self._ledger.read()
+        events = self._journal.read(_MOST_EVENTS, timeline.NAMES)[::-1]
+        beside = {label: Journal(root.with_name(f"{root.name}@{label}")) for label in (CANARY, SHADOW)}
+        trials = {label: journal.read(_MOST_EVENTS, ["promoted"]) for label, journal in beside.items()}
+        found = [timeline.describe(one, self._store.has(one.sha256), events, trials) for one in entries[::-1][:most]]
+        board = self._open_board()
+        if found and board is not None:
+            found[0] = replace(found[0], **board.sum_up(found[0].entry.generation))
+        return found
+
+    def compare(self, older: int | None, newer: int | None) -> Comparison:
+        """Compare two generations, the last two by default; raises `OperationError` where there is no such one."""
+        from serve.operations import comparison
+
+        known = {past.entry.generation: past for past in self.history()}
+        wanted = [*sorted(known)[-2:-1], *sorted(known)[-1:]]
+        wanted = [given or last for given, last in zip((older, newer), wanted)]
+        missing = [str(one) for one in wanted if one not in known]
+        if missing or len(wanted) < 2:
+            hint = f"known are: {', '.join(map(str, sorted(known))) or 'none'}"
+            raise OperationError(f"expected two generations, found no {' and no '.join(missing) or 'two'}", hint=hint)
+        return comparison.compare(known[wanted[0]], known[wanted[1]], self._store)
 
     def _probation(self) -> OnProbation | None:
         shared_state = self._coordinator.shared_state
@@ -127,11 +145,25 @@ class Operations:
         kept = next((entry for entry in self._ledger.read() if entry.generation == way_back), None)
         if not number or number != shared_state.committed or kept is None:
             return None
-        self._board = self._board or EvidenceBoard(self._store.root)
-        evidence = self._board.read(number, way_back, shared_state.trial_since_ms / 1000)
+        board = self._open_board()
+        if board is None:
+            return None
+        evidence = board.read(number, way_back, shared_state.trial_since_ms / 1000)
         bad = {signal: count.bad for signal, count in evidence.counts.items()}
         seconds = round(max(0.0, time.monotonic() - evidence.started_s), 1)
         return OnProbation(number, way_back, kept.size_bytes, seconds, evidence.answers, bad)
+
+    def _drift(self) -> Drift | None:
+        last, board = self._ledger.read()[-2:], self._open_board()
+        if not last or board is None:
+            return None
+        found = board.read_drift(last[-1].generation, last[0].generation if len(last) > 1 else 0)
+        return found if found.spreads else None
+
+    def _open_board(self) -> EvidenceBoard | None:
+        if self._board is None and (self._store.root / BOARD).exists():
+            self._board = EvidenceBoard(self._store.root)
+        return self._board
 
     def rollback(self, version: str | None) -> Rollback:
         """Order an older version as a new generation; where no worker is alive, it is so at once.
@@ -256,8 +288,3 @@ class Operations:
                 hint="publish it again, and raise keep",
             )
         return fitting[0]
-
-
-def _outcome_of(event: Mapping[str, Any]) -> tuple[int, str]:
-    about = event.get("previous", {}) if event["event"] == "returned" else event
-    return int(about.get("generation", 0)), f"{_OUTCOMES[event['event']]}: {event.get('reason', '')}"

@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
 _REPEATS = 3
 # Of what repeated answers differ by, until a difference is one.
 _MARGIN = 4.0
-_MOST_SHOWN = 3
+_MOST_SHOWN, _MOST_PAIRS = 3, 5000
 
 
 def find_recorded(settings: Settings, file: Path | None) -> list[dict[str, Any]]:
     """Read what was recorded: a file, or what the server of the settings keeps. Raises `PublishError`: nothing was."""
     path = file or settings.store / RECORDED
-    found = read_recorded(path, settings.record_keep if file is None else 10**6)
+    found = read_recorded(path, settings.record_keep if file is None else 10**6, settings.record_key)
     if not found:
         hint = "set record_share, for example to 0.001, and let the server answer requests"
+        if path.exists():
+            hint = "are they encrypted? record_key names the file of the key"
         raise PublishError(f"{path}: expected recorded requests, found none", hint=hint)
     return found
 
@@ -91,6 +94,7 @@ class Replayed:
         worst: the place of the answer that is farthest from the recorded one, and its largest relative difference.
         spread: of the largest relative difference of each answer: how many are at most 1e-6, 1e-5 … 1, and above.
         shown: the first differences, in words.
+        pairs: of the plot: a number of the recorded answer, the one in its place now, and whether the answers differ.
     """
 
     requests: int
@@ -100,10 +104,12 @@ class Replayed:
     worst: tuple[int, float] | None
     spread: Mapping[str, int]
     shown: tuple[str, ...]
+    pairs: tuple[tuple[float, float, bool], ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as an object; numbers that JSON does not have are null."""
+        """Return it as an object, without the pairs; numbers that JSON does not have are null."""
         found = asdict(self)
+        del found["pairs"]
         if self.worst is not None and not math.isfinite(self.worst[1]):
             found["worst"] = (self.worst[0], None)
         return found
@@ -115,6 +121,7 @@ _BOUNDS = (*(10.0**power for power in range(-6, 1)), math.inf)
 def replay(recorded: Sequence[Mapping[str, Any]], predictor: TorchPredictor, compare: str) -> Replayed:
     """Have recorded requests answered again. `compare`: `tolerance`, `exact` or `top1`, as for a canary."""
     differed, failed, shown, distances = [], {}, [], {}
+    pairs: list[tuple[float, float, bool]] = []
     for place, one in enumerate(recorded):
         try:
             actual = as_json(predictor.predict(one["inputs"]))
@@ -123,6 +130,7 @@ def replay(recorded: Sequence[Mapping[str, Any]], predictor: TorchPredictor, com
             continue
         expected = one["outputs"]
         distances[place] = _largest(expected, actual)
+        numbers = list(zip(_numbers(expected), _numbers(actual)))
         if compare == "top1":
             expected, actual = find_top(expected), find_top(actual)
         tolerances = (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE) if compare == "tolerance" else (0.0, 0.0)
@@ -130,12 +138,41 @@ def replay(recorded: Sequence[Mapping[str, Any]], predictor: TorchPredictor, com
         if issues:
             differed.append(place)
             shown += [f"request {place}: outputs{issue}" for issue in issues[:1]]
+        pairs += [(was, now, bool(issues)) for was, now in numbers[: max(1, _MOST_PAIRS // len(recorded))]]
     spread = dict.fromkeys(map(_label, _BOUNDS), 0)
     for distance in distances.values():
         spread[_label(next(bound for bound in _BOUNDS if not distance > bound))] += 1
     worst = max(distances.items(), key=lambda found: found[1], default=None)
     agreed = len(recorded) - len(differed) - len(failed)
-    return Replayed(len(recorded), agreed, tuple(differed), failed, worst, spread, tuple(shown[:_MOST_SHOWN]))
+    words = tuple(shown[:_MOST_SHOWN])
+    return Replayed(len(recorded), agreed, tuple(differed), failed, worst, spread, words, tuple(pairs))
+
+
+def plot(found: Replayed, title: str) -> str:
+    """Draw each number as it was recorded (to the right) and as it is now (upwards), as SVG; equal ones are level."""
+    shown = [pair for pair in found.pairs if math.isfinite(pair[0]) and math.isfinite(pair[1])]
+    low = min((min(was, now) for was, now, _ in shown), default=0.0)
+    span = max((max(was, now) for was, now, _ in shown), default=1.0) - low or 1.0
+
+    def at(value: float) -> float:
+        return round(40 + 400 * (value - low) / span, 1)
+
+    dots = [
+        f'<circle cx="{at(was)}" cy="{480 - at(now)}" r="2.5" fill="{"#c33" if differs else "#27c"}" opacity=".6"/>'
+        for was, now, differs in sorted(shown, key=lambda pair: pair[2])
+    ]
+    text = f"{found.agreed} of {found.requests} answers agree; {low:.4g} to {low + span:.4g}"
+    return "\n".join(
+        [
+            '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 480 500" font-family="sans-serif" font-size="12">',
+            '<rect width="480" height="500" fill="#fff"/><path d="M40 440L440 40" stroke="#999"/>',
+            '<path d="M40 40V440H440" fill="none" stroke="#333"/>',
+            *dots,
+            f'<text x="40" y="24">{escape(title)}: {text}</text>',
+            '<text x="440" y="460" text-anchor="end">recorded</text><text x="34" y="52" text-anchor="end">now</text>',
+            "</svg>",
+        ]
+    )
 
 
 def _label(bound: float) -> str:

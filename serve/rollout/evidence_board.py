@@ -2,26 +2,48 @@
 
 A file beside the store, mapped by every worker, with a row for each. A worker writes only its own row; what it has
 counted stays when it dies. Each row has two sections, of the generation that the worker runs and of the one that it
-ran before. Counting one run takes about two microseconds.
+ran before. Counting one run takes about two microseconds. Behind the evidence are the
+sketches of `serve.rollout.drift`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import mmap
 import os
 import threading
+import time
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Callable
 
-from serve.rollout.decision import DISAGREED, SIGNALS, SLOWER, TIME_BOUNDS_S, Count, Evidence
+from serve.rollout import drift
+from serve.rollout.decision import (
+    DISAGREED,
+    ERRORS,
+    FINITE,
+    RANGE,
+    SIGNALS,
+    SLOWER,
+    TIME_BOUNDS_S,
+    UNHEALTHY,
+    Count,
+    Evidence,
+    quantile,
+)
 
+BOARD = "evidence"
 ROWS = 128
 _MAGNITUDES, _BUCKETS = 6, len(TIME_BOUNDS_S) + 1
 _GENERATION, _ANSWERS, _PAIRS, _COMPARED, _FIRST_BAD = range(5)
 _FIRST_TIME = _FIRST_BAD + len(SIGNALS)
-_SECTION = _FIRST_TIME + _MAGNITUDES * _BUCKETS
+_FIRST_SKETCH = _FIRST_TIME + _MAGNITUDES * _BUCKETS
+# Each begins with two floating-point numbers, its sum and its sum of squares.
+_SKETCHES = {drift.INPUTS: drift.BUCKETS, drift.ANSWERS: drift.BUCKETS, drift.CLASSES: drift.CLASS_COUNT}
+_SECTION = _FIRST_SKETCH + sum(2 + count for count in _SKETCHES.values())
 _SIZE_BYTES = 8 * ROWS * 2 * _SECTION
 _OF = {SLOWER: _PAIRS, DISAGREED: _COMPARED}
 
@@ -30,17 +52,14 @@ class EvidenceBoard:
     """The mapped file, seen by one process; raises `OSError`: it cannot be created or mapped."""
 
     def __init__(self, root: Path) -> None:
-        descriptor = os.open(root / "evidence", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(root / BOARD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             # Really allocated, as a hole on a full disk would be a SIGBUS.
             os.posix_fallocate(descriptor, 0, _SIZE_BYTES)
             mapped = mmap.mmap(descriptor, _SIZE_BYTES)
         finally:
             os.close(descriptor)
-        self._cells = memoryview(mapped).cast("Q")
-        import numpy  # a third of what `serve status` would import, which has a board only during a trial
-
-        self._all: Any = numpy.frombuffer(mapped, numpy.uint64).reshape(ROWS * 2, _SECTION)
+        self._cells, self._floats = memoryview(mapped).cast("Q"), memoryview(mapped).cast("d")
         self._lock = threading.Lock()
         self._known = 0, 0, 0  # the last generation and row, and where its section begins
 
@@ -62,18 +81,63 @@ class EvidenceBoard:
             if signal in _OF:
                 self._cells[start + _OF[signal]] += of
 
+    def note_sketches(self, row: int, generation: int, sketches: Mapping[str, tuple[float, float, Any]]) -> None:
+        """Add what was seen of a run, by kind, in the order of `drift.KINDS`."""
+        with self._lock:
+            place = self._section(row, generation) + _FIRST_SKETCH
+            for total, squares, counts in sketches.values():
+                self._floats[place] += total
+                self._floats[place + 1] += squares
+                self._counted[place + 2 : place + 2 + len(counts)] += counts.astype("uint64")
+                place += 2 + len(counts)
+
+    @functools.cached_property
+    def _counted(self) -> Any:
+        import numpy  # a third of what `serve status` would import, which only reads
+
+        return numpy.frombuffer(self._cells, numpy.uint64)
+
     def read(self, generation: int, before: int, started_s: float) -> Evidence:
         """Add up the rows; `before`: the generation that it is compared with."""
-        numbers = self._all[:, _GENERATION]
-        mine, former = (self._all[numbers == number].sum(axis=0) for number in (generation, before))
-        bad = mine[_FIRST_BAD:_FIRST_TIME]
+        mine, former = (self._add_up(number, 0, _FIRST_SKETCH) for number in (generation, before))
         counts = {
-            signal: Count(int(bad[place]), int(mine[_OF.get(signal, _ANSWERS)])) for place, signal in enumerate(SIGNALS)
+            signal: Count(mine[_FIRST_BAD + place], mine[_OF.get(signal, _ANSWERS)])
+            for place, signal in enumerate(SIGNALS)
         }
         times, times_before = (
-            found[_FIRST_TIME:].astype(int).reshape(_MAGNITUDES, _BUCKETS).tolist() for found in (mine, former)
+            [found[_FIRST_TIME + place * _BUCKETS :][:_BUCKETS] for place in range(_MAGNITUDES)]
+            for found in (mine, former)
         )
-        return Evidence(started_s, int(mine[_ANSWERS]), counts, times=times, times_before=times_before)
+        return Evidence(started_s, mine[_ANSWERS], counts, times=times, times_before=times_before)
+
+    def sum_up(self, generation: int) -> dict[str, Any]:
+        """Sum up a generation: how many answers it gave, how many it spoiled, the 99th percentile of its runs."""
+        found = self.read(generation, 0, 0.0)
+        spoiled = sum(found.counts[signal].bad for signal in (ERRORS, FINITE, RANGE, UNHEALTHY))
+        times = [sum(column) for column in zip(*found.times)]
+        return {"answers": found.answers, "spoiled": spoiled, "p99_s": round(quantile(times, 0.99), 6)}
+
+    def read_drift(self, generation: int, before: int) -> drift.Drift:
+        """Compare the sketches of two generations."""
+        return drift.describe(generation, before, self._read_sketches(generation), self._read_sketches(before))
+
+    def _read_sketches(self, generation: int) -> dict[str, drift.Sketch]:
+        place, found = _FIRST_SKETCH, {}
+        for kind, count in _SKETCHES.items():
+            total, squares = (
+                sum(self._floats[start + at] for start in self._starts(generation)) for at in (place, place + 1)
+            )
+            found[kind] = drift.Sketch(total, squares, self._add_up(generation, place + 2, count))
+            place += 2 + count
+        return found
+
+    def _starts(self, generation: int) -> list[int]:
+        starts = range(0, ROWS * 2 * _SECTION, _SECTION)
+        return [start for start in starts if generation and self._cells[start] == generation]
+
+    def _add_up(self, generation: int, first: int, count: int) -> list[int]:
+        rows = [self._cells[start + first : start + first + count].tolist() for start in self._starts(generation)]
+        return [sum(column) for column in zip(*rows)] or [0] * count
 
     def _section(self, row: int, generation: int) -> int:
         """Return where the section of a generation begins; one that is new takes the place of the older one."""
@@ -91,8 +155,12 @@ class EvidenceBoard:
 
 # After so many answers that both generations spoil, and none that only the new one does, a signal means nothing.
 _MOST_SHARED = 50
-# Of pairs of runs, for one suspicion.
-_PAIRS = 12
+# Of pairs of runs: for one suspicion, for a new generation, and after one that was slower.
+_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4
+# The share of a worker's time for pairs that look for a suspicion, and the longest pause between them.
+_PAIRS_SHARE, _PAUSE_S = 0.002, 10.0
+# Longer runs are timed on both only on suspicion: a request would wait for too long.
+LONG_S = 0.05
 
 
 class Guard:
@@ -103,38 +171,61 @@ class Guard:
         slower: how many times longer than before a run may take.
         is_rolled_out: whether the label has a rule.
         is_canary: whether its answers are looked at for as long as its rollout goes on.
+        drift_share: the share of this worker's time in which runs are sketched.
     """
 
     def __init__(
-        self, retry: str = "off", slower: float = 3.0, is_rolled_out: bool = False, is_canary: bool = False
+        self,
+        retry: str = "off",
+        slower: float = 3.0,
+        is_rolled_out: bool = False,
+        is_canary: bool = False,
+        drift_share: float = 0.0,
     ) -> None:
-        self.retry, self.slower, self.is_rolled_out = retry, slower, is_rolled_out
+        self.retry, self.slower, self.is_rolled_out, self.drift_share = retry, slower, is_rolled_out, drift_share
+        self._sketch_at_s, self._is_counting = 0.0, False
         self.is_judged = is_rolled_out and is_canary
         # What is asked instead of the generation before: for a canary the stable label.
         self.elsewhere: Any = None
         self.board: EvidenceBoard | None = None
         # Has the evidence looked at.
         self.wake: Callable[[], None] = lambda: None
-        self.pairs_wanted = 0
+        self.pairs_wanted, self._pair_at_s, self._paired, self._is_long = 0, 0.0, 0, False
         # The generation whose answers are looked at when they are written, and not before.
         self.left_to_writer = 0
         self._row = 0
         self._read_trial: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self._shared: Counter[tuple[int, str]] = Counter()
 
-    def open(self, board: EvidenceBoard, row: int, read_trial: Callable[[], tuple[int, int]]) -> None:
+    def open(
+        self, board: EvidenceBoard, row: int, read_trial: Callable[[], tuple[int, int]], is_counting: bool = True
+    ) -> None:
         """Begin to count in this worker's row.
 
-        `read_trial` returns the generation that is on trial, or 0, and the number of the last return.
+        `read_trial` returns the generation that is on trial, or 0, and the number of the last return. Without
+        `is_counting` runs are only sketched, as counting costs each of them a microsecond.
         """
-        self._row, self._read_trial = row, read_trial
+        self._row, self._read_trial, self._is_counting = row, read_trial, is_counting
         self.board = board
+
+    def sketch(self, generation: int, read: Callable[[], tuple[object, object]]) -> None:
+        """Sketch a run, if the last one is long enough ago; `read` returns what the module took and gave."""
+        began_s = time.monotonic()
+        if self.board is None or not self.drift_share or began_s < self._sketch_at_s:
+            return
+        with contextlib.suppress(Exception):  # whatever a module takes and gives: it has answered
+            inputs, answers = read()
+            found = drift.sketch(inputs), drift.sketch(answers), (0.0, 0.0, drift.count_classes(answers))
+            self.board.note_sketches(self._row, generation, dict(zip(drift.KINDS, found)))
+        ended_s = time.monotonic()
+        self._sketch_at_s = ended_s + (ended_s - began_s) / self.drift_share
 
     def note_run(self, generation: int, answers: int, rows: int, seconds: float) -> bool:
         """Count one run of the module, and return whether its generation is on trial, or has just been taken back."""
-        if self.board is None:
+        if self.board is None or not self._is_counting:
             return False
         self.board.note_run(self._row, generation, answers, rows, seconds)
+        self._is_long = seconds > LONG_S
         return self.is_on_trial(generation)
 
     def is_on_trial(self, generation: int) -> bool:
@@ -160,7 +251,16 @@ class Guard:
         """Have the next runs compared with those of the generation before."""
         self.pairs_wanted = _PAIRS
 
-    def note_pair(self, generation: int, is_slower: bool) -> None:
-        """Count a run that was timed on both generations."""
-        self.pairs_wanted -= 1
-        self.note(generation, SLOWER, is_slower)
+    def wants_pair(self, generation: int) -> bool:
+        """Whether a run is to be timed on both generations: the first ones, then some now and then, or on suspicion.
+
+        What was counted before the swap is of another moment, in which the machine may have been busier.
+        """
+        if generation != self._paired and not self._is_long:
+            self._paired, self.pairs_wanted = generation, _FIRST_PAIRS
+        return self.pairs_wanted > 0 or (not self._is_long and time.monotonic() >= self._pair_at_s)
+
+    def note_pair(self, is_slower: bool, took_s: float) -> None:
+        """Note that a run was timed on both generations; what seems slower is looked at more closely."""
+        self._pair_at_s = time.monotonic() + min(took_s / _PAIRS_SHARE, _PAUSE_S)
+        self.pairs_wanted = max(self.pairs_wanted - 1, _MORE_PAIRS if is_slower else 0)

@@ -89,9 +89,10 @@ class Settings:
     verify_key: tuple[Path, ...] = key(parsers.paths, (),
         "public keys (PEM) of which one must have signed every checkpoint")
     device: str = key(parsers.text, "cpu", "where the model computes: cpu, cuda, cuda:1")
-    memory: str = key(parsers.one_of("availability", "resource", "unchecked"), "availability",
-        "availability: two models for a moment, refused if they would not fit; resource: unload before loading, "
-        "requests get 503 meanwhile; unchecked: as availability, without the look at free memory")
+    memory: str = key(parsers.one_of("availability", "preserve", "resource", "unchecked"), "availability",
+        "availability: two models for a moment, refused if they would not fit; preserve: the same, and no probation "
+        "where a third one would not fit beside them; resource: unload before loading, requests get 503 meanwhile; "
+        "unchecked: as availability, without the look at free memory")
     warm_up_sizes: tuple[int, ...] = key(parsers.sizes, (),
         "numbers of rows to warm up with, beside the example's")
     warm_up_timeout_s: float = key(parsers.seconds(0.01), 60.0,
@@ -148,11 +149,15 @@ class Settings:
     retry_spoiled: str = key(parsers.one_of("finite", "all", "off"), "finite",
         "which answers the generation before makes again during a probation: those that are not finite, all that it "
         "makes well, none")
+    drift_share: float = key(parsers.share, 0.01,
+        "share of a worker's time in which inputs and answers are sketched for the metrics of drift; 0: never")
     record_share: float = key(parsers.share, 0.0,
         "share of the requests that are kept with their answers in recorded.jsonl in the store; 0: none")
     record_keep: int = key(parsers.whole_number(1), 1000, "how many recorded requests are kept, the newest")
     record_redact: str = key(parsers.optional_text, "",
         "module:function that gets each recorded request, and returns what of it is written, or None")
+    record_key: Path | None = key(parsers.optional_path, "",
+        "file with a key (32 bytes in URL-safe base64) by which recorded requests are encrypted; needs envserve[sign]")
     event_hook: str = key(parsers.optional_text, "",
         "a command that gets each event on stdin, or a URL that gets it by POST")
     # fmt: on
@@ -184,7 +189,7 @@ class ServerSettings:
 
     models: tuple[ModelSettings, ...]
     # fmt: off
-    boot_wait_s: float = key(parsers.seconds(0.0), 60.0, "seconds a new worker may load before it takes requests")
+    boot_wait_s: float = key(parsers.seconds(0.0), 60.0, "seconds to load before requests; more while others answer")
     max_body_bytes: int = key(parsers.whole_number(1), 16 * 1024 * 1024, "longest request body")
     max_queue: int = key(parsers.whole_number(0), 100,
         "how many requests of a model may wait in a worker (with gthread: of all models); more get 503; 0: any number")

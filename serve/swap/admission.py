@@ -58,6 +58,7 @@ class Admission:
         try:
             _preview(loader, self._context.store, candidate)
             stored = self._copy(candidate)
+            self._context.policy.require(candidate.manifest.stated, stored.sha256)
         except CheckpointMovedError as error:
             return Wait(error.message, _AGAIN_S)
         except Exception as error:

@@ -167,16 +167,20 @@ class LiveCheck:
 
     def __init__(self, context: Context, changed_weights: ChangedWeights) -> None:
         self._context, self._changed_weights = context, changed_weights
-        self._last = ""
+        self._last, self._proven_s = "", time.monotonic()
 
     def attend(self, loader: ModelLoader) -> None:
-        """Begin what is ordered, beside everything else."""
+        """Begin what is ordered, or what the policy asks for from time to time, beside everything else."""
+        every_s = self._context.policy.live_proof_s
+        if every_s and time.monotonic() > self._proven_s + every_s:
+            self._proven_s = time.monotonic()
+            BackgroundTask(lambda: self._carry_out(loader), "check", _NICENESS)
         id = self._context.operator_requests.check()
         if id and id != self._last:
             self._last = id
             BackgroundTask(lambda: self._carry_out(loader, id), "check", _NICENESS)
 
-    def _carry_out(self, loader: ModelLoader, id: str) -> None:
+    def _carry_out(self, loader: ModelLoader, id: str = "") -> None:
         pid = os.getpid()
         checked = Checked(pid, problem="no model is live")
         try:
@@ -189,5 +193,6 @@ class LiveCheck:
             checked = replace(checked, problem=explain(error))
         if checked.differing:
             self._changed_weights.name(generation, list(checked.differing))
-        path = self._context.operator_requests.root / f"checked-{id}-{pid}.json"
-        durable_files.replace_file(path, json.dumps(asdict(checked)).encode())
+        if id:
+            path = self._context.operator_requests.root / f"checked-{id}-{pid}.json"
+            durable_files.replace_file(path, json.dumps(asdict(checked)).encode())

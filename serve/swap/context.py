@@ -7,9 +7,11 @@ When and with whom a worker swaps is `serve.swap.host_committer` (all workers of
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Union
 
+from serve.policy import Policy
 from serve.rollout.evidence_board import Guard
 from serve.rollout.rules import probation_of, rollout_of
 from serve.settings.settings import CANARY, Settings
@@ -50,6 +52,7 @@ class Context:
     keep: int
     guard: Guard
     probation: Rule | None
+    policy: Policy
     may_change: bool = False
 
     def reject(self, rejection: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
@@ -92,8 +95,11 @@ def make_context(
         env_digest=env_digest,
         keep=settings.keep,
         may_change=settings.stateful == "allow",
-        guard=Guard(settings.retry_spoiled, slower, rollout is not None, settings.label == CANARY),
+        guard=Guard(
+            settings.retry_spoiled, slower, rollout is not None, settings.label == CANARY, settings.drift_share
+        ),
         probation=rule,
+        policy=Policy(os.environ, env_digest),
     )
 
 

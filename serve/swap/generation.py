@@ -50,18 +50,22 @@ def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_
     return Generation(loaded.predictor, provenance, facts)
 
 
-def log_live(log: EventLog, event: str, generation: Generation, previous: Generation | None, commit_s: float) -> None:
+def log_live(
+    context: Context, event: str, generation: Generation, previous: Generation | None, commit_s: float
+) -> None:
     """Write the line of a generation that is live now: `swapped`, or `restored` in a worker that starts."""
+    board = context.guard.board
+    totals = board.sum_up(previous.provenance.generation) if previous is not None and board is not None else {}
     facts = dict(generation.facts)
     marker_mtime_ns = facts.pop("marker_mtime_ns")
     since_s = time.time() - marker_mtime_ns / 1e9 if isinstance(marker_mtime_ns, int) else None
-    log.emit(
+    context.log.emit(
         event,
         **identify(generation),
         **facts,
         commit_s=round(commit_s, 6),
         since_marker_s=None if since_s is None else round(since_s, 3),
-        previous=identify(previous) if previous else None,
+        previous={**identify(previous), **totals} if previous else None,
     )
 
 
@@ -69,7 +73,7 @@ def restore(context: Context, loader: ModelLoader, entry: Entry) -> bool:
     """Make a committed generation live. Returns whether its bytes were still there, and may be served."""
     generation = None if is_ended(context, entry.sha256) else load_entry(context, loader, entry)
     if generation is not None:
-        log_live(context.log, "restored", generation, context.slot.swap(generation), 0.0)
+        log_live(context, "restored", generation, context.slot.swap(generation), 0.0)
     return generation is not None
 
 

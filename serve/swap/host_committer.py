@@ -43,11 +43,17 @@ class HostCommitter:
         self._catch_up_at_s = 0.0
         self._probation: Probation | None = None
         self._watch: Watch | None = None
+        self._shortage = ""
 
     @property
     def turn(self) -> int:
         """A number that changes when there is something to attend to."""
         return self._opened.shared_state.turn if self._opened is not None else 0
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether no generation is committed without this worker; requests that it took before would find none."""
+        return self._opened is not None and self._opened.membership.is_joined
 
     @property
     def _coordinator(self) -> Coordinator:
@@ -138,12 +144,15 @@ class HostCommitter:
         stored = admitted if admitted is not None and admitted.sha256 == entry.sha256 else None
         background_task = BackgroundTask(lambda: self._load(loader, entry, stored), str(entry.generation))
         try:
-            generation = self._prepare(proposal, background_task, before_bytes)
+            generation = self._prepare(loader, proposal, background_task, before_bytes)
             prepared_s = time.monotonic()
             while generation is not None and self._is_waiting(proposal):
                 try:
-                    if not coordinator.try_commit(proposal):
+                    if not coordinator.try_commit(proposal, not self._shortage):
                         time.sleep(_LOOK_S)
+                    elif self._shortage and previous is not None and self._probation is not None:
+                        reason = f"not on probation: {self._shortage}"
+                        self._context.log.emit("held", generation=entry.generation, reason=reason)
                 except OSError as error:
                     self._close(proposal, error)
         finally:
@@ -157,7 +166,11 @@ class HostCommitter:
         return state
 
     def _prepare(
-        self, proposal: Proposal, background_task: BackgroundTask[tuple[Stored, Loaded]], before_bytes: int
+        self,
+        loader: ModelLoader,
+        proposal: Proposal,
+        background_task: BackgroundTask[tuple[Stored, Loaded]],
+        before_bytes: int,
     ) -> Generation | None:
         """Wait for the model, put it where the commit word finds it, and report it."""
         while not background_task.wait(_LOOK_S * 5):
@@ -168,6 +181,7 @@ class HostCommitter:
         except Exception as error:
             self._close(proposal, error)
             return None
+        self._shortage = loader.find_shortage(stored, loaded.format)
         generation = make(self._context, loaded, stored, proposal.entry, before_bytes)
         self._context.slot.stand_by(generation)
         self._coordinator.membership.update(prepared=proposal.number)
@@ -202,8 +216,9 @@ class HostCommitter:
 
     def _begin_to_count(self) -> None:
         guard, shared_state = self._context.guard, self._coordinator.shared_state
-        if self._watch is None and not guard.is_rolled_out:
-            return  # counting costs each run a microsecond
+        is_counting = self._watch is not None or guard.is_rolled_out
+        if not is_counting and not guard.drift_share:
+            return
         cells = shared_state.cells  # each request reads them
 
         def read_trial() -> tuple[int, int]:
@@ -212,7 +227,8 @@ class HostCommitter:
                 on_trial = shared_state.committed
             return on_trial, cells[RETURNED]
 
-        guard.open(EvidenceBoard(self._context.store.root), self._coordinator.membership.index, read_trial)
+        board = EvidenceBoard(self._context.store.root)
+        guard.open(board, self._coordinator.membership.index, read_trial, is_counting)
         if self._watch is not None:
             guard.wake = self._watch.wake
             self._watch.start(PROBATION)
@@ -239,7 +255,7 @@ class HostCommitter:
             free(self._context.slot.take_drained(), self._context.log)
         number, membership = live.provenance.generation if live is not None else 0, self._coordinator.membership
         if live is not None and number == shared_state.returned and membership.live != number:
-            log_live(self._context.log, "swapped", live, None, 0.0)
+            log_live(self._context, "swapped", live, None, 0.0)
             membership.update(live=number)
 
     def _follow_through(self, generation: Generation, previous: Generation | None, commit_s: float) -> None:
@@ -248,7 +264,7 @@ class HostCommitter:
             return
         last = self._context.ledger.last()
         generation.facts["committed"] = last.committed if last else ""
-        log_live(self._context.log, "swapped", generation, previous, commit_s)
+        log_live(self._context, "swapped", generation, previous, commit_s)
         self._context.quarantine.forget(generation.provenance.sha256)
         prune(self._context, self.kept)
         if self._watch is not None:

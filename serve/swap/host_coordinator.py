@@ -135,8 +135,11 @@ class Coordinator:
             self._close()
             return True
 
-    def try_commit(self, proposal: Proposal) -> bool:
-        """Move all workers, if each living one is prepared, and return whether it did; raises `OSError`, none moved."""
+    def try_commit(self, proposal: Proposal, has_room: bool = True) -> bool:
+        """Move all workers, if each living one is prepared, and return whether it did; raises `OSError`, none moved.
+
+        `has_room`: whether memory allows for a trial, for which the generation before stays.
+        """
         if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
         with durable_files.hold(self._ledger.lock_path):
@@ -145,7 +148,7 @@ class Coordinator:
             last = self._ledger.last()
             if last is None or last.generation < proposal.entry.generation:
                 self._ledger.append(proposal.entry)
-            self._begin_trial(proposal.entry)
+            self._begin_trial(proposal.entry, has_room)
             self.shared_state.done_number = proposal.number
             self.shared_state.committed = proposal.entry.generation  # from here on every request starts on it
             self._close()
@@ -179,9 +182,10 @@ class Coordinator:
             self.shared_state.next_turn()
             return True
 
-    def _begin_trial(self, entry: Entry) -> None:
+    def _begin_trial(self, entry: Entry, has_room: bool) -> None:
         shared_state, before = self.shared_state, self.shared_state.committed
-        is_wanted = self._has_trials and entry.cause in (CHECKPOINT, PROMOTION) and before > 0
+        shared_state.untried = 0 if has_room else entry.generation
+        is_wanted = self._has_trials and has_room and entry.cause in (CHECKPOINT, PROMOTION) and before > 0
         if not (is_wanted and shared_state.on_trial == before):
             shared_state.kept = before if is_wanted else 0
         shared_state.crashes, shared_state.trial_since_ms = 0, int(time.monotonic() * 1000)

@@ -51,7 +51,8 @@ class Probation:
         if returned is None:
             return  # another worker was faster
         bad = next(entry for entry in self._context.ledger.read() if entry.generation == number)
-        facts = {"previous": bad.identity, "signal": verdict.signal, "reason": verdict.reason}
+        previous = {**bad.identity, **self._board.sum_up(number)}
+        facts = {"previous": previous, "signal": verdict.signal, "reason": verdict.reason}
         self._context.log.emit("returned", **returned.identity, **facts, **_as_facts(evidence))
         error = CheckpointError(PROBATION, f"taken back from generation {number}: {verdict.reason}")
         self._context.reject(reject_entry(error, bad), self._kept)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NamedTuple, Union
 
 from serve.errors import ModelError
+from serve.policy import PolicyWatch
 from serve.source.file_events import FileEvents
 from serve.source.observation import Ignore, Load, Observation, Refuse, Wait, decide
 from serve.store.ledger import Entry
@@ -49,6 +50,7 @@ class Reloader:
         self._admission, self._committer = Admission(context, committer.kept), committer
         self._changed_weights = ChangedWeights(context, committer)
         self._live_check = LiveCheck(context, self._changed_weights)
+        self._policy_watch = PolicyWatch(context.policy, context.store.root, context.log)
         self._poll_s, self._settle_s = pace.poll_s, pace.settle_s
         self._make_loader = make_loader
         self._seen = SeenCheckpoints()
@@ -69,9 +71,10 @@ class Reloader:
 
     @property
     def is_behind(self) -> bool:
-        """Whether this worker serves nothing, though something is committed."""
+        """Whether this worker serves nothing of what is committed, or may find itself without it in a moment."""
         context = self._context
-        return context.slot.live is None and bool(context.ledger.read()) and not context.operator_requests.is_unloaded()
+        has_it = context.slot.live is not None and self._committer.is_joined
+        return not has_it and bool(context.ledger.read()) and not context.operator_requests.is_unloaded()
 
     def wait_until_booted(self, timeout_s: float) -> bool:
         """Wait until the committed generation is live again or cannot be, and return whether it is so."""
@@ -82,6 +85,7 @@ class Reloader:
         self._status = ReloaderStatus("the model class is being imported")
         try:
             loader = self._make_loader()
+            self._status = ReloaderStatus("what is committed is being loaded")
             self._boot(loader)
         except ModelError as error:
             self._status = ReloaderStatus(error.message)
@@ -160,6 +164,7 @@ class Reloader:
         if self._changed_weights.look():
             self._seen = SeenCheckpoints()  # nothing is being served
         self._live_check.attend(loader)
+        self._policy_watch.look()
         if self._context.operator_requests.is_unloaded():
             self._is_unloaded, live = True, self._context.slot.live
             if live is not None:

@@ -19,6 +19,7 @@ and AArch64 make indivisible (Intel SDM vol. 3A 9.1.1; Arm ARM B2.2.1). So a rea
     cell 12       when the trial began, in milliseconds of the monotonic clock
     cell 13       how many workers died during the trial
     cell 14       the generation whose rollout has ended: a canary that answers no more, a shadow that is judged
+    cell 15       the last generation that was not on trial because memory was short
     cells 16 …    one row of eight cells for each worker
 
 A worker claims a row by locking `<store>/workers/<row>`. The kernel releases that lock when the process ends, however
@@ -77,7 +78,7 @@ class SharedState:
     committed, turn, done_number, unbatched, worker_failures = map(
         Cell, (_COMMITTED, _TURN, _DONE, _UNBATCHED, _WORKER_FAILURES)
     )
-    on_trial, kept, returned, trial_since_ms, crashes, ended = map(Cell, range(ON_TRIAL, 15))
+    on_trial, kept, returned, trial_since_ms, crashes, ended, untried = map(Cell, range(ON_TRIAL, 16))
 
     def __init__(self, path: Path) -> None:
         self._path = path

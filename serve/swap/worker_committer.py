@@ -41,6 +41,11 @@ class WorkerCommitter:
         """A number that changes when an operator asks for something."""
         return self._shared_state.turn if self._shared_state is not None else 0
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether it may answer; no other worker decides."""
+        return True
+
     def report(self) -> None:
         """State in the host's table that this worker lives, and what it answers with."""
         with contextlib.suppress(OSError):  # a full disk; the next look tries again
@@ -106,7 +111,7 @@ class WorkerCommitter:
             return Wait("another worker was faster", 0.0)
         generation = make(self._context, loaded, stored, entry, before_bytes)
         previous = self._context.slot.swap(generation)
-        log_live(self._context.log, "swapped", generation, previous, time.monotonic() - started_s)
+        log_live(self._context, "swapped", generation, previous, time.monotonic() - started_s)
         self.report()
         self._context.quarantine.forget(entry.sha256)
         prune(self._context, self.kept)

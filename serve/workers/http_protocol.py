@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from serve.gateway.asgi_app import AsgiApp
 from serve.gateway.request_form import AnswerFrame, Understood
-from serve.http.messages import Request, Response, fail
+from serve.http.messages import LONGEST_READ_AWAY_BYTES, Request, Response, fail
 from serve.workers.chunk_lines import Splitter
 from serve.workers.request_head import (
     NO_PROXY,
@@ -73,7 +73,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         super().__init__(**uvicorns)
         self._predictions, self._bounds, self._heads, self._sole_connection = app, bounds, heads, sole_connection
         self._is_leaving = self._is_receiving = self._is_in_head = False
-        self._head_bytes = 0
+        self._head_bytes = self._left_bytes = 0
         self._offering: bytes | None = None
         self._fault: Fault | None = None
         self._splitter = Splitter()
@@ -142,7 +142,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         self.url, self.expect_100_continue = b"", False
         self.headers: list[tuple[bytes, bytes]] = []
         self._is_receiving = self._is_in_head = True
-        self._head_bytes = 0
+        self._head_bytes, self._left_bytes = 0, LONGEST_READ_AWAY_BYTES
         self._began_s = self._heard_s
 
     def on_headers_complete(self) -> None:
@@ -187,8 +187,12 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             return
         if isinstance(self.cycle, RequestCycle):
             self.cycle.body.append(body)
-        else:
+        elif not self.cycle.response_complete:
             super().on_body(body)
+        elif (left := self._left_bytes - len(body)) > 0:  # an answer that did not wait for it, as 413 does not
+            self._left_bytes = left
+        else:
+            self.transport.close()
 
     def on_message_complete(self) -> None:
         """Answer a request; called by the parser."""
@@ -304,7 +308,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self.transport.close()
 
     def _leave(self) -> None:
-        if self._is_receiving and self._fault is None:
+        is_answered = not self._is_in_head and self.cycle is not None and self.cycle.response_complete
+        if self._is_receiving and self._fault is None and not is_answered:
             self.loop.call_later(_LINGER_S, self._leave)
         elif self.cycle is None or self.cycle.response_complete:
             self.transport.close()

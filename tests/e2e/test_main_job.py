@@ -27,7 +27,7 @@ class Run:
     output: str
 
     def envtool(self, *arguments: object) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "envtool", *(str(each) for each in arguments)]
+        argv = [sys.executable, "-m", "envtool", *(str(argument) for argument in arguments)]
         return subprocess.run(argv, cwd=self.place, capture_output=True, text=True)
 
 

@@ -137,7 +137,7 @@ def edited(content: bytes, steps: list[tuple[str, float, bytes]]) -> bytes:
     return content
 
 
-def check(name: str, steps: list[tuple[str, float, bytes]]) -> None:
+def assert_read_or_refused(name: str, steps: list[tuple[str, float, bytes]]) -> None:
     content, read, known = READERS[name]
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "file.json"
@@ -169,7 +169,7 @@ def test_what_is_whole_is_read(name: str, tmp_path: Path) -> None:
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=edits)
 def test_what_is_damaged_is_read_or_refused(name: str, steps: list[tuple[str, float, bytes]]) -> None:
-    check(name, steps)
+    assert_read_or_refused(name, steps)
 
 
 @pytest.mark.nightly
@@ -177,4 +177,4 @@ def test_what_is_damaged_is_read_or_refused(name: str, steps: list[tuple[str, fl
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=edits)
 def test_what_is_damaged_is_read_or_refused_many_times(name: str, steps: list[tuple[str, float, bytes]]) -> None:
-    check(name, steps)
+    assert_read_or_refused(name, steps)

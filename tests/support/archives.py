@@ -44,6 +44,7 @@ class Archive:
     noarch: str | None = None
     entry_points: tuple[str, ...] = ()
     lies: dict[str, str] = field(default_factory=dict)
+    license: str | None = "MIT"
 
     @property
     def stem(self) -> str:
@@ -52,7 +53,8 @@ class Archive:
     def info(self) -> dict[str, bytes]:
         index = {
             "name": self.name, "version": self.version, "build": "h1_0", "build_number": 0, "depends": self.depends,
-            "subdir": self.subdir, "license": "MIT", "timestamp": 1700000000000,
+            "subdir": self.subdir, "timestamp": 1700000000000,
+            **({"license": self.license} if self.license else {}),
         }  # fmt: skip
         if self.noarch:
             index["noarch"] = self.noarch

@@ -16,7 +16,7 @@ def require(*programs: str) -> None:
     """Have programs on PATH, whose packages have their names; skip the test where that cannot be."""
     with (Path(tempfile.gettempdir()) / f"envserve-tests-apt-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # apt takes no second one
-        missing = [each for each in programs if shutil.which(each) is None]
+        missing = [program for program in programs if shutil.which(program) is None]
         if missing and os.getuid() == 0 and shutil.which("apt-get"):
             argv = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *missing]
             subprocess.run(argv, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, capture_output=True)

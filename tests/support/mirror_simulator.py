@@ -125,7 +125,7 @@ class MirrorSimulator:
 
     def asked(self, path: str) -> list[Request]:
         """The requests for one file, in the order they came."""
-        return [each for each in self.requests if each.path == path]
+        return [request for request in self.requests if request.path == path]
 
     def _next(self, request: Request) -> Answer:
         with self._lock:

@@ -74,7 +74,7 @@ def _info(
     head = {"name": name, "version": version, "build": "h0_0", "build_number": 0, "depends": [], "subdir": "noarch"}
     content = {} if index is None else {"info/index.json": json.dumps({**head, "noarch": "generic", **index}).encode()}
     if is_listed:
-        paths = {"paths": [_path(files, each) for each in files], "paths_version": 1}
+        paths = {"paths": [_path(files, file) for file in files], "paths_version": 1}
         content["info/paths.json"] = json.dumps(paths).encode()
     return content
 
@@ -92,7 +92,9 @@ def _path(files: Files, path: str) -> dict[str, Any]:
 def _tar(files: Files, dots: str = "") -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for directory in sorted({str(each) for path in files for each in Path(path).parents} - {"."}) if dots else ():
+        for directory in (
+            sorted({str(parent) for path in files for parent in Path(path).parents} - {"."}) if dots else ()
+        ):
             member = tarfile.TarInfo(f"{dots}{directory}")
             member.type, member.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(member)
@@ -155,4 +157,4 @@ def _sparse(directory: Path) -> Path:
 
 def names_of(archives: Iterable[Path]) -> set[str]:
     """The packages of archives."""
-    return {each.name.rsplit("-", 2)[0] for each in archives}
+    return {archive.name.rsplit("-", 2)[0] for archive in archives}

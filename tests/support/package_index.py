@@ -31,7 +31,7 @@ class PackageIndex:
     @property
     def asked_for(self) -> set[str]:
         """The names whose page was asked for."""
-        return {each.path.split("/")[1] for each in self._mirror.requests if each.path.startswith("simple/")}
+        return {request.path.split("/")[1] for request in self._mirror.requests if request.path.startswith("simple/")}
 
     def add(
         self, name: str, version: str = "1.0", needs: Sequence[str] = (), *, more: str = "", tag: str = "py3-none-any"
@@ -45,7 +45,7 @@ class PackageIndex:
             more: More lines of METADATA.
             tag: Of its file.
         """
-        metadata = "".join(f"Requires-Dist: {each}\n" for each in needs) + more
+        metadata = "".join(f"Requires-Dist: {need}\n" for need in needs) + more
         module = {f"{name.replace('-', '_')}.py": f"tag = {tag!r}\n"}
         wheel = write_wheel(self._directory, name.replace("-", "_"), version, module, {}, metadata=metadata, tag=tag)
         url = self._mirror.put(f"packages/{wheel.name}", wheel)

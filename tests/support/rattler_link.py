@@ -23,5 +23,5 @@ async def link(prefix: Path, cache: Path, archives: list[Path]) -> None:
     )
 
 
-asyncio.run(link(Path(sys.argv[1]), Path(sys.argv[2]), [Path(each) for each in sys.argv[3:]]))
+asyncio.run(link(Path(sys.argv[1]), Path(sys.argv[2]), [Path(argument) for argument in sys.argv[3:]]))
 os._exit(0)

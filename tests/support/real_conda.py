@@ -55,7 +55,7 @@ class Conda:
 
     def run(self, *arguments: object, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         """Run conda to its end; the exit code must be the one that is expected."""
-        argv = [str(self.program), *(str(each) for each in arguments)]
+        argv = [str(self.program), *(str(argument) for argument in arguments)]
         done = subprocess.run(argv, cwd=self.home, env={**self.env, **env}, capture_output=True, text=True, timeout=300)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done

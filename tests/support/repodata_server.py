@@ -36,7 +36,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 def variable(base: str, channels: Iterator[str] | list[str]) -> str:
     """The value of ENVTOOL_MIRRORS that makes a server under `base` stand for the channels."""
-    return " ".join(f"{CANONICAL[each]}={base}/{each}/" for each in channels)
+    return " ".join(f"{CANONICAL[channel]}={base}/{channel}/" for channel in channels)
 
 
 @contextmanager

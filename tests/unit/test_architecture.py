@@ -25,7 +25,7 @@ DOORS = {
         "envtool/channel/server.py",
     },
     "boto3": {"envtool/channel/storage.py"},
-    "cryptography": {"envtool/signing/dsse.py", "serve/checkpoint/dsse.py"},
+    "cryptography": {"envtool/signing/dsse.py", "serve/checkpoint/dsse.py", "serve/inference/recorder.py"},
     "PIL": {"serve/codec/image.py"},
     "mlflow": {"serve/source/mlflow_registry.py"},
     "orjson": {"serve/codec/strict_json.py"},
@@ -133,10 +133,10 @@ STOREYS = {
     "envtool": """
         errors paths atomic_files console file_lock subprocesses scratch toml yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export audit image channel bundle deploy doctor ci cli __main__
+        export audit policy image channel bundle deploy doctor ci cli __main__
     """,
     "serve": """
-        errors durable_files codec http events checkpoint settings system source store rollout model swap fleet
+        errors durable_files codec http events checkpoint settings system policy source store rollout model swap fleet
         inference batching protocols operations metrics observability gateway workers publishing development
         cli gunicorn_conf wsgi __main__
     """,

@@ -18,7 +18,7 @@ class Handler:
             bodies, is_binary = [json.loads(body) for body in bodies], False
         rows = [models.from_bytes(b) if is_binary else torch.tensor(b["inputs"], dtype=torch.float32) for b in bodies]
         with torch.inference_mode():
-            parts = self.model(torch.cat(rows)).split([len(each) for each in rows])
+            parts = self.model(torch.cat(rows)).split([len(row) for row in rows])
         if is_binary:
             return [part.numpy().tobytes() for part in parts]
         return [{"outputs": part.tolist()} for part in parts]

@@ -35,11 +35,11 @@ function showModel(model) {
       model.pin ? make("button", { type: "button", onclick: () => order("unpin") }, say("unpin"))
         : make("button", { type: "button", title: say("pinHint"), disabled: !model.committed, onclick: () => order("pin") }, say("pin"))),
   ]);
-  showPart(facts.children[0], key(model.committed, model.pin, model.verdict, model.changed_tensors, minute), () => makeServing(model, now));
+  showPart(facts.children[0], key(model.committed, model.pin, model.verdict, model.changed_tensors, model.drift, minute), () => makeServing(model, now));
   const flow = traffic.get(model.full_name);
   facts.children[1].replaceChildren(makeTraffic(flow, model.traffic.in_flight));
   showPart(workers, key(model.workers, model.committed), () => makeWorkers(model));
-  showPart(timeline, key(model.swaps, model.committed, minute), () => makeTimeline(model, now, order));
+  showPart(timeline, key(model.swaps, model.committed, model.probation && model.probation.generation, minute), () => makeTimeline(model, now, order));
   showPart(quarantine, key(model.quarantine, model.unserved, minute), () => [...makeUnserved(model, now), ...makeQuarantine(model, now)]);
   if (model.committed) showPart(trial, key(), () => makeTrial(model));
 }

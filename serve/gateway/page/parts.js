@@ -1,6 +1,6 @@
 "use strict";
 // How each part of the page looks. Everything is built from nodes and text, so that no file name can become markup.
-const SVG = "http://www.w3.org/2000/svg", PHASES = ["copy", "hash", "load", "warm_up", "commit"], SHOWN = 14;
+const SVG = "http://www.w3.org/2000/svg", PHASES = ["copy", "hash", "load", "warm_up", "commit"], SHOWN = 14, PICTURED = 12;
 
 function make(tag, attributes = {}, ...children) {
   const node = tag === "svg" || tag === "path" || tag === "line" ? document.createElementNS(SVG, tag) : document.createElement(tag);
@@ -65,6 +65,11 @@ function makeServing(model, now) {
   ];
   if (!/ it is being served$/.test(model.verdict)) facts.push(["newest", make("span", { class: "quiet brief", title: model.verdict }, model.verdict)]);
   if (model.changed_tensors.length) facts.push(["changed", make("span", { class: "mono" }, model.changed_tensors.join(", "))]);
+  if (model.drift && Object.keys(model.drift.scores).length) {
+    const scores = Object.entries(model.drift.scores), isFar = scores.some(([, score]) => score > 0.25);
+    facts.push(["drift", make("span", { class: isFar ? "pill warn" : "num", title: say("driftHint") },
+      scores.map(([kind, score]) => `${say(`drift_${kind}`)} ${score.toFixed(2)}`).join(" · "))]);
+  }
   if (model.pin) {
     const reason = model.pin.reason ? `: ${model.pin.reason}` : "";
     facts.push(["pinLabel", say("pinnedSince", { age: sayAgo(model.pin.pinned, now), reason })]);
@@ -143,15 +148,33 @@ function makeSwap(model, swap, now, order, longest) {
       makeAge(swap.at, now)),
     make("div", { class: "line" }, makeDigest(swap.sha256), make("span", {}, saySize(swap.size_bytes)), make("span", {}, swap.name),
       swap.since_marker_s !== null ? make("span", {}, say("publishToLive", { time: sayTime(swap.since_marker_s) })) : null),
-    swap.outcome ? make("div", { class: "reason" }, swap.outcome) : null,
+    make("ul", { class: "steps" }, ...swap.moments.map((moment) => make("li", { class: moment.step === "taken back" ? "bad" : null, title: moment.at },
+      make("b", {}, say(`step_${moment.step}`)), ` ${moment.why}`))),
     makePhases(swap.phases, longest));
+}
+
+// Which generation answered when, as a band from left to right; long ones are shown shorter than they were.
+function makePicture(model, now) {
+  const shown = model.swaps.filter((swap) => !swap.refused).slice(0, PICTURED).reverse();
+  const answers = shown.reduce((sum, swap) => sum + swap.answers, 0);
+  return make("div", { class: "picture" }, ...shown.map((swap, place) => {
+    const seconds = ((place + 1 < shown.length ? Date.parse(shown[place + 1].at) : now) - Date.parse(swap.at)) / 1000;
+    const kind = swap.outcome.startsWith("taken back") ? "bad" : model.probation && model.probation.generation === swap.generation ? "warn" : place + 1 === shown.length ? "good" : "";
+    const span = make("div", { class: kind, title: swap.moments.map((moment) => `${say(`step_${moment.step}`)}: ${moment.why}`).join("\n") },
+      make("b", { class: "num" }, String(swap.generation)), make("span", {}, sayAge(seconds)),
+      swap.answers ? make("span", {}, say("shareOfAnswers", { share: Math.round((100 * swap.answers) / answers) })) : null,
+      swap.spoiled ? make("span", { class: "spoiled" }, say("spoiled", { count: swap.spoiled })) : null,
+      swap.p99_s ? make("span", {}, `p99 ${sayTime(swap.p99_s)}`) : null);
+    span.style.flexGrow = String(Math.log2(2 + Math.max(0, seconds)));
+    return span;
+  }));
 }
 
 function makeTimeline(model, now, order) {
   if (!model.swaps.length) return [make("h3", {}, say("timeline")), make("p", { class: "empty" }, say("nothingYet"))];
   const older = model.swaps.length - SHOWN, longest = Math.max(...model.swaps.map((swap) => (swap.refused ? 0 : addUp(swap.phases))));
   return [
-    make("h3", {}, say("timeline")),
+    make("h3", {}, say("timeline")), makePicture(model, now),
     make("ol", { class: "timeline" }, ...model.swaps.slice(0, SHOWN).map((swap) => makeSwap(model, swap, now, order, longest))),
     older > 0 ? make("p", { class: "empty" }, say("olderEvents", { count: older })) : null,
   ].filter(Boolean);

@@ -23,6 +23,10 @@ const WORDS = {
     copied: "copied", confirmRollback: "Serve version {version} again, as a new generation, in all workers?", reasonAsked: "Why is it pinned? (optional)",
     ordered: "{action}: ordered", wrongToken: "The token is not right.", failed: "{action} failed: {error}",
     tryIt: "Try a request", requestBody: "Request", send: "Send",
+    shareOfAnswers: "{share} % of the answers", spoiled: "{count} spoiled", drift: "Drift", drift_inputs: "inputs", drift_answers: "answers", drift_classes: "classes",
+    driftHint: "Against the generation before: below 0.1 is noise, above 0.25 another population",
+    step_published: "published", step_gates: "gates", step_canary: "canary", step_shadow: "shadow", step_committed: "committed", step_held: "held",
+    "step_taken back": "taken back", step_promoted: "promoted", step_agreed: "agreed", step_ended: "ended",
     ago: "{age} ago", now: "just now", s: "{n} s", min: "{n} min", h: "{n} h", d: "{n} d",
   },
   zh: {
@@ -47,6 +51,10 @@ const WORDS = {
     copied: "已复制", confirmRollback: "在所有工作进程中重新启用版本 {version}（作为新的一代）？", reasonAsked: "锁定原因（可选）",
     ordered: "{action}：已下达", wrongToken: "令牌不正确。", failed: "{action}失败：{error}",
     tryIt: "试一个请求", requestBody: "请求", send: "发送",
+    shareOfAnswers: "占应答 {share} %", spoiled: "{count} 个坏应答", drift: "漂移", drift_inputs: "输入", drift_answers: "应答", drift_classes: "类别",
+    driftHint: "与上一代相比：低于 0.1 是噪声，高于 0.25 是另一种分布",
+    step_published: "发布", step_gates: "检查", step_canary: "金丝雀", step_shadow: "影子", step_committed: "提交", step_held: "通过考察",
+    "step_taken back": "退回", step_promoted: "晋升", step_agreed: "一致", step_ended: "结束",
     ago: "{age}前", now: "刚刚", s: "{n} 秒", min: "{n} 分钟", h: "{n} 小时", d: "{n} 天",
   },
 };

@@ -83,7 +83,7 @@ def start(site: Site, home: Path, bundle: Path, *arguments: object, code: int = 
     """Run a bundle on another machine, so to speak: a new home, a bare Python and no network."""
     env = {"HOME": str(home), "PATH": "/usr/bin:/bin", **CLOSED}
     argv = [*alone(), site.python, "-I", bundle, *arguments]
-    done = subprocess.run([str(each) for each in argv], capture_output=True, text=True, env=env, check=False)
+    done = subprocess.run([str(argument) for argument in argv], capture_output=True, text=True, env=env, check=False)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -155,7 +155,7 @@ def test_damage_is_named_and_nothing_is_made(site: Site, user: User) -> None:
     bundle = open_bundle(site.bundle)
     damaged = user.home / "damaged.pyz"
     for path in ("envserve", "python-3.9"):
-        name = next(each for each in bundle.places if each.split("/")[-1].startswith(path))
+        name = next(place for place in bundle.places if place.split("/")[-1].startswith(path))
         shutil.copy(site.bundle, damaged)
         with damaged.open("r+b") as file:
             file.seek(bundle.places[name].offset + 1000)

@@ -85,7 +85,7 @@ class Channel:
     report: dict[str, Any]
 
     def archive(self, name: str) -> Path:
-        return next(self.path / each["path"] for each in self.report["packages"] if each["name"] == name)
+        return next(self.path / package["path"] for package in self.report["packages"] if package["name"] == name)
 
 
 def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:

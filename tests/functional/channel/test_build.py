@@ -35,7 +35,7 @@ def records(channel: Path, subdir: str) -> dict[str, Any]:
 
 
 def test_the_channel_holds_the_three_packages(channel: Any) -> None:
-    names = {each["name"]: each for each in channel.report["packages"]}
+    names = {package["name"]: package for package in channel.report["packages"]}
     assert set(names) == {"envserve", "pip", "python"}
     assert channel.report["url"] == channel.path.as_uri()
     assert all(each["was_built"] for each in names.values())
@@ -105,7 +105,7 @@ def test_two_builds_in_two_places_are_the_same_bytes(channel: Any, other_checkou
 def test_a_second_run_does_nothing(channel: Any, checkout: Any) -> None:
     before = times_of(channel.path)
     again = checkout.build(channel.path)
-    assert [each["was_built"] for each in again["packages"]] == [False] * 3
+    assert [package["was_built"] for package in again["packages"]] == [False] * 3
     assert times_of(channel.path) == before
 
 
@@ -116,7 +116,7 @@ def test_a_changed_checkout_supersedes_its_package_only(channel: Any, other_chec
     shutil.copy(channel.archive("pip"), foreign)
     with (other_checkout.root / "serve" / "__init__.py").open("a") as file:
         file.write("# changed\n")
-    report = {each["name"]: each for each in other_checkout.build(place)["packages"]}
+    report = {package["name"]: package for package in other_checkout.build(place)["packages"]}
     assert {name: each["was_built"] for name, each in report.items()} == {
         "envserve": True,
         "pip": False,

@@ -25,7 +25,7 @@ def made(tmp_path: Path) -> list[Path]:
     """Three versions of one package, the newest in the old format, and one for every platform."""
     archives = [Archive("tool", FILES, version) for version in ("1.9", "1.10")]
     noarch = Archive("data", FILES, subdir="noarch", noarch="generic")
-    paths = [each.write(tmp_path / "made") for each in (*archives, noarch)]
+    paths = [archive.write(tmp_path / "made") for archive in (*archives, noarch)]
     return [*paths, Archive("tool", FILES, "2.0").write(tmp_path / "made", ".tar.bz2")]
 
 
@@ -90,7 +90,8 @@ def test_check_names_what_does_not_fit(user: User, tmp_path: Path, made: list[Pa
     (channel / "osx-arm64").mkdir()
     (channel / "osx-arm64" / "repodata.json").write_text("{")
     found = {
-        (each["place"], " ".join(each["message"].split()[:2])) for each in run(user, "check", channel, code=1)["issues"]
+        (issue["place"], " ".join(issue["message"].split()[:2]))
+        for issue in run(user, "check", channel, code=1)["issues"]
     }
     assert found == {
         ("linux-64/repodata.json.zst", "does not"),

@@ -48,7 +48,7 @@ def project(tmp_path: Path) -> Path:
 def wheel(tmp_path: Path) -> Path:
     argv = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "--dest", tmp_path]
     argv += ["--python-version", "3.9", "--platform", "manylinux2014_x86_64", "markupsafe==3.0.2"]
-    done = subprocess.run([str(each) for each in argv], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(argument) for argument in argv], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("no package index is reached")
     return next(tmp_path.glob("*.whl"))

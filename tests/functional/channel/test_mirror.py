@@ -84,7 +84,7 @@ def test_a_mirror_holds_the_lock_and_stands_for_its_channels(user: User, sources
     assert names == {
         "mirror.json",
         *(f"{subdir}/repodata.json{end}" for subdir in ("linux-64", "linux-aarch64", "noarch") for end in ("", ".zst")),
-        *(f"linux-64/{each.file_name}" for each in sources.packages[:3]),
+        *(f"linux-64/{package.file_name}" for package in sources.packages[:3]),
         "noarch/data-1.0-h1_0.conda",
         "linux-aarch64/arm-1.0-h1_0.conda",
     }
@@ -175,8 +175,8 @@ def let_everybody_read(store: str) -> None:
     client = boto3.client(
         "s3", endpoint_url=store, aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
     )
-    for each in client.list_objects_v2(Bucket="bucket")["Contents"]:
-        client.put_object_acl(Bucket="bucket", Key=each["Key"], ACL="public-read")
+    for entry in client.list_objects_v2(Bucket="bucket")["Contents"]:
+        client.put_object_acl(Bucket="bucket", Key=entry["Key"], ACL="public-read")
 
 
 def test_a_mirror_in_an_object_store(user: User, sources: Sources, store: str) -> None:

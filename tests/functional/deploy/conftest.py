@@ -28,10 +28,10 @@ dependencies:
 def write_channel(root: Path, archives: Sequence[Archive]) -> str:
     """A channel of some archives with its index; returns its URL."""
     records = {}
-    for each in archives:
-        path = each.write(root)
+    for archive in archives:
+        path = archive.write(root)
         content = path.read_bytes()
-        index = json.loads(each.info()["info/index.json"])
+        index = json.loads(archive.info()["info/index.json"])
         hashes = {name: hashlib.new(name, content).hexdigest() for name in ("md5", "sha256")}
         records[path.name] = {**index, **hashes, "size": len(content)}
     for subdir in ("linux-64", "noarch"):
@@ -46,7 +46,7 @@ def write_environment(directory: Path, channel: str, *specs: str) -> Path:
     """An environment.yml in a directory."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "environment.yml"
-    path.write_text(ENVIRONMENT.format(channel=channel, dependencies="\n".join(f"  - {each}" for each in specs)))
+    path.write_text(ENVIRONMENT.format(channel=channel, dependencies="\n".join(f"  - {spec}" for spec in specs)))
     return path
 
 
@@ -67,7 +67,7 @@ def user() -> Iterator[User]:
 def run_envtool(user: User, directory: Path, *arguments: object, code: int = 0, **env: str) -> tuple[str, str]:
     """Run envtool in a directory; the exit code must be the expected one. Returns both outputs."""
     done = subprocess.run(
-        [sys.executable, "-m", "envtool", *(str(each) for each in arguments)],
+        [sys.executable, "-m", "envtool", *(str(argument) for argument in arguments)],
         cwd=directory, env={**user.env, **env}, text=True, capture_output=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"

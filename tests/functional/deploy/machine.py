@@ -75,9 +75,9 @@ class Machine:
         deadline = time.monotonic() + _PATIENCE_S
         while self._group.exists() and time.monotonic() < deadline:
             # Groups are removed from the innermost on, once the kernel has buried their processes.
-            for each in [*sorted(self._group.rglob("*/"), reverse=True), self._group]:
+            for path in [*sorted(self._group.rglob("*/"), reverse=True), self._group]:
                 with contextlib.suppress(OSError):
-                    each.rmdir()
+                    path.rmdir()
             time.sleep(0.05)
 
     def _wait_for_systemd(self) -> None:
@@ -100,7 +100,7 @@ class Machine:
         settings = ["env", *(f"{name}={value}" for name, value in (env or {}).items())]
         become = ["runuser", "-u", user, "--"] if user else []
         enter = ["nsenter", "-t", str(self.first), "--mount", "--pid", "--ipc", "--uts", "--cgroup", "--"]
-        return [*enter, *become, *settings, *(str(each) for each in argv)]
+        return [*enter, *become, *settings, *(str(argument) for argument in argv)]
 
     def run(self, *argv: object, user: str | None = None, env: Mapping[str, str] | None = None) -> str:
         """Run a program inside; it has to succeed. Returns what it printed."""

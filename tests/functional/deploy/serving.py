@@ -67,7 +67,7 @@ def release(directory: Path, word: str, *marks: str, python: str = PYTHON) -> Lo
         "bin/python": File(python.encode(), 0o755),
         "bin/gunicorn": File(GUNICORN.encode(), 0o755),
         "share/word": File(word.encode()),
-        **{f"share/{each}": File() for each in marks},
+        **{f"share/{mark}": File() for mark in marks},
     }
     return locked(Archive("release", files, version=word).write(directory))
 
@@ -130,8 +130,8 @@ class Service:
         from envtool.deploy import gunicorn_masters
 
         for run in (self.root / "run", self.root / "run/trial"):
-            for each in gunicorn_masters.masters(run):
-                gunicorn_masters.stop(each.pid, 30)
+            for master in gunicorn_masters.masters(run):
+                gunicorn_masters.stop(master.pid, 30)
         if self.process is not None:
             self.process.wait()
             print(self.log.read_text()[-8000:])  # shown when the test failed
@@ -148,17 +148,17 @@ class Load:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         kinds = [True] * keeping + [False] * fresh
-        self._threads = [threading.Thread(target=self._ask_on, args=(each,)) for each in kinds]
+        self._threads = [threading.Thread(target=self._ask_on, args=(kind,)) for kind in kinds]
 
     def __enter__(self) -> Load:
-        for each in self._threads:
-            each.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for each in self._threads:
-            each.join()
+        for thread in self._threads:
+            thread.join()
 
     def _ask_on(self, keeps: bool) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
@@ -197,7 +197,7 @@ def nginx(directory: Path, port: int) -> Iterator[int]:
     values = {"bind": f"127.0.0.1:{port}", "listen": f"127.0.0.1:{own}"}
     (directory / "site.conf").write_text(render(template, values))
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    paths = " ".join(f"{each}_temp_path {directory}/{each};" for each in kinds)
+    paths = " ".join(f"{kind}_temp_path {directory}/{kind};" for kind in kinds)
     (directory / "nginx.conf").write_text(
         f"daemon off;\npid {directory}/pid;\nerror_log stderr;\nevents {{}}\n"
         f"http {{ access_log off; {paths} include {directory}/site.conf; }}\n"

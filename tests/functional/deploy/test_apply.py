@@ -62,8 +62,8 @@ def replace_releases(service: Service, count: int) -> Replaced:
                 assert service.apply(f"r{number}")["changed"]
             # Nobody hears of the old release any more.
             before = [each.answers[f"r{number - 1}"] for each in loads]
-            for each in loads:
-                each.wait_for(f"r{number}")
+            for load in loads:
+                load.wait_for(f"r{number}")
             assert [each.answers[f"r{number - 1}"] for each in loads] == before
     return Replaced(count + 1, direct, proxied, service.status())
 
@@ -101,10 +101,10 @@ def test_no_request_is_lost_over_ten_releases(service: Service, worker: str) -> 
     found = replace_releases(service, 10)
     # The worker that closes kept connections when it ends needs the nginx that asks again.
     loads = [found.direct, found.proxied] if worker == "gthread" else [found.proxied]
-    for each in loads:
-        if each is not None:
-            assert each.failures == []
-            assert list(each.answers) == [f"r{number}" for number in range(found.count)]
+    for load in loads:
+        if load is not None:
+            assert load.failures == []
+            assert list(load.answers) == [f"r{number}" for number in range(found.count)]
     assert len(found.status["releases"]) == 3
     assert len(list((service.root / "envs").iterdir())) == 3
 
@@ -212,7 +212,7 @@ def test_one_apply_at_a_time(service: Service) -> None:
     service.start()
     lock = service.lock(release(service.user.home / "channel", "r1"))
     applies = [service.user.start("deploy", "apply", service.root, "-f", lock, **service.env) for _ in range(2)]
-    said = [each.communicate(timeout=300)[1] for each in applies]
+    said = [process.communicate(timeout=300)[1] for process in applies]
     assert [each.returncode for each in applies] == [0, 0], said
     assert sum("nothing to do" in each for each in said) == 1, said
     assert any("another envtool is changing" in each for each in said)

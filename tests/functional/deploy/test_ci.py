@@ -32,11 +32,11 @@ def test_all_is_well_and_a_second_run_needs_no_channel(user: User, project: Path
     out, _ = run_envtool(user, project, "ci", "--json")
     first = json.loads(out)
     assert (first["verdict"], first["exit_code"], first["package_count"]) == ("good", 0, 2)
-    assert [each["verdict"] for each in first["steps"]] == ["good"] * (5 if ci.is_installed() else 4)
+    assert [step["verdict"] for step in first["steps"]] == ["good"] * (5 if ci.is_installed() else 4)
     assert f"env digest `{first['env_digest']}`" in (project / "envtool-ci/summary.md").read_text()
     assert ElementTree.parse(project / "envtool-ci/verify.xml").getroot().get("failures") == "0"
     bill = json.loads((project / "envtool-ci/sbom.json").read_text())
-    assert {each["name"] for each in bill["components"]} == {"tool", "library"}
+    assert {component["name"] for component in bill["components"]} == {"tool", "library"}
     # A runner that kept the cache and nothing else.
     (user.home / "channel").rename(user.home / "gone")
     out, _ = run_envtool(user, project, "ci", "-p", user.home / "other", "--json")
@@ -61,7 +61,7 @@ def test_unreachable(user: User, project: Path) -> None:
     (user.home / "channel/linux-64/tool-1.0-h1_0.conda").unlink()
     out, _ = run_envtool(user, project, "ci", "--json", code=11)
     steps = json.loads(out)["steps"]
-    assert [each["verdict"] for each in steps] == ["good", "unreachable", "skipped", "good", "good"][: len(steps)]
+    assert [step["verdict"] for step in steps] == ["good", "unreachable", "skipped", "good", "good"][: len(steps)]
     assert "tool-1.0-h1_0.conda" in " ".join(steps[1]["lines"])
 
 

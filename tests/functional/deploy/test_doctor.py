@@ -20,7 +20,7 @@ CLEAN = dict.fromkeys((*PROXIES, "ENVTOOL_MIRRORS", "CONDARC"), "")
 
 def findings(user: User, *arguments: object, code: int = 0, **env: str) -> list[tuple[str, str, str]]:
     out, _ = run_envtool(user, user.home, "doctor", "--json", *arguments, code=code, **{**CLEAN, **env})
-    return [(each["severity"], each["check"], each["message"]) for each in json.loads(out)["findings"]]
+    return [(finding["severity"], finding["check"], finding["message"]) for finding in json.loads(out)["findings"]]
 
 
 def kinds(found: list[tuple[str, str, str]]) -> set[tuple[str, str]]:

@@ -85,8 +85,8 @@ def steps(kind: str) -> str:
     job = yaml.safe_load(render(find_kind(kind).template, {"install": "envserve"}))
     if kind == "gitlab-lock":
         return "\n".join(job["lock anew"]["script"])
-    runs = [each["run"] for each in job["jobs"]["lock"]["steps"] if "run" in each]
-    return "\n".join(each for each in runs if "pip install" not in each)
+    runs = [step["run"] for step in job["jobs"]["lock"]["steps"] if "run" in step]
+    return "\n".join(run for run in runs if "pip install" not in run)
 
 
 @pytest.mark.parametrize("kind", ["github-lock", "gitlab-lock"])

@@ -31,14 +31,14 @@ def tool(name: str) -> str:
 
 def make(kind: str, **values: str) -> str:
     template = find_kind(kind).template
-    names = {each.name for each in template.variables}
+    names = {variable.name for variable in template.variables}
     return render(template, {**{name: value for name, value in GIVEN.items() if name in names}, **values})
 
 
-def check(*argv: object, **env: str) -> str:
+def assert_accepted(*argv: object, **env: str) -> str:
     """Run a tool; it must be content."""
     done = subprocess.run(
-        [str(each) for each in argv], env={**os.environ, **env}, text=True, stdout=subprocess.PIPE,
+        [str(argument) for argument in argv], env={**os.environ, **env}, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
@@ -46,7 +46,7 @@ def check(*argv: object, **env: str) -> str:
 
 
 def envtool(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "envtool", *(str(each) for each in arguments)]
+    argv = [sys.executable, "-m", "envtool", *(str(argument) for argument in arguments)]
     done = subprocess.run(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True)
     assert done.returncode == code, done.stderr
     return done
@@ -57,7 +57,7 @@ def test_every_kind_is_listed_and_explains_its_variables() -> None:
     for name, kind in kinds().items():
         assert f"{name} " in listed
         assert kind.template.description, name
-        assert all(each.help for each in kind.template.variables), name
+        assert all(variable.help for variable in kind.template.variables), name
     explained = envtool("deploy", "explain", "systemd").stdout
     assert "whether the unit may use NVIDIA's devices (one of cpu, cuda; default: cpu)" in explained
     assert json.loads(envtool("deploy", "explain", "nginx", "--json").stdout)["output"] == "envserve.nginx.conf"
@@ -114,13 +114,13 @@ def test_a_file_is_compared_and_never_written_over_unasked(tmp_path: Path) -> No
 def test_the_start_script(tmp_path: Path) -> None:
     path = tmp_path / "start"
     path.write_text(make("gunicorn"))
-    check(tool("bash"), "-n", path)
+    assert_accepted(tool("bash"), "-n", path)
 
 
 def test_shellcheck_finds_nothing_in_the_start_script(tmp_path: Path) -> None:
     path = tmp_path / "start"
     path.write_text(make("gunicorn"))
-    check(tool("shellcheck"), path)
+    assert_accepted(tool("shellcheck"), path)
 
 
 @pytest.mark.parametrize("values", [{}, {"device": "cuda", "network": "any", "memory_max": "8G"}], ids=["cpu", "cuda"])
@@ -131,14 +131,14 @@ def test_systemd_accepts_the_unit_and_finds_it_hardened(tmp_path: Path, values: 
     (tmp_path / "start").chmod(0o755)
     unit = tmp_path / "envserve.service"
     unit.write_text(make("systemd", root=str(tmp_path), **values))
-    assert check(analyze, "verify", "--man=no", unit) == ""
+    assert assert_accepted(analyze, "verify", "--man=no", unit) == ""
     # 10 is no protection at all; a threshold makes it an error.
-    check(analyze, "security", "--offline=yes", "--threshold=25", unit)
+    assert_accepted(analyze, "security", "--offline=yes", "--threshold=25", unit)
 
 
 def certificate(directory: Path) -> dict[str, str]:
     files = {"certificate": directory / "cert.pem", "certificate_key": directory / "key.pem"}
-    check(
+    assert_accepted(
         tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2",
         "-out", files["certificate"], "-keyout", files["certificate_key"],
     )  # fmt: skip
@@ -151,7 +151,7 @@ def test_nginx_accepts_the_site(tmp_path: Path, is_tls: bool) -> None:
     (tmp_path / "site.conf").write_text(make("nginx", **(certificate(tmp_path) if is_tls else {})))
     whole = f"pid {tmp_path}/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{ include {tmp_path}/site.conf; }}\n"
     (tmp_path / "nginx.conf").write_text(whole)
-    check(nginx, "-t", "-q", "-p", tmp_path, "-c", tmp_path / "nginx.conf")
+    assert_accepted(nginx, "-t", "-q", "-p", tmp_path, "-c", tmp_path / "nginx.conf")
 
 
 def test_logrotate_accepts_the_rules(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_logrotate_accepts_the_rules(tmp_path: Path) -> None:
     path.chmod(0o644)
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "serve.log").write_text("a line\n")
-    said = check(tool("logrotate"), "--debug", "--state", tmp_path / "state", path)
+    said = assert_accepted(tool("logrotate"), "--debug", "--state", tmp_path / "state", path)
     assert "error" not in said
     assert "considering log" in said
 
@@ -170,23 +170,23 @@ def test_a_pipeline_is_what_its_schema_says(tmp_path: Path, kind: str, schema: s
     checks, publishes = tmp_path / "checks.yml", tmp_path / "publishes.yml"
     checks.write_text(make(kind))
     publishes.write_text(make(kind, publish="make publish"))
-    check(tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", checks, publishes)
+    assert_accepted(tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", checks, publishes)
 
 
 @pytest.mark.parametrize(("kind", "schema"), [("github-lock", "github-workflows"), ("gitlab-lock", "gitlab-ci")])
 def test_a_job_that_locks_anew_is_what_its_schema_says(tmp_path: Path, kind: str, schema: str) -> None:
     path, script = tmp_path / "job.yml", tmp_path / "script"
     path.write_text(make(kind))
-    check(tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", path)
+    assert_accepted(tool("check-jsonschema"), "--builtin-schema", f"vendor.{schema}", path)
     job = yaml.safe_load(path.read_text())
     steps = (
         job["jobs"]["lock"]["steps"]
         if kind == "github-lock"
         else [{"run": each} for each in job["lock anew"]["script"]]
     )
-    commands = "\n".join(each.get("run", "") for each in steps)
+    commands = "\n".join(step.get("run", "") for step in steps)
     script.write_text(commands)
-    check(tool("bash"), "-n", script)
+    assert_accepted(tool("bash"), "-n", script)
     assert "envtool lock --upgrade" in commands
     assert "envtool diff -f 'conda-lock.yml' --markdown" in commands
     if kind == "gitlab-lock":
@@ -204,14 +204,14 @@ def test_the_pipeline_of_jenkins_closes_what_it_opens() -> None:
 def test_hadolint_finds_nothing_in_the_image(tmp_path: Path) -> None:
     path = tmp_path / "Dockerfile"
     path.write_text(make("docker"))
-    check(tool("hadolint"), path)
+    assert_accepted(tool("hadolint"), path)
 
 
 @pytest.mark.parametrize("values", [{}, {"gpus": "1", "storage_class": "nfs"}], ids=["cpu", "gpu"])
 def test_the_manifests_are_what_kubernetes_schemas_say(tmp_path: Path, values: dict[str, str]) -> None:
     path = tmp_path / "manifests.yml"
     path.write_text(make("kubernetes", **values))
-    said = check(tool("kubernetes-validate"), "--strict", path)
+    said = assert_accepted(tool("kubernetes-validate"), "--strict", path)
     assert said.count("passed") == 5
 
 
@@ -227,4 +227,4 @@ def test_ansible_accepts_the_playbook(tmp_path: Path, become: str) -> None:
     playbook = tool("ansible-playbook")
     (tmp_path / "deploy.yml").write_text(make("ansible", become=become, root=str(tmp_path / "srv")))
     own = {"ANSIBLE_HOME": str(tmp_path), "ANSIBLE_LOCALHOST_WARNING": "False"}
-    check(playbook, *inventory(tmp_path), "--syntax-check", tmp_path / "deploy.yml", **own)
+    assert_accepted(playbook, *inventory(tmp_path), "--syntax-check", tmp_path / "deploy.yml", **own)

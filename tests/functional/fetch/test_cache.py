@@ -168,7 +168,7 @@ def test_the_members_of_a_group_share_a_cache_whatever_their_umask(mirror: Mirro
     assert run_as(1001, 4321, root, SHA256, url, umask=0o077).returncode == 1
     # The other goes on with what the first has left.
     assert run_as(1002, 4321, root, SHA256, url, umask=0o077).returncode == 0
-    assert [each.range for each in mirror.requests] == [None, "bytes=100000-", "bytes=100000-"]
+    assert [request.range for request in mirror.requests] == [None, "bytes=100000-", "bytes=100000-"]
     assert run_as(1001, 4321, root, SHA256, "http://127.0.0.1:1/").returncode == 0
     for path in root.rglob("*"):
         status = path.stat()
@@ -204,7 +204,7 @@ def test_two_processes_fetch_the_same_and_only_one_asks(mirror: MirrorSimulator,
     mirror.answer("*", then=say.trickle(600_000))
     argv = [sys.executable, "-c", FETCH, str(tmp_path / "cache"), SHA256, mirror.url + "a.conda"]
     processes = [subprocess.Popen(argv) for _ in range(4)]
-    assert [each.wait(60) for each in processes] == [0, 0, 0, 0]
+    assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
     assert len(mirror.requests) == 1
 
 

@@ -54,9 +54,9 @@ def test_thirty_kills(mirror: MirrorSimulator, tmp_path: Path) -> None:
     tally = Tally()
     wanted = [Wanted(name, sha256, (url,)) for name, sha256, url in files]
     paths = fetch(wanted, Cache(root), tally)
-    assert [hashlib.sha256(paths[each].read_bytes()).hexdigest() for each in wanted] == [each[1] for each in files]
+    assert [hashlib.sha256(paths[each].read_bytes()).hexdigest() for each in wanted] == [file[1] for file in files]
     assert tally.done == 6 * 400_000
-    assert any(each.range for each in mirror.requests), "no run has gone on where the one before was killed"
+    assert any(request.range for request in mirror.requests), "no run has gone on where the one before was killed"
     # A kill between the rename and the removal of the empty lock file leaves the latter, which harms nobody.
     assert [path.name for path in (root / "partial").iterdir() if path.suffix != ".lock"] == []
 

@@ -114,7 +114,10 @@ def test_a_channel_that_a_mirror_lacks_is_found_by_its_repodata(home: Path, mirr
         done = envtool("probe", "-f", str(lock), "--json")
     found = {each["name"]: each for each in json.loads(done.stdout)["channels"][url]}
     assert found["empty"]["reason"] == "has no linux-64 of this channel"
-    assert [each.path for each in mirror.requests] == ["cf/linux-64/repodata.json.zst", "cf/linux-64/repodata.json"]
+    assert [request.path for request in mirror.requests] == [
+        "cf/linux-64/repodata.json.zst",
+        "cf/linux-64/repodata.json",
+    ]
 
 
 def test_probe_ends_in_time_and_says_no_when_a_channel_is_nowhere(home: Path, mirror: MirrorSimulator) -> None:
@@ -191,11 +194,11 @@ def test_credentials_reach_the_mirror_and_nothing_else(
     with ProgressDisplay() as display:
         download.fetch_packages([package(origin + ARCHIVE)], cache, display, patience=patience)
     expected = "Basic " + base64.b64encode(b"me:s3cret").decode()
-    assert {each.authorization for each in mirror.requests} == {expected}
+    assert {request.authorization for request in mirror.requests} == {expected}
     lock = write_lock(home / "conda-lock.yml", origin + ARCHIVE)
     shown = [envtool("list"), envtool("list", "--json"), envtool("probe", "-f", str(lock))]
     assert all("s3cret" not in each.stdout + each.stderr for each in shown)
-    written = [each for each in home.rglob("*") if each.is_file() and b"s3cret" in each.read_bytes()]
+    written = [path for path in home.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
     assert written == []
 
 
@@ -258,7 +261,7 @@ def test_use_masks_what_is_secret_and_undo_spares_what_was_changed_since(home: P
     diff = envtool("use", "tuna", "--pip", "--dry-run")
     assert "-index-url = https://***@corp.example/simple" in diff.stdout
     assert envtool("use", "tuna", "--pip").returncode == 0
-    kept = [each for each in home.rglob("*") if each.is_file() and b"s3cret" in each.read_bytes()]
+    kept = [path for path in home.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
     assert all(each.stat().st_mode & 0o077 == 0 and each.parent.stat().st_mode & 0o077 == 0 for each in kept)
     pip.write_text(pip.read_text() + "timeout = 3\n")
     refused = envtool("use", "--undo")

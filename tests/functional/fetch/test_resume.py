@@ -48,7 +48,7 @@ def test_what_is_there_is_gone_on_with(
     mirror.answer("*", *answers)
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda",))
     assert fetch([wanted], cache, tally, patience=patience)[wanted].read_bytes() == CONTENT
-    asked = [each.range for each in mirror.requests]
+    asked = [request.range for request in mirror.requests]
     if answers[:1] == [say.truncated(200_000)] and len(asked) == 3:
         asked[2] = ranges[2]  # how much of a reset connection arrives is the kernel's to decide
     assert asked == ranges
@@ -86,7 +86,7 @@ def test_another_mirror_goes_on(
     mirror.answer("*", then=say.truncated(HALF))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"))
     fetch([wanted], cache, tally, patience=patience)
-    assert [each.range for each in other.requests] == [f"bytes={HALF}-"]
+    assert [request.range for request in other.requests] == [f"bytes={HALF}-"]
 
 
 def test_half_of_another_file_is_given_up_and_the_good_mirror_is_not_blamed(
@@ -96,7 +96,7 @@ def test_half_of_another_file_is_given_up_and_the_good_mirror_is_not_blamed(
     mirror.answer("*", then=say.truncated(HALF))
     wanted = Wanted("a.conda", SHA256, (mirror.url + "a.conda", other.url + "a.conda"), len(CONTENT))
     assert fetch([wanted], cache, tally, patience=patience)[wanted].read_bytes() == CONTENT
-    assert [each.range for each in other.requests] == [f"bytes={HALF}-", None]
+    assert [request.range for request in other.requests] == [f"bytes={HALF}-", None]
 
 
 def test_a_mirror_that_breaks_off_again_and_again_brings_the_file_in_the_end(

@@ -36,7 +36,7 @@ def envtool(mirror: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactor
     def run(
         *arguments: object, kill_after_s: float | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "envtool", *(str(each) for each in arguments)]
+        argv = [sys.executable, "-m", "envtool", *(str(argument) for argument in arguments)]
         environ = {"ENVTOOL_HOME": str(home), "ENVTOOL_MIRRORS": mirrors, "PYTHONPATH": str(ROOT), **variables}
         process = subprocess.Popen(
             argv,

@@ -109,7 +109,7 @@ def test_what_changed_is_named_with_its_place(locked, write, before: str, after:
 def test_a_package_that_a_bad_merge_took_away(locked, tmp_path: Path) -> None:
     path = tmp_path / "conda-lock.yml"
     head, *entries = path.read_text().split("\n- name: ")
-    kept = [each for each in entries if not (each.startswith("flask\n") and "platform: osx-arm64" in each)]
+    kept = [entry for entry in entries if not (entry.startswith("flask\n") and "platform: osx-arm64" in entry)]
     path.write_text("\n- name: ".join([head, *kept]))
     answer = locked("lock", "--check")
     assert answer.returncode == 1

@@ -58,7 +58,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Server]:
     root = tmp_path_factory.mktemp("private")
     channel = root / "channel"
     archives = [Archive("python", {"bin/x": File(b"x")}, "3.9.18"), Archive("pip", {"bin/p": File(b"p")})]
-    index.write(channel, [f"linux-64/{each.write(channel).name}" for each in archives])
+    index.write(channel, [f"linux-64/{archive.write(channel).name}" for archive in archives])
     (root / "files").mkdir()
     for name in ("indexed", "named"):
         wheel = write_wheel(root / "files", name, "1.0", {f"{name}.py": ""}, {})

@@ -15,7 +15,7 @@ def test_the_lines_that_conflict_are_named(envtool, write) -> None:
 
 def test_every_line_that_is_wrong_is_named_at_once(envtool, write) -> None:
     lines = ["python=3.9", "nonesuch", "flask=3.1", "werkzeug=2.3", "python=99"]
-    write(HEAD + "dependencies:\n" + "".join(f"  - {each}\n" for each in lines))
+    write(HEAD + "dependencies:\n" + "".join(f"  - {line}\n" for line in lines))
     refused = envtool("lock")
     assert refused.returncode == 3
     alone = [

@@ -49,7 +49,7 @@ def lock(envtool, write, tmp_path: Path):
 
     def run(*mirrors: MirrorSimulator, **variables: str):
         write(SPEC)
-        known = " ".join(f"{CANONICAL}={each.url}" for each in mirrors)
+        known = " ".join(f"{CANONICAL}={mirror.url}" for mirror in mirrors)
         return envtool("lock", ENVTOOL_MIRRORS=known, ENVTOOL_HOME=str(tmp_path / "home"), **{**QUICK, **variables})
 
     return run

@@ -62,7 +62,7 @@ def generate(seed: int, hashes: dict[str, str]) -> Case:
     platforms = roll.sample(PLATFORMS, roll.choice([1, 1, 2, 3]))
     names = [name for name in VERSIONS if name != "pip"]
     chosen = roll.sample(names, roll.randint(1, 4))
-    case.conda = {each: [] for each in platforms}
+    case.conda = {platform: [] for platform in platforms}
     case.pip = {each: {} for each in platforms}
     declared = {"__glibc": "2.31", "__linux": "5.10", "__unix": "0", "__archspec": "1", "__osx": "13.0"}
     case.virtual = dict.fromkeys(platforms, declared)
@@ -192,7 +192,7 @@ def check(seed: int, place: Path, world: tuple[str, str, dict[str, str]]) -> boo
     assert None not in expected.values(), shown
     lockfile = read_lockfile(directory / "conda-lock.yml")
     for platform, wanted in expected.items():
-        packages = [each for each in lockfile.packages if each.platform == platform]
+        packages = [package for package in lockfile.packages if package.platform == platform]
         found = {(each.name, each.version, each.build_string) for each in packages if each.manager == "conda"}
         assert found == wanted, f"{shown}\n{platform}"
         wheels = {each.name: each.version for each in packages if each.manager == "pip"}

@@ -104,5 +104,5 @@ def test_where_all_hashes_are_required(pinned: Pinned) -> None:
 )
 def test_what_cannot_be_checked_is_refused(line: str) -> None:
     found = pip_requirements.parse([Line(line, "environment.yml:7")], Path())
-    assert [each.place for each in found.issues] == ["environment.yml:7"]
+    assert [issue.place for issue in found.issues] == ["environment.yml:7"]
     assert not found.requirements

@@ -48,7 +48,7 @@ def test_check_of_a_file_that_no_template_made(envtool, write) -> None:
     ],
 )
 def test_values_that_a_template_does_not_take(envtool, settings: list[str], expected: str) -> None:
-    answer = envtool("init", "pytorch", *[part for each in settings for part in ("--set", each)])
+    answer = envtool("init", "pytorch", *[part for setting in settings for part in ("--set", setting)])
     assert answer.returncode == 3
     assert expected in answer.stderr
 

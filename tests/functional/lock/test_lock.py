@@ -151,7 +151,7 @@ def test_an_interrupted_or_refused_lock_leaves_the_old_one(envtool, write, tmp_p
     write(SERVER.replace("numpy", "nonesuch"))
     assert envtool("lock").returncode == 3
     assert (tmp_path / "conda-lock.yml").read_bytes() == before
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["conda-lock.yml", "environment.yml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conda-lock.yml", "environment.yml"]
 
 
 PINNED = SERVER.replace(
@@ -208,7 +208,7 @@ def test_only_what_has_to_move_moves_and_says_why(envtool, write, tmp_path: Path
     old = versions(read_lockfile(path))
     write(SERVER + "  - pytest\n")
     shown = json.loads(done(envtool("lock", "--dry-run", "--json")).stdout)
-    assert {each["kind"] for each in shown["changes"]} == {"added"}
+    assert {change["kind"] for change in shown["changes"]} == {"added"}
     assert shown["moved"] == []
     assert versions(read_lockfile(path)) == old
     done(envtool("lock"))

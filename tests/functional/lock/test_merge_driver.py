@@ -49,7 +49,7 @@ class Repository:
 
 
 def urls(lockfile: Lockfile) -> set[str]:
-    return {each.url for each in lockfile.packages}
+    return {package.url for package in lockfile.packages}
 
 
 @pytest.fixture

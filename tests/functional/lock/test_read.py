@@ -20,15 +20,15 @@ def edited(text: str) -> str:
     text = text.replace("flask-3.1.2-pyhd8ed1ab_0.conda", "flask-3.1.3-pyhd8ed1ab_0.conda")
     head, *entries = text.split("\n- name: ")
     changed = []
-    for each in entries:
-        if each.startswith("zipp\n"):
+    for entry in entries:
+        if entry.startswith("zipp\n"):
             continue
-        if each.startswith(("flask\n", "click\n")):
-            digits = each.split("sha256: ")[1].split("\n")[0]
-            each = each.replace(digits, "ab" * 32)
-        if each.startswith("click\n"):
-            each = each.replace("-pyh707e725_0.conda", "-pyh707e725_9.conda")
-        changed.append(each)
+        if entry.startswith(("flask\n", "click\n")):
+            digits = entry.split("sha256: ")[1].split("\n")[0]
+            entry = entry.replace(digits, "ab" * 32)
+        if entry.startswith("click\n"):
+            entry = entry.replace("-pyh707e725_0.conda", "-pyh707e725_9.conda")
+        changed.append(entry)
     return "\n- name: ".join([head, *changed])
 
 
@@ -64,7 +64,7 @@ def test_diff_as_markdown_and_json(envtool, newer: Path) -> None:
 def test_diff_names_the_platforms_where_it_is_not_all(envtool, write) -> None:
     write(CPU_LOCK.read_text(), "conda-lock.yml")
     head, *entries = CPU_LOCK.read_text().split("\n- name: ")
-    kept = [each for each in entries if not (each.startswith("flask\n") and "platform: osx-arm64" in each)]
+    kept = [entry for entry in entries if not (entry.startswith("flask\n") and "platform: osx-arm64" in entry)]
     write("\n- name: ".join([head, *kept]), "new-lock.yml")
     assert envtool("diff", "conda-lock.yml", "new-lock.yml").stdout.split() == [
         "removed",
@@ -121,7 +121,7 @@ def test_tree_the_other_way_round(envtool) -> None:
 def test_tree_as_json(envtool) -> None:
     found = json.loads(envtool("tree", "flask", "-f", LOCK, "--json", "--no-sizes").stdout)
     assert found["roots"] == ["flask"]
-    flask = next(each for each in found["packages"] if each["name"] == "flask")
+    flask = next(package for package in found["packages"] if package["name"] == "flask")
     assert "werkzeug" in flask["needs"]
     assert flask["requested"] == "flask>=3.0"
 
@@ -208,12 +208,14 @@ def test_the_bill_of_materials_follows_its_schema(envtool, bill: str) -> None:
 
 def test_the_bill_of_materials_has_hashes_licences_and_dependencies(bill: str) -> None:
     found = json.loads(bill)
-    flask = next(each for each in found["components"] if each["name"] == "flask")
+    flask = next(component for component in found["components"] if component["name"] == "flask")
     assert flask["licenses"] == [{"license": {"id": "BSD-3-Clause"}}]
-    assert {each["alg"] for each in flask["hashes"]} == {"MD5", "SHA-256"}
+    assert {digest["alg"] for digest in flask["hashes"]} == {"MD5", "SHA-256"}
     assert flask["purl"].startswith("pkg:conda/flask@3.1.2?build=pyhd8ed1ab_0&channel=conda-forge&subdir=noarch")
     assert all(each.get("licenses") for each in found["components"])
-    needed = {each["ref"]: each["dependsOn"] for each in found["dependencies"] if "dependsOn" in each}
+    needed = {
+        dependency["ref"]: dependency["dependsOn"] for dependency in found["dependencies"] if "dependsOn" in dependency
+    }
     assert any(ref.startswith("pkg:conda/werkzeug@") for ref in needed[flask["bom-ref"]])
     assert len(needed["environment:demo"]) == 2
 

@@ -41,7 +41,7 @@ def locked(envtool, write, tmp_path: Path) -> dict[tuple[str, str], LockedPackag
         _locked[ENVIRONMENT] = (tmp_path / "conda-lock.yml").read_text()
     write(_locked[ENVIRONMENT], "conda-lock.yml")
     lockfile = read_lockfile(tmp_path / "conda-lock.yml")
-    return {(each.name, each.platform): each for each in lockfile.packages}
+    return {(package.name, package.platform): package for package in lockfile.packages}
 
 
 def test_extras_markers_files_and_bounds(locked) -> None:
@@ -83,7 +83,7 @@ def test_update_moves_one_wheel(envtool, write, tmp_path: Path, locked) -> None:
     write("", "bounds.txt")
     answer = envtool("lock", "--update", "click")
     assert answer.returncode == 0, answer.stderr
-    new = {(each.name, each.platform): each for each in read_lockfile(tmp_path / "conda-lock.yml").packages}
+    new = {(package.name, package.platform): package for package in read_lockfile(tmp_path / "conda-lock.yml").packages}
     assert new.keys() == locked.keys()
     assert {name for name, platform in new if new[name, platform].url != locked[name, platform].url} == {"click"}
 

@@ -32,7 +32,7 @@ class User:
         return {**os.environ, **own, "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1"}
 
     def start(self, *arguments: object, **env: str) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "envtool", *(str(each) for each in arguments)]
+        argv = [sys.executable, "-m", "envtool", *(str(argument) for argument in arguments)]
         return subprocess.Popen(
             argv, cwd=self.home, env={**self.env, **env}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             start_new_session=True,

@@ -282,7 +282,7 @@ def test_offline_takes_the_cache_and_names_what_is_not_there(user: User, channel
     assert "tool-1.0" not in error
 
 
-@pytest.mark.parametrize("kills", [12, pytest.param(30, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.nightly)])
 def test_a_create_killed_at_any_moment_converges(user: User, channel: Channel, tmp_path: Path, kills: int) -> None:
     files = {f"share/many/{i}": File(bytes([i % 256]) * 5000) for i in range(1500)}
     many = locked(Archive("many", files).write(tmp_path))

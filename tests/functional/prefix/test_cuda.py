@@ -30,7 +30,7 @@ def lock(user: User, tmp_path: Path, built_for: str, demanded: str = "") -> None
 
 
 def with_driver(user: User, *arguments: object, code: int = 0, note: str | None = DRIVER, **env: str) -> str:
-    argv = [sys.executable, "-m", "envtool", *(str(each) for each in arguments)]
+    argv = [sys.executable, "-m", "envtool", *(str(argument) for argument in arguments)]
     if note:
         argv = nvidia.with_note(argv, note)
     done = subprocess.run(argv, cwd=user.home, env={**user.env, **env}, text=True, capture_output=True)

@@ -28,7 +28,7 @@ Python = tuple[LockedPackage, ...]
 
 
 def run(*argv: object) -> str:
-    done = subprocess.run([str(each) for each in argv], capture_output=True, text=True)
+    done = subprocess.run([str(argument) for argument in argv], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -36,7 +36,7 @@ def run(*argv: object) -> str:
 def layers_of(layout: Path) -> dict[str, str]:
     index = json.loads((layout / "index.json").read_bytes())["manifests"][0]
     manifest = json.loads(blob(layout, index["digest"]))
-    return {each["annotations"]["envserve.layer"]: each["digest"] for each in manifest["layers"]}
+    return {layer["annotations"]["envserve.layer"]: layer["digest"] for layer in manifest["layers"]}
 
 
 def blob(layout: Path, digest: str) -> bytes:
@@ -71,7 +71,7 @@ def test_an_image_has_one_digest_everywhere_and_its_tree_is_its_lock(
     assert user.run("digest", "-p", user.home / "env").stdout.strip() == report["env_digest"]
     found = user.run("export", "cyclonedx", "--prefix", user.home / "env").stdout
     assert JsonStrictValidator(SchemaVersion.V1_7).validate_str(found) is None
-    listed = {each["name"]: each for each in json.loads(found)["components"]}
+    listed = {component["name"]: component for component in json.loads(found)["components"]}
     assert listed["tool"]["licenses"] == [{"license": {"id": "MIT"}}]
     assert set(listed) == {"python", "pip", "tool", "library", "old", "hello-world"}
     assert str(user.home) not in "".join(path.read_text() for path in (prefix / "conda-meta").iterdir())
@@ -103,10 +103,10 @@ def test_platforms_of_a_lock_come_together_in_an_index(user: User, tmp_path: Pat
     require("skopeo")
     platforms = {"linux-64": "amd64", "linux-aarch64": "arm64"}
     packages = []
-    for each in platforms:
-        text = f"#!{PLACEHOLDER}/bin/sh\necho {each}\n".encode()
-        archive = Archive("tool", {"bin/tool": File(text, 0o755, prefix="text")}, subdir=each)
-        packages.append(locked(archive.write(tmp_path), platform=each))
+    for platform in platforms:
+        text = f"#!{PLACEHOLDER}/bin/sh\necho {platform}\n".encode()
+        archive = Archive("tool", {"bin/tool": File(text, 0o755, prefix="text")}, subdir=platform)
+        packages.append(locked(archive.write(tmp_path), platform=platform))
     lock = replace(lock_of(*packages), platforms=tuple(platforms), content_hash=dict.fromkeys(platforms, "0" * 64))
     (user.home / "conda-lock.yml").write_text(format_lockfile(lock))
     digests = [user.run("image", "-o", user.home / "i", "--platform", each).stdout for each in (*platforms, "linux-64")]

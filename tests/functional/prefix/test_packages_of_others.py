@@ -79,7 +79,7 @@ def create(user: User, prefix: Path, path: Path) -> str:
 
 
 def test_one_lock_is_one_environment_whatever_came_before(user: User, odd: Odd) -> None:
-    names = sorted({each["name"] for each in records(odd)} - WITHOUT)
+    names = sorted({record["name"] for record in records(odd)} - WITHOUT)
     assert len(names) >= 20
     states = {"all": names, "some": names[::2], "others": names[1::2]}
     locks = {state: lock(user, odd, state, wanted) for state, wanted in states.items()}

@@ -72,14 +72,14 @@ def notes(prefix: Path) -> dict[str, list[tuple[str, str | None]]]:
     """The paths of each package by its record, and where they belong."""
     records = (json.loads(path.read_bytes()) for path in (prefix / "conda-meta").glob("*.json"))
     return {
-        each["name"]: sorted((path["_path"], path.get("original_path")) for path in each["paths_data"]["paths"])
-        for each in records
+        record["name"]: sorted((path["_path"], path.get("original_path")) for path in record["paths_data"]["paths"])
+        for record in records
     }
 
 
 def by_rattler(user: User, packages: list[LockedPackage]) -> Path:
     prefix = user.home / "judge"
-    archives = [each.url[len("file://") :] for each in packages]
+    archives = [package.url[len("file://") :] for package in packages]
     script = ROOT / "tests/support/rattler_link.py"
     subprocess.run([sys.executable, str(script), str(prefix), str(user.home / "judged"), *archives], check=True)
     return prefix
@@ -140,7 +140,7 @@ def test_directories_against_files_end_the_same_every_time(user: User) -> None:
         Archive("dir-d", files("dir-d", "x/y/z"), depends=("dir-b",)),
         Archive("dir-e", files("dir-e", "x/u/t"), depends=("dir-c",)),
     ]
-    user.write_lock(*(locked(each.write(root)) for each in archives))
+    user.write_lock(*(locked(archive.write(root)) for archive in archives))
     digests = {create(user, user.home / f"env-{number}", "--force")[0] for number in range(3)}
     assert len(digests) == 1
     found = {path for path in tree(user.home / "env-0") if path.startswith("x")}

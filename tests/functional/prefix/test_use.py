@@ -133,7 +133,9 @@ def test_list_and_remove(user: User, digest: str) -> None:
     assert [Path(each["prefix"]).name for each in shown] == ["elsewhere", "mine"]
     assert {each["env_digest"] for each in shown} == {digest}
     user.run("remove", "-n", "mine", "--yes")
-    assert [Path(each["prefix"]).name for each in json.loads(user.run("list", "--json").stdout)] == ["elsewhere"]
+    assert [Path(environment["prefix"]).name for environment in json.loads(user.run("list", "--json").stdout)] == [
+        "elsewhere"
+    ]
     assert "mine" not in (user.home / ".conda/environments.txt").read_text()
     assert "not found" in user.run("remove", "-n", "mine", "--yes", code=3).stderr
 
@@ -144,7 +146,7 @@ def test_a_removal_that_was_killed_leaves_nothing_that_looks_whole(user: User, d
         process = user.start("remove", "-n", "mine", "--yes")
         time.sleep(delay_s)
         user.kill(process)
-        state = [each["state"] for each in json.loads(user.run("list", "--json").stdout)]
+        state = [entry["state"] for entry in json.loads(user.run("list", "--json").stdout)]
         assert state in ([], ["incomplete"]) or (prefix / "share/old.txt").exists()
         user.run("create", "-n", "mine")
         user.run("verify", "-n", "mine")

@@ -46,7 +46,7 @@ def test_every_change_is_found_and_mended(user: User, prefix: Path, name: str) -
     kind, path, change = CHANGES[name]
     change(prefix / path)
     found = json.loads(user.run("verify", "-p", prefix, "--json", code=1).stdout)
-    assert [(each["kind"], each["what"]) for each in found["findings"]] == [(kind, path)]
+    assert [(finding["kind"], finding["what"]) for finding in found["findings"]] == [(kind, path)]
     assert found["env_digest"] != before["env_digest"]
     user.run("create", "-p", prefix, "--repair")
     assert json.loads(user.run("verify", "-p", prefix, "--json").stdout) == before

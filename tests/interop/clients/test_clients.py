@@ -15,7 +15,7 @@ from tests.support.environments import make_environment
 PROGRAMS = Path(__file__).parent / "programs"
 
 
-def run(python, program, server):
+def assert_runs(python, program, server):
     done = subprocess.run(
         [str(python), str(PROGRAMS / program), str(server.port)],
         stdout=subprocess.PIPE,
@@ -27,16 +27,22 @@ def run(python, program, server):
 
 
 def test_tritonclient(server):
-    run(make_environment(TRITON), "triton.py", server)
+    assert_runs(make_environment(TRITON), "triton.py", server)
 
 
 def test_open_inference_openapi(server):
-    run(make_environment(TRITON), "generated.py", server)
+    assert_runs(make_environment(TRITON), "generated.py", server)
 
 
 @pytest.mark.parametrize("server", ["gthread"], indirect=True)  # its imports alone take many seconds
 def test_kserve(server):
-    run(make_environment(KSERVE, KSERVE_ITSELF), "kserve_client.py", server)
+    assert_runs(make_environment(KSERVE, KSERVE_ITSELF), "kserve_client.py", server)
+
+
+def test_java(server):
+    if shutil.which("javac") is None:
+        pytest.skip("a Java development kit is not on this machine")
+    assert_runs("java", "Peer.java", server)
 
 
 def curl(server, path, *options):

@@ -81,7 +81,7 @@ class Desk:
     def findings(self, prefix: Path) -> list[str]:
         """What verify finds, each as its kind and what it is about."""
         done = json.loads(self.user.run("verify", "-p", prefix, "--json", code=1).stdout)
-        return [f"{each['kind']} {each['what']}" for each in done["findings"]]
+        return [f"{finding['kind']} {finding['what']}" for finding in done["findings"]]
 
     def solve(self, command: str, prefix: Path, *specs: str) -> Any:
         """conda's answer to a command that solves, with our channel and no other."""
@@ -115,7 +115,7 @@ def _fill(channel: Path, user: User, tmp_path_factory: pytest.TempPathFactory) -
 
 def builds(packages: Sequence[LockedPackage]) -> set[tuple[str, str, str | None]]:
     """Name, version and build of the conda packages of a lock."""
-    return {(each.name, each.version, each.build_string) for each in packages if each.manager == "conda"}
+    return {(package.name, package.version, package.build_string) for package in packages if package.manager == "conda"}
 
 
 def listed(desk: Desk, prefix: Path) -> set[tuple[str, str, str]]:

@@ -30,7 +30,7 @@ def conda(user: User) -> Conda:
 
 def channels(conda: Conda) -> list[str]:
     """What conda would ask, in its order."""
-    return [each.rpartition("/")[0] for each in conda.json("info")["channels"] if each.endswith("/linux-64")]
+    return [channel.rpartition("/")[0] for channel in conda.json("info")["channels"] if channel.endswith("/linux-64")]
 
 
 def test_conda_asks_the_mirror_for_the_channels_that_it_has(user: User, conda: Conda) -> None:

@@ -40,7 +40,11 @@ def test_conda_solves_the_pinned_file_without_builds(desk: Desk, packages: list[
     exported = export(desk, "environment", "--no-builds")
     assert "h1_0" not in exported.read_text()
     answer = desk.conda.json("env", "create", "-p", desk.user.home / "none", "-f", exported, "--dry-run")
-    found = {tuple(re.split("=+", each.rpartition("::")[2])) for each in answer["dependencies"] if "::" in each}
+    found = {
+        tuple(re.split("=+", dependency.rpartition("::")[2]))
+        for dependency in answer["dependencies"]
+        if "::" in dependency
+    }
     assert found == builds(packages)
 
 
@@ -49,14 +53,16 @@ def test_conda_makes_an_environment_of_the_explicit_file(desk: Desk, packages: l
     desk.conda.run("create", "-p", prefix, "--file", export(desk, "explicit"))
     assert listed(desk, prefix) == builds(packages)
     shown = desk.conda.run("list", "-p", prefix, "--explicit", "--md5").stdout.split("@EXPLICIT\n")[1]
-    assert sorted(shown.split()) == sorted(f"{each.url}#{each.md5}" for each in packages if each.manager == "conda")
+    assert sorted(shown.split()) == sorted(
+        f"{package.url}#{package.md5}" for package in packages if package.manager == "conda"
+    )
 
 
 def test_conda_checks_the_hashes_of_the_explicit_file(
     desk: Desk, packages: list[LockedPackage], tmp_path: Path
 ) -> None:
     exported = export(desk, "explicit")
-    tool = next(each for each in packages if each.name == "tool")
+    tool = next(package for package in packages if package.name == "tool")
     assert tool.md5
     exported.write_text(exported.read_text().replace(tool.md5, "0" * 32))
     arguments = ("create", "-p", desk.user.home / "none", "--file", exported)
@@ -68,7 +74,7 @@ def test_conda_checks_the_hashes_of_the_explicit_file(
 def test_sha256_is_for_a_newer_conda_than_this(desk: Desk, packages: list[LockedPackage]) -> None:
     # The reason why an explicit file has MD5 unless SHA-256 is asked for.
     exported = export(desk, "explicit", "--sha256")
-    assert all(each.sha256 in exported.read_text() for each in packages if each.sha256)
+    assert all(package.sha256 in exported.read_text() for package in packages if package.sha256)
     arguments = ("create", "-p", desk.user.home / "none", "--file", exported)
     assert "Could not parse explicit URL" in desk.conda.run(*arguments, code=1).stderr
 

@@ -84,7 +84,7 @@ def test_a_package_that_conda_linked_anew(desk: Desk, prefix: Path, digest: str)
     # The same archive, but conda writes another script for an entry point and other byte-code.
     desk.conda.run("remove", "-p", prefix, "--offline", "pure")
     desk.solve("install", prefix, "pure")
-    assert [each for each in desk.findings(prefix) if ".pyc" not in each] == ["mismatched bin/pure"]
+    assert [finding for finding in desk.findings(prefix) if ".pyc" not in finding] == ["mismatched bin/pure"]
     assert desk.create(prefix, "--repair") == digest
     desk.user.run("verify", "-p", prefix)
 

@@ -56,7 +56,7 @@ def test_conda_lists_what_the_lock_says(desk: Desk, prefix: Path, packages: list
 
 def test_py_rattler_sees_what_the_lock_says(prefix: Path, packages: list[LockedPackage]) -> None:
     records = [rattler.PrefixRecord.from_path(path) for path in sorted((prefix / "conda-meta").glob("*.json"))]
-    conda = {(each.name, each.version, each.sha256) for each in packages if each.manager == "conda"}
+    conda = {(package.name, package.version, package.sha256) for package in packages if package.manager == "conda"}
     assert {(each.name.normalized, str(each.version), each.sha256.hex()) for each in records} == conda
     for record in records:
         assert all((prefix / str(path)).exists() for path in record.files), record.name
@@ -96,7 +96,9 @@ def test_a_prefix_of_py_rattler_is_the_same_to_conda(
 
 def test_conda_gives_the_urls_and_hashes_of_the_lock(desk: Desk, prefix: Path, packages: list[LockedPackage]) -> None:
     shown = desk.conda.run("list", "-p", prefix, "--explicit", "--md5").stdout.split("@EXPLICIT\n")[1]
-    assert sorted(shown.split()) == sorted(f"{each.url}#{each.md5}" for each in packages if each.manager == "conda")
+    assert sorted(shown.split()) == sorted(
+        f"{package.url}#{package.md5}" for package in packages if package.manager == "conda"
+    )
 
 
 def test_conda_tells_one_revision(desk: Desk, prefix: Path, packages: list[LockedPackage]) -> None:
@@ -174,7 +176,7 @@ def names_in_history(tmp_path: Path) -> list[str]:
         url = f"{channel}/linux-64/a-1-0.conda"
         record = {"name": "a", "version": "1", "build": "0", "url": url, "sha256": "0", "files": []}
         (tmp_path / f"conda-meta/{number}.json").write_text(json.dumps({**record, "paths_data": {"paths": []}}))
-    return [each.description for each in conda_packages(tmp_path)]
+    return [package.description for package in conda_packages(tmp_path)]
 
 
 def names_of_conda(conda: Conda) -> list[str]:

@@ -19,7 +19,11 @@ CONDA = '#!/bin/sh\n[ "$1" = --version ] && echo "conda 24.5.0" && exit 0\necho 
 def run(*argv: object, cwd: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ENVTOOL_HOME": str(cwd / "home")}
     done = subprocess.run(
-        [sys.executable, "-m", *(str(each) for each in argv)], cwd=cwd, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", *(str(argument) for argument in argv)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -49,7 +53,7 @@ def check_input_hash(place: Path, source: str) -> str:
 
 def test_conda_lock_finds_our_lock_current(place: Path) -> None:
     before = (place / "conda-lock.yml").read_bytes()
-    source = next(each.name for each in place.glob("environment*.yml"))
+    source = next(path.name for path in place.glob("environment*.yml"))
     assert "Spec hash already locked for" in check_input_hash(place, source)
     assert (place / "conda-lock.yml").read_bytes() == before
 
@@ -87,7 +91,7 @@ def test_our_order_of_archives_is_one_in_which_everything_comes_after_what_it_ne
     from envtool.lockfile.conda_lock_v1 import read_lockfile
 
     packages = in_order(read_lockfile(place / "conda-lock.yml").select("linux-64"))
-    needs = {each.name: set(each.dependencies) for each in packages}
+    needs = {package.name: set(package.dependencies) for package in packages}
     at = {each.name: position for position, each in enumerate(packages)}
     late = [(name, other) for name in at for other in needs[name] if at.get(other, 0) > at[name]]
     # Packages that need each other (_openmp_mutex and libgcc, python and pip) have no such order.
@@ -114,8 +118,10 @@ def test_py_rattler_reads_our_lock(place: Path) -> None:
     assert {str(each) for each in environment.platforms()} == set(ours.platforms)
     for platform in environment.platforms():
         records = environment.conda_repodata_records_for_platform(platform)
-        found = {(each.url, each.sha256.hex()) for each in records}
-        assert found == {(each.url, each.sha256) for each in ours.packages if each.platform == str(platform)}
+        found = {(record.url, record.sha256.hex()) for record in records}
+        assert found == {
+            (package.url, package.sha256) for package in ours.packages if package.platform == str(platform)
+        }
 
 
 def test_our_pinned_environment_is_one_that_conda_lock_can_read(place: Path) -> None:

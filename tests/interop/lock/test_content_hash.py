@@ -74,7 +74,7 @@ def theirs(paths: list[Path], virtual: dict[str, dict[str, str]] | None) -> dict
 
 
 def declared(spec: EnvironmentSpec) -> dict[str, dict[str, str]]:
-    return {each.platform: dict(each.virtual_packages) for each in with_virtual_packages(spec).platforms}
+    return {platform.platform: dict(platform.virtual_packages) for platform in with_virtual_packages(spec).platforms}
 
 
 FILES = st.tuples(

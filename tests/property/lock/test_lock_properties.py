@@ -59,7 +59,7 @@ def lockfiles(draw) -> Lockfile:
         ),
         platforms=platforms,
         sources=("environment.yml",),
-        content_hash={each: f"{draw(HEX):064x}" for each in platforms},
+        content_hash={platform: f"{draw(HEX):064x}" for platform in platforms},
         custom_metadata=draw(
             st.dictionaries(NAMES, st.one_of(TEXT, TEXT.map(lambda text: f"{text}\nnext\n")), max_size=3)
         ),
@@ -122,7 +122,7 @@ LINES = ["python=3.9", "numpy >=1.20,<2", "flask", "pytorch::pytorch=2.3", "zlib
 
 
 def document(lines: list[str], comment: str) -> str:
-    listed = "".join(f"  - {each}\n" for each in lines)
+    listed = "".join(f"  - {line}\n" for line in lines)
     return f"# {comment}\nchannels: [conda-forge]\nplatforms: [linux-64, osx-arm64]\ndependencies:\n{listed}"
 
 
@@ -144,7 +144,7 @@ def test_a_line_that_is_there_or_not_is_always_noticed(lines: list[str], line: s
         return
     first = combine([environment_yml.parse(Path("environment.yml"), document(with_line, ""))])
     other = combine([environment_yml.parse(Path("environment.yml"), document(without, ""))])
-    assert [each.kind for each in compare_inputs(serialize(first, {}), other, {})] == ["removed"]
+    assert [change.kind for change in compare_inputs(serialize(first, {}), other, {})] == ["removed"]
     assert [each.kind for each in compare_inputs(serialize(other, {}), first, {})] == ["added"]
 
 

@@ -122,9 +122,9 @@ def test_over_a_unix_socket_and_with_pipelining(start, tmp_path):
     body = json.dumps({"inputs": [SLOW]}).encode()
     request = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     connections = [socket.socket(socket.AF_UNIX) for _ in range(6)]
-    for each in connections:
-        each.settimeout(60)
-        each.connect(str(path))
+    for connection in connections:
+        connection.settimeout(60)
+        connection.connect(str(path))
     owners = set()
     for _ in range(4):
         for each in connections:

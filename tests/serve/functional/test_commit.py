@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from serving import Load, check_answers, find_steps_back, wait_until
+from serving import Load, assert_answers, find_steps_back, wait_until
 from trainer import ROW, mark
 
 pytestmark = pytest.mark.needs_torch
@@ -50,7 +50,7 @@ def test_swaps_at_full_load(start_server, trainer, swaps):
             trainer.publish(seed, name=f"model_{seed % 5}.safetensors")
             load.wait_for_generation(seed + 1)
         load.wait_for_more(50)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
     assert {reply.generation for reply in load.all()} >= set(range(2, swaps + 2))
     assert server.events("fault") == server.events("refused") == server.events("not_restored") == []
 
@@ -86,7 +86,7 @@ def test_one_that_fails_and_nobody_moves(start_gated, trainer, gate):
         trainer.publish(3)
         server.wait_live(2)
         load.wait_for_more(40)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
     assert len(server.events("refused")) == 1
     assert {line["worker"] for line in server.events("swapped") if line["generation"] == 2} == {one, other}
 
@@ -150,7 +150,7 @@ def test_workers_killed_in_each_phase(start_gated, trainer, gate, tmp_path):
             time.sleep(0.5)
             kill(server.workers()[0])
         wait_for_new(5)
-    check_answers(load, trainer, failures=4 * load.threads)
+    assert_answers(load, trainer, failures=4 * load.threads)
     assert server.events("refused") == []
 
 
@@ -193,7 +193,7 @@ def test_signals_of_gunicorn(start_server, trainer):
         load.wait_for_generation(4)
         load.wait_for_more(40)
     # gthread closes idle connections of a worker that ends, so a request that is just then sent may be lost.
-    check_answers(load, trainer, failures=2 * load.threads)
+    assert_answers(load, trainer, failures=2 * load.threads)
     assert server.events("refused") == []
 
 

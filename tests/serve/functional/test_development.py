@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,9 @@ import urllib.request
 
 import pytest
 from serving import ROOT, wait_until
+from warm import INTERPRETER
 
+torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.needs_torch
 
 MODEL = """
@@ -26,33 +29,42 @@ class Net(torch.nn.Module):
         return FACTOR * self.layer(rows)
 FACTOR = 1
 """
-SAVE = """
-import sys, torch
-from model import Net
-net = Net()
-torch.nn.init.constant_(net.layer.weight, float(sys.argv[1]))
-torch.nn.init.zeros_(net.layer.bias)
-torch.save({"state_dict": net.state_dict()}, "new.pt")
-"""
 
 
 @pytest.fixture
 def project(tmp_path):
     (tmp_path / "model.py").write_text(MODEL)
-    (tmp_path / "save.py").write_text(SAVE)
     return tmp_path
 
 
-def save(project, value):
-    subprocess.run([sys.executable, "save.py", str(value)], cwd=project, check=True)
+def save(project, value, width=2):
+    """Weights as a trainer of `MODEL` saves them: an answer is three times the value."""
+    state = {"layer.weight": torch.full((width, 3), float(value)), "layer.bias": torch.zeros(width)}
+    torch.save({"state_dict": state}, project / "new.pt")
     (project / "new.pt").replace(project / "weights.pt")
 
 
 def serve(*arguments, cwd):
-    command = [sys.executable, "-m", "serve", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    return INTERPRETER.run(["serve", *map(str, arguments)], cwd, {**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+@contextlib.contextmanager
+def running(project, *arguments):
+    """`serve run`: its port, its process, and a function that returns its log."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "serve", "run", "model.py", *arguments, "--bind", f"127.0.0.1:{port}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": str(project)}
+    log = project / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=project, stdout=output, stderr=output, env=environment)
+    try:
+        wait_until(lambda: "Ctrl-C ends it" in log.read_text(), "the server", log.read_text)
+        yield port, process, log.read_text
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
 
 
 def findings(project, *arguments):
@@ -100,39 +112,17 @@ def answer(port):
 
 def test_run_serves_new_weights_and_new_code_and_outlives_broken_code(project):
     save(project, 1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "serve",
-        "run",
-        "model.py",
-        "--weights",
-        "weights.pt",
-        "--bind",
-        f"127.0.0.1:{port}",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": str(project)}
-    log = project / "log"
-    with log.open("w") as output:
-        running = subprocess.Popen(command, cwd=project, stdout=output, stderr=output, env=environment)
-    try:
-        wait_until(lambda: "Ctrl-C ends it" in log.read_text(), "the server", log.read_text)
+    with running(project, "--weights", "weights.pt") as (port, process, log):
         assert answer(port) == 3
         save(project, 2)
-        wait_until(lambda: answer(port) == 6, "the new weights", log.read_text)
+        wait_until(lambda: answer(port) == 6, "the new weights", log)
         code = (project / "model.py").read_text()
         (project / "model.py").write_text(code + "broken(")
-        wait_until(lambda: "SyntaxError" in log.read_text(), "the broken code", log.read_text)
+        wait_until(lambda: "SyntaxError" in log(), "the broken code", log)
         assert answer(port) == 6
         (project / "model.py").write_text(code.replace("FACTOR = 1", "FACTOR = 10"))
-        wait_until(lambda: answer(port) == 60, "the new code", log.read_text)
-    finally:
-        running.send_signal(signal.SIGINT)
-        code = running.wait(60)
-    assert code == 0
+        wait_until(lambda: answer(port) == 60, "the new code", log)
+    assert process.returncode == 0
     with pytest.raises(OSError, match="refused"):
         answer(port)
     assert not list(project.glob("envserve-run-*"))
@@ -141,27 +131,15 @@ def test_run_serves_new_weights_and_new_code_and_outlives_broken_code(project):
 @pytest.mark.parametrize("weights", [[], ["--weights", "weights.pt"]])
 def test_run_follows_a_change_of_the_architecture(project, weights):
     save(project, 1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "serve", "run", "model.py", *weights, "--bind", f"127.0.0.1:{port}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TMPDIR": str(project)}
-    log = project / "log"
-    with log.open("w") as output:
-        running = subprocess.Popen(command, cwd=project, stdout=output, stderr=output, env=environment)
-    try:
-        wait_until(lambda: "Ctrl-C ends it" in log.read_text(), "the server", log.read_text)
+    with running(project, *weights) as (port, _, log):
         assert outputs(port) == 2
         (project / "model.py").write_text(MODEL.replace("width=2", "width=5"))
         if weights:
-            wait_until(lambda: "reload is given up" in log.read_text(), "the new code", log.read_text)
+            wait_until(lambda: "reload is given up" in log(), "the new code", log)
             assert outputs(port) == 2
-            save(project, 1)
-        wait_until(lambda: log.read_text().count("Ctrl-C ends it") == 2, "the server with it", log.read_text)
+            save(project, 1, width=5)
+        wait_until(lambda: log().count("Ctrl-C ends it") == 2, "the server with it", log)
         assert outputs(port) == 5
-    finally:
-        running.send_signal(signal.SIGTERM)
-        running.wait(60)
 
 
 def outputs(port):

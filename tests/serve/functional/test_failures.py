@@ -77,7 +77,7 @@ class Bench:
         )
         return path
 
-    def expect_refusal(self, path, code, word):
+    def assert_refused(self, path, code, word):
         """The reason is in the log and in `/model`, and the old model serves on."""
 
         def find():
@@ -99,7 +99,7 @@ class Bench:
         assert reply.sha256 == self.good.sha256
         assert reply.json["outputs"] == [self.trainer.expected(self.good.sha256)]
 
-    def expect_the_next_good_one(self):
+    def assert_next_good_one_is_served(self):
         self.generation += 1
         self.good = self.publish_good(100 + self.generation)
         self.server.wait_live(self.generation)
@@ -162,9 +162,9 @@ def test_bad_content(bench, trainer):
             # Bytes of their own: a host remembers refused bytes, whatever their marker says.
             content = trainer.train(1000 + number).read_bytes()
         path = served.bad(content, **stated)
-        served.expect_refusal(path, code, word)
+        served.assert_refused(path, code, word)
         assert what
-    served.expect_the_next_good_one()
+    served.assert_next_good_one_is_served()
 
 
 def test_signatures(bench, trainer, tmp_path):
@@ -172,16 +172,16 @@ def test_signatures(bench, trainer, tmp_path):
     unsigned = trainer.directory / "unsigned.safetensors"
     unsigned.write_bytes(trainer.train(60).read_bytes())
     mark(unsigned, json.dumps({"sha256": sha256_of(unsigned)}).encode())
-    served.expect_refusal(unsigned, "signature", "found none")
+    served.assert_refused(unsigned, "signature", "found none")
     altered = served.bad(trainer.train(61).read_bytes())
     marker = altered.with_name(altered.name + ".done")
     served.replace(marker, marker.read_bytes().replace(b'"bad1"', b'"best"'))
-    served.expect_refusal(altered, "signature", "expected one of this manifest")
+    served.assert_refused(altered, "signature", "expected one of this manifest")
     write_keys(tmp_path / "stranger")
     served.key, own = tmp_path / "stranger", served.key
-    served.expect_refusal(served.bad(trainer.train(62).read_bytes()), "signature", "the key: expected")
+    served.assert_refused(served.bad(trainer.train(62).read_bytes()), "signature", "the key: expected")
     served.key = own
-    served.expect_the_next_good_one()
+    served.assert_next_good_one_is_served()
 
 
 def test_a_pickle_that_runs_code(bench, trainer, tmp_path):
@@ -195,7 +195,7 @@ def test_a_pickle_that_runs_code(bench, trainer, tmp_path):
     assert {line["code"] for line in served.server.events("refused")} <= {"damaged", "pickle"}
     assert path.exists()
     assert not target.exists()
-    served.expect_the_next_good_one()
+    served.assert_next_good_one_is_served()
 
 
 def test_odd_things_in_the_directory(bench, trainer):
@@ -203,17 +203,17 @@ def test_odd_things_in_the_directory(bench, trainer):
     directory = trainer.directory
     (directory / "dir.safetensors").write_bytes(b"x")
     (directory / "dir.safetensors.done").mkdir()
-    served.expect_refusal(directory / "dir.safetensors", "marker", "expected a regular file")
+    served.assert_refused(directory / "dir.safetensors", "marker", "expected a regular file")
     (directory / "loop").symlink_to("loop")
     (directory / "loop.done").symlink_to("loop")
-    served.expect_refusal(directory / "loop", "marker", "")
+    served.assert_refused(directory / "loop", "marker", "")
     (directory / "folder").mkdir()
     mark(directory / "folder")
-    served.expect_refusal(directory / "folder", "marker", "expected a regular file")
+    served.assert_refused(directory / "folder", "marker", "expected a regular file")
     mark(directory / "absent")
     for number in range(10_000):
         (directory / f"other_{number}.bin").touch()
-    served.expect_the_next_good_one()
+    served.assert_next_good_one_is_served()
 
 
 def fill(path):
@@ -267,8 +267,8 @@ def test_a_checkpoint_that_may_not_be_read(bench, trainer):
     facts = {"sha256": sha256_of_secret(path), "size": path.stat().st_size, "version": "secret"}
     facts["signature"] = sign(facts, served.key)
     mark(path, json.dumps(facts).encode())
-    served.expect_refusal(path, "PermissionError", "Permission denied")
-    served.expect_the_next_good_one()
+    served.assert_refused(path, "PermissionError", "Permission denied")
+    served.assert_next_good_one_is_served()
 
 
 def sha256_of_secret(path):
@@ -290,4 +290,4 @@ def test_random_bytes_never_reach_a_request(bench, trainer):
         if bytes(content) != whole:
             served.bad(bytes(content), version=f"r{draw.randrange(10**9)}")
         time.sleep(0.05)
-    served.expect_the_next_good_one()
+    served.assert_next_good_one_is_served()

@@ -86,7 +86,7 @@ def test_memory_is_flat_and_shared(start_server, trainer, swaps, largest_slope):
         path = trainer.write("big.safetensors", {"layer.weight": weight, "layer.bias": numpy.zeros(COLUMNS, "float32")})
         return publish(path, trainer.directory, f"big_{seed % 2}.safetensors", f"v{seed}")
 
-    server = start_server(model="affine:Big", workers=WORKERS, keep=1, probation_s=0)
+    server = start_server(model="affine:Big", workers=WORKERS, keep=1, probation_s=0, is_fresh=True)
     wait_until(lambda: len(server.events("watching")) == WORKERS, "all workers ready", lambda: server.text)
     pids = server.workers()
     empty_bytes, own_bytes = pss_bytes(pids), held_bytes(pids)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from serving import ROOT, Load, check_answers, wait_until
+from serving import ROOT, Load, assert_answers, wait_until
 from trainer import ROW
 
 pytestmark = pytest.mark.needs_torch
@@ -49,7 +49,7 @@ def test_rollback_pin_and_unpin(start_server, trainer, serve, tmp_path):
         assert "generation 5" in serve("rollback", "--to", "v2")
         load.wait_for_generation(5)
         load.wait_for_more(20)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
     by_generation = {reply.generation: reply.sha256 for reply in load.all()}
     assert (by_generation[3], by_generation[4]) == (first.sha256, last.sha256)
     history = json.loads(serve("history", "--json"))
@@ -123,7 +123,7 @@ def test_weights_in_memory_are_compared_while_they_serve(start_server, trainer, 
         load.wait_for_more(20)
         found = json.loads(serve("verify", "--live", "--json"))
         load.wait_for_more(20)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
     assert [each["worker"] for each in found] == sorted(server.workers())
     assert {(each["generation"], each["tensors"], tuple(each["differing"])) for each in found} == {(1, 2, ())}
     reply = server.client().predict([[666, 0, 0, 0]])  # one of the two workers writes into its weights

@@ -9,27 +9,14 @@ import signal
 import threading
 import time
 
-import numpy
 import pytest
 from affine import Turning
 from serving import Load, find_steps_back, wait_until
 from trainer import ROW
 
-from serve.publishing.publish import publish
-
 pytestmark = pytest.mark.needs_torch
 
 GOOD = [[3.0, -2.0, 5.0, 7.0], [3.0, 1.0, 0.0, 2.0]]
-
-
-def publish_kind(trainer, kind, seed=7, second_bias=0.0):
-    """Publish weights whose first bias says how the model turns out."""
-    draw = numpy.random.default_rng(seed)
-    state = {
-        "layer.weight": draw.integers(-9, 9, (2, 4)).astype("float32"),
-        "layer.bias": numpy.array([kind, second_bias], "float32"),
-    }
-    return publish(trainer.write("m.safetensors", state), trainer.directory, f"model_{kind}_{seed}.safetensors")
 
 
 @pytest.fixture
@@ -37,7 +24,7 @@ def start(start_server, trainer):
     """Start a server of `affine:Turning` whose first generation is live and has answered."""
 
     def start(second_bias=0.0, **settings):
-        good = publish_kind(trainer, 0, second_bias=second_bias)
+        good = trainer.publish_kind(0, second_bias=second_bias)
         server = start_server(model="affine:Turning", **settings)
         server.wait_live(1, settings.get("workers", 2))
         return server, good
@@ -76,7 +63,7 @@ def test_a_bad_generation_takes_itself_back(start, trainer, found):
     server, good = start(5.0 if found == "slower" else 0.0)
     with Requests(server, ROW, threads=4) as load:
         load.wait_for_more(300)
-        bad = publish_kind(trainer, KINDS[found], second_bias=5.0 if found == "slower" else 0.0)
+        bad = trainer.publish_kind(KINDS[found], second_bias=5.0 if found == "slower" else 0.0)
         (returned,) = server.wait_for_events("returned", 1)
         returned_s = time.monotonic()
         load.wait_for_more(100)
@@ -105,7 +92,7 @@ def test_one_that_turns_bad_late_or_seldom(start, trainer, found):
     server, good = start(workers=1, probation_s=3600)
     with Requests(server, ROW, threads=4) as load:
         load.wait_for_more(50)
-        publish_kind(trainer, Turning.LATE if found == "finite" else Turning.SELDOM)
+        trainer.publish_kind(Turning.LATE if found == "finite" else Turning.SELDOM)
         (returned,) = server.wait_for_events("returned", 1)
         load.wait_for_more(50)
     assert (returned["signal"], returned["sha256"]) == (found, good.sha256)
@@ -120,7 +107,7 @@ def test_one_that_turns_bad_late_or_seldom(start, trainer, found):
 def test_a_worker_killed_during_a_probation(start, trainer, tmp_path):
     """Its successor holds the way back too; a second one that dies of the model ends it; a restart begins it again."""
     server, good = start(probation_s=3600)
-    publish_kind(trainer, 0, seed=8)
+    trainer.publish_kind(0, seed=8)
     server.wait_live(2)
 
     def kill_one():
@@ -141,7 +128,7 @@ def test_a_worker_killed_during_a_probation(start, trainer, tmp_path):
 
 def test_a_server_killed_during_a_probation_begins_it_again(start, start_server, trainer):
     server, good = start(probation_s=3600)
-    publish_kind(trainer, Turning.NAN, seed=8)
+    trainer.publish_kind(Turning.NAN, seed=8)
     server.wait_live(2)
     for pid in [server.process.pid, *server.workers()]:
         os.kill(pid, signal.SIGKILL)
@@ -158,7 +145,7 @@ def test_a_server_killed_during_a_probation_begins_it_again(start, start_server,
 
 def test_a_probation_ends_and_is_in_the_history(start, trainer):
     server, _ = start(probation_s=1)
-    publish_kind(trainer, 0, seed=8)
+    trainer.publish_kind(0, seed=8)
     server.wait_live(2)
     server.wait_for_events("held", 1)
     server.wait_for_events("retired", 2)
@@ -184,7 +171,7 @@ def test_good_swaps_under_load_and_noise_are_never_taken_back(start, trainer, sw
     try:
         with Requests(server, ROW, threads=4) as load:
             for number in range(1, swaps + 1):
-                publish_kind(trainer, 0, seed=number + 10)
+                trainer.publish_kind(0, seed=number + 10)
                 load.wait_for_generation(number + 1)
                 load.wait_for_more(20)
     finally:

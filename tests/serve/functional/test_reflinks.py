@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from serving import Load, check_answers
+from serving import Load, assert_answers
 from trainer import ROW, sha256_of
 
 from serve.checkpoint.manifest import Manifest
@@ -77,4 +77,4 @@ def test_a_swap_by_clones_under_requests(btrfs, start_server, trainer):
         for path in directory.glob("*.safetensors"):
             path.write_bytes(b"overwritten in place")
         load.wait_for_more(50)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)

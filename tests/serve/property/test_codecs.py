@@ -24,7 +24,7 @@ TEXTS = st.lists(st.text(st.characters(blacklist_categories=("Cs",)))).map(
 )
 
 
-def same(left, right):
+def assert_same(left, right):
     assert left.shape == right.shape
     if left.dtype.kind == "O":
         assert left.tolist() == right.tolist()
@@ -51,14 +51,14 @@ def test_what_v2_writes_it_reads(arrays, is_binary):
         expected = arrays[tensor.name]
         assert tensor.datatype == datatypes.name_of(expected.dtype)
         if is_binary or expected.dtype.kind != "f":
-            same(tensor.array, expected)
+            assert_same(tensor.array, expected)
         else:
             assert (tensor.array == expected).all()
 
 
 @given(NUMBERS, st.sampled_from("CF"))
 def test_what_npy_writes_it_reads(array, order):
-    same(npy.decode(npy.encode(np.asarray(array, order=order))), array)
+    assert_same(npy.decode(npy.encode(np.asarray(array, order=order))), array)
 
 
 @given(st.dictionaries(st.text(min_size=1).filter(lambda name: name != "__metadata__"), NUMBERS, min_size=1))
@@ -66,7 +66,7 @@ def test_what_safetensors_writes_it_reads(arrays):
     found = safetensors.decode(safetensors.encode(arrays))
     assert set(found) == set(arrays)
     for name, array in arrays.items():
-        same(found[name], array)
+        assert_same(found[name], array)
 
 
 PARSERS = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from serve.errors import CheckpointError
 from serve.model.slot import Slot
 from serve.operations.operations import Operations
+from serve.policy import Policy
 from serve.rollout.decision import Rule
 from serve.rollout.evidence_board import Guard
 from serve.source.remote import make_place
@@ -38,12 +39,15 @@ class TextLoader:
     """Loads them; `faults` says by content what is raised instead."""
 
     def __init__(self):
-        self.faults, self.loads, self.previewed = {}, [], []
+        self.faults, self.loads, self.previewed, self.shortage = {}, [], [], ""
 
     def preview(self, path, manifest):
         self.previewed.append(path.name)
         if path.read_bytes().startswith(b"another architecture"):
             raise CheckpointError("architecture", "of another architecture")
+
+    def find_shortage(self, stored, format):
+        return self.shortage
 
     def load(self, stored, manifest):
         content = stored.path.read_bytes()
@@ -98,6 +102,7 @@ class Worker:
             keep=keep,
             guard=Guard(),
             probation=probation,
+            policy=Policy({}, None),
         )
         self.guard = context.guard
         self.committer = WorkerCommitter(context, root) if commit == "worker" else HostCommitter(context, root, 60.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import os
 import re
@@ -14,10 +15,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from warm import INTERPRETER
+
 ROOT = Path(__file__).resolve().parents[3]
 SUPPORT = Path(__file__).parent
 # Starting two interpreters that import torch takes long on a machine that does other work too.
 PATIENCE_S = 90
+HAS_FAST = all(importlib.util.find_spec(name) for name in ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker"))
 
 
 @dataclass
@@ -62,10 +66,16 @@ class Client:
 
 
 class Server:
-    """`gunicorn -c python:serve.gunicorn_conf serve.wsgi:app` on a free port of the loopback."""
+    """`gunicorn -c python:serve.gunicorn_conf serve.wsgi:app` on a free port of the loopback.
+
+    Args:
+        settings: those of the server, and two of the test: `prefix`, what runs the command line, and `is_fresh`,
+            whether its interpreter is started and not forked from one that has imported torch.
+    """
 
     def __init__(self, directory: Path, checkpoints: Path, settings: dict[str, object]) -> None:
         prefix = list(settings.pop("prefix", ()))
+        is_fresh = bool(settings.pop("is_fresh", prefix))
         values = {
             "model": "affine:Affine",
             "name": "affine",
@@ -81,9 +91,14 @@ class Server:
         environ.update({f"SERVE_{key.upper()}": str(value) for key, value in values.items()})
         environ.update(PYTHONPATH=str(ROOT), ENVSERVE_ENV_DIGEST="sha256:0123")
         self._log_path = directory / f"server-{time.monotonic_ns()}.log"
-        command = [*prefix, sys.executable, "-m", "gunicorn", "-c", "python:serve.gunicorn_conf", "serve.wsgi:app"]
-        with self._log_path.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=directory, env=environ, stdout=log, stderr=log)
+        command = ["gunicorn", "-c", "python:serve.gunicorn_conf", "serve.wsgi:app"]
+        if is_fresh:
+            argv = [*prefix, sys.executable, "-m", *command]
+            with self._log_path.open("wb") as log:
+                self.process = subprocess.Popen(argv, cwd=directory, env=environ, stdout=log, stderr=log)
+        else:
+            self._log_path.touch()
+            self.process = INTERPRETER.start(command, directory, environ, self._log_path)
         # With reuse_port each worker listens for itself, and gunicorn names no address.
         stated = int(str(values["bind"]).rpartition(":")[2])
         self.port = stated or int(self.wait_for_text(r"Listening at: https?://127\.0\.0\.1:(\d+)"))
@@ -258,7 +273,7 @@ def find_steps_back(replies: list[Reply]) -> list[tuple[int, int]]:
     return steps
 
 
-def check_answers(load: Load, trainer, failures: int = 0) -> None:
+def assert_answers(load: Load, trainer, failures: int = 0) -> None:
     """Every request was answered, exactly as the checkpoint named in its header answers, and none went back."""
     assert len(load.failures) <= failures, load.failures
     replies = load.all()

@@ -53,6 +53,15 @@ class Trainer:
         path = self.train(seed)
         return publish(path, self.directory, name or f"model_{seed}.safetensors", version)
 
+    def publish_kind(self, kind: int, seed: int = 7, second_bias: float = 0.0):
+        """Publish weights of `affine:Turning`, whose first bias tells how the model turns out."""
+        draw = numpy.random.default_rng(seed)
+        state = {
+            "layer.weight": draw.integers(-9, 9, (2, 4)).astype("float32"),
+            "layer.bias": numpy.array([kind, second_bias], "float32"),
+        }
+        return publish(self.write("m.safetensors", state), self.directory, f"model_{kind}_{seed}.safetensors")
+
     def expected(self, sha256: str, row: list[float] = ROW) -> list[float]:
         """Return what the checkpoint with this sha256 answers for a row."""
         weight, bias = self._weights[sha256]

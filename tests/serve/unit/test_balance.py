@@ -58,8 +58,8 @@ class Transport:
 def three():
     neighbours = Neighbours(4)
     balances = [Balance(neighbours, place, lambda: True) for place in range(3)]
-    for each in balances:
-        each.join()
+    for balance in balances:
+        balance.join()
     return neighbours, balances
 
 
@@ -136,7 +136,7 @@ def test_half_of_the_difference_goes_and_then_it_rests(three):
     _, balances = three
     for each, asked in zip(balances, (9, 3, 3)):
         each.asking = asked
-    for each in reversed(balances):
-        each.look()
+    for balance in reversed(balances):
+        balance.look()
     moved = [balances[0].place_for_next() for _ in range(9)]
     assert sorted(place for place in moved if place is not None) == [1, 1, 2]

@@ -56,12 +56,14 @@ def test_a_model_is_listed_with_its_proof_and_its_environment(tmp_path, specific
     properties = {each["name"]: each["value"] for each in model["properties"]}
     assert properties["serve:env_digest"] == "cd" * 32
     assert properties["serve:marker:training"] == '{"commit": "abc"}'
-    assert [each["name"] for each in others] == (["serving", "flask"] if has_environment else [])
+    assert [other["name"] for other in others] == (["serving", "flask"] if has_environment else [])
     before = hashlib.sha256(text.encode()).hexdigest()
     CliRunner().invoke(bom, options, env={"ENVSERVE_ENV_DIGEST": "cd" * 32})
     assert hashlib.sha256((tmp_path / "bom.json").read_bytes()).hexdigest() == before
-    refs = {each["bom-ref"] for each in found["components"]} | {"service"}
-    assert {ref for each in found["dependencies"] for ref in (each["ref"], *each.get("dependsOn", ()))} <= refs
+    refs = {component["bom-ref"] for component in found["components"]} | {"service"}
+    assert {
+        ref for dependency in found["dependencies"] for ref in (dependency["ref"], *dependency.get("dependsOn", ()))
+    } <= refs
 
 
 def test_what_is_no_bill_of_materials_is_refused(tmp_path):

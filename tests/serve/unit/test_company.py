@@ -171,6 +171,24 @@ def test_first_dimensions_that_are_no_rows(tmp_path, built):
     assert examine(tmp_path, built()).alone_because
 
 
+class Widths(nn.Module):
+    """Cuts its answer where a number, a place or a truth value of any row has it."""
+
+    def __init__(self, name, value):
+        super().__init__()
+        self.example_inputs = {"x": [[1.0, 2.0, 3.0, 4.0]], name: [value]}
+
+    def forward(self, x, k=None, mask=None, last=None):
+        if mask is not None:
+            return x * (1 + mask.any())
+        return x.topk(int(k.max()), 1).values if k is not None else x[:, : 1 + last.max()]
+
+
+@pytest.mark.parametrize(("name", "value"), [("k", 1), ("k", 2), ("k", 4), ("last", 0), ("last", 3), ("mask", False)])
+def test_whole_numbers_of_one_row_that_cut_the_answers_of_all(tmp_path, name, value):
+    assert examine(tmp_path, Widths(name, value)).alone_because
+
+
 def test_batch_statistics_are_seen_as_changing_weights(tmp_path):
     assert "norm.running_mean" in examine(tmp_path, Training()).written
 

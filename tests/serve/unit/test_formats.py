@@ -41,11 +41,14 @@ def test_torch_files_are_known_by_their_first_bytes(tmp_path, start, format):
     assert detect_format(path) == format
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"<html></html>", b"\0" * 100])
-def test_other_files_are_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "shown"),
+    [(b"", "an empty file"), (b"{", "7b"), (b"<html></html>", "3c68746d6c3e3c2f"), (b"\0" * 100, "0" * 16)],
+)
+def test_other_files_are_refused(tmp_path, content, shown):
     path = tmp_path / "m.pth"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match=f"found {shown}$") as caught:
         detect_format(path)
     assert caught.value.code == "format"
 

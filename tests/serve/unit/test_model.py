@@ -39,7 +39,7 @@ def stored(path):
     return Stored(path, sha256_of(path), path.stat().st_size)
 
 
-def refused(loader, path, code, manifest=UNSTATED):
+def assert_refused(loader, path, code, manifest=UNSTATED):
     with pytest.raises(CheckpointError) as caught:
         loader.load(stored(path), manifest)
     assert caught.value.code == code, caught.value.message
@@ -85,7 +85,7 @@ def test_a_pickle_is_read_without_its_code_or_not_at_all(tmp_path, trainer, pth)
         loaded = loader(tmp_path).load(stored(pth), Manifest(format="torch"))
         assert loaded.predictor.predict([ROW]) == [trainer.expected(sha256_of(pth))]
     else:
-        message = refused(loader(tmp_path), pth, "pickle")
+        message = assert_refused(loader(tmp_path), pth, "pickle")
         assert torch.__version__ in message
 
 
@@ -115,7 +115,7 @@ def test_a_pickle_that_runs_code_does_not(tmp_path, trainer):
     target = tmp_path / "exploded"
     path = trainer.work / "bomb.pth"
     torch.save({"layer.weight": Bomb(target)}, str(path))
-    refused(loader(tmp_path), path, "pickle")
+    assert_refused(loader(tmp_path), path, "pickle")
     assert not target.exists()
 
 
@@ -123,19 +123,19 @@ def test_a_torn_pickle_is_refused(tmp_path, pth):
     whole = pth.read_bytes()
     for length in (5, 100, len(whole) // 2, len(whole) - 1):
         pth.write_bytes(whole[:length])
-        refused(loader(tmp_path, **allow(pth)), pth, "damaged")
+        assert_refused(loader(tmp_path, **allow(pth)), pth, "damaged")
 
 
 @pytest.mark.parametrize("content", [5, {"layer.weight": "text"}, ["list"]])
 def test_a_pickle_that_is_no_state_dict(tmp_path, trainer, content):
     path = trainer.work / "other.pth"
     torch.save(content, str(path))
-    refused(loader(tmp_path, **allow(path)), path, "content")
+    assert_refused(loader(tmp_path, **allow(path)), path, "content")
 
 
 def test_another_architecture_is_refused(tmp_path, trainer):
     path = trainer.train(1)
-    message = refused(loader(tmp_path, SERVE_MODEL_ARGS='{"outputs": 3}'), path, "architecture")
+    message = assert_refused(loader(tmp_path, SERVE_MODEL_ARGS='{"outputs": 3}'), path, "architecture")
     assert "layer.bias: expected F32[3], found F32[2]" in message
     assert "layer.weight: expected F32[3, 4], found F32[2, 4]" in message
 
@@ -145,22 +145,22 @@ def test_the_header_is_enough_to_refuse_another_architecture(tmp_path, trainer):
     header = b'{"layer.weight": {"dtype": "F5", "shape": [2, 4], "data_offsets": [0, 5]}}'
     path = trainer.work / "odd.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"12345")
-    assert "found F5[2, 4]" in refused(loader(tmp_path), path, "architecture")
+    assert "found F5[2, 4]" in assert_refused(loader(tmp_path), path, "architecture")
 
 
 def test_a_pickle_of_another_architecture_is_refused(tmp_path, pth):
-    refused(loader(tmp_path, SERVE_MODEL_ARGS='{"outputs": 3}', **allow(pth)), pth, "architecture")
+    assert_refused(loader(tmp_path, SERVE_MODEL_ARGS='{"outputs": 3}', **allow(pth)), pth, "architecture")
 
 
 def test_a_marker_that_states_another_format(tmp_path, trainer):
-    refused(loader(tmp_path), trainer.train(1), "format", manifest=Manifest(format="torch"))
+    assert_refused(loader(tmp_path), trainer.train(1), "format", manifest=Manifest(format="torch"))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_parameters_must_be_finite(tmp_path, trainer, value):
     bias = numpy.array([0, value], "float32")
     path = trainer.write("bad", {"layer.weight": numpy.zeros((2, 4), "float32"), "layer.bias": bias})
-    assert "layer.bias" in refused(loader(tmp_path), path, "finite")
+    assert "layer.bias" in assert_refused(loader(tmp_path), path, "finite")
 
 
 def test_buffers_may_be_infinite_but_not_nan(tmp_path, trainer):
@@ -168,11 +168,11 @@ def test_buffers_may_be_infinite_but_not_nan(tmp_path, trainer):
     predictor = loader(tmp_path, "affine:Masked").load(stored(trainer.write("ok", state)), UNSTATED).predictor
     assert predictor.predict([[5, 6]]) == [[1.0, 0.0]]
     state["mask"][0] = numpy.nan
-    assert "mask" in refused(loader(tmp_path, "affine:Masked"), trainer.write("bad", state), "finite")
+    assert "mask" in assert_refused(loader(tmp_path, "affine:Masked"), trainer.write("bad", state), "finite")
 
 
 def test_a_model_that_cannot_answer_its_example(tmp_path, trainer):
-    message = refused(loader(tmp_path, "affine:Raising"), trainer.train(1), "warm-up")
+    message = assert_refused(loader(tmp_path, "affine:Raising"), trainer.train(1), "warm-up")
     assert "this model never answers" in message
 
 

@@ -45,7 +45,7 @@ def stored(path):
     return Stored(path, sha256_of(path), path.stat().st_size)
 
 
-def refused(loader, path, code, manifest=UNSTATED):
+def assert_refused(loader, path, code, manifest=UNSTATED):
     with pytest.raises(CheckpointError) as caught:
         loader.load(stored(path), manifest)
     assert caught.value.code == code, caught.value.message
@@ -63,14 +63,14 @@ def test_golden_requests_of_the_manifest_are_asked(tmp_path, trainer):
     loader = ModelLoader(make_settings(tmp_path))
     right = Golden([ROW], [trainer.expected(sha256_of(path))])
     assert loader.load(stored(path), Manifest(golden=(right,))).predictor.predict([ROW])
-    assert "golden[1]" in refused(
+    assert "golden[1]" in assert_refused(
         loader, path, "golden", Manifest(golden=(right, replace(right, outputs=[[0.0, 0.0]])))
     )
 
 
 def test_the_class_may_refuse_a_model(tmp_path, trainer):
     path = trainer.train(1)
-    message = refused(ModelLoader(make_settings(tmp_path, SERVE_MODEL="affine:Choosy")), path, "validate")
+    message = assert_refused(ModelLoader(make_settings(tmp_path, SERVE_MODEL="affine:Choosy")), path, "validate")
     assert "the bias must be 0" in message
     zero = trainer.write(
         "zero", {"layer.weight": numpy.ones((2, 4), "float32"), "layer.bias": numpy.zeros(2, "float32")}
@@ -85,7 +85,7 @@ def test_an_answer_of_another_form_is_refused_unless_allowed(tmp_path, trainer):
         settings = make_settings(tmp_path, SERVE_MODEL="affine:Transposed", SERVE_CHANGED_INTERFACE=policy)
         loader = ModelLoader(settings, slot)
         if policy == "refuse":
-            message = refused(loader, trainer.train(2), "interface")
+            message = assert_refused(loader, trainer.train(2), "interface")
             assert "outputs: expected number[1, 2], found number[2, 1]" in message
         else:
             assert loader.load(stored(trainer.train(2)), UNSTATED)
@@ -94,19 +94,19 @@ def test_an_answer_of_another_form_is_refused_unless_allowed(tmp_path, trainer):
 def test_a_manifest_may_state_the_form(tmp_path, trainer):
     path, loader = trainer.train(1), ModelLoader(make_settings(tmp_path))
     loader.load(stored(path), Manifest(interface={"outputs": "number[1, 2]"}))
-    assert "its manifest states" in refused(loader, path, "interface", Manifest(interface={"outputs": "text"}))
+    assert "its manifest states" in assert_refused(loader, path, "interface", Manifest(interface={"outputs": "text"}))
 
 
 def test_warm_up_sizes(tmp_path, trainer):
     loader = ModelLoader(make_settings(tmp_path, SERVE_MODEL="affine:AtMostEight", SERVE_WARM_UP_SIZES="4,8"))
     assert loader.load(stored(trainer.train(1)), UNSTATED)
     loader = ModelLoader(make_settings(tmp_path, SERVE_MODEL="affine:AtMostEight", SERVE_WARM_UP_SIZES="4,9"))
-    assert "9 rows" in refused(loader, trainer.train(1), "warm-up")
+    assert "9 rows" in assert_refused(loader, trainer.train(1), "warm-up")
 
 
 def test_a_model_that_hangs_is_refused_at_the_deadline(tmp_path, trainer):
     loader = ModelLoader(make_settings(tmp_path, SERVE_MODEL="affine:Hanging", SERVE_WARM_UP_TIMEOUT_S="0.3"))
-    assert "still running" in refused(loader, trainer.train(1), "warm-up")
+    assert "still running" in assert_refused(loader, trainer.train(1), "warm-up")
 
 
 @pytest.mark.parametrize(
@@ -179,13 +179,13 @@ def test_resource_mode_brings_the_old_model_back(resource, trainer):
     first = trainer.train(1, "first")
     go_live(slot, loader, first)
     path = trainer.train(2)
-    refused(loader, path, "golden", Manifest(golden=(Golden([ROW], [[0.5, 0.5]]),)))
+    assert_refused(loader, path, "golden", Manifest(golden=(Golden([ROW], [[0.5, 0.5]]),)))
     assert slot.live.provenance.generation == 1
     assert slot.live.predictor.predict([ROW]) == [trainer.expected(sha256_of(first))]
     assert not slot.is_draining
     # What the cheap gates refuse does not cost a moment of answers.
     before = slot.live
-    refused(loader, trainer.write("bad", {"layer.bias": numpy.zeros(2, "float32")}), "architecture")
+    assert_refused(loader, trainer.write("bad", {"layer.bias": numpy.zeros(2, "float32")}), "architecture")
     assert slot.live is before
 
 
@@ -220,9 +220,9 @@ def test_torchscript_is_served_when_configured(tmp_path, trainer):
     assert loaded.predictor.predict([ROW]) == [trainer.expected(sha256_of(path))]
     assert loaded.format == "torchscript"
     loaded.predictor.release()
-    refused(loader, trainer.train(1), "format")
+    assert_refused(loader, trainer.train(1), "format")
     path.write_bytes(path.read_bytes()[:-30])
-    refused(loader, path, "format")
+    assert_refused(loader, path, "format")
 
 
 def refusal_hint(loader, path):
@@ -236,7 +236,7 @@ def test_refuse_refuses_every_pickle(tmp_path, trainer):
     path = trainer.work / "m.pth"
     torch.save({"layer.weight": torch.zeros(2, 4), "layer.bias": torch.zeros(2)}, str(path))
     loader = ModelLoader(make_settings(tmp_path, SERVE_PICKLE="refuse", SERVE_ALLOWED_PICKLES=sha256_of(path)))
-    refused(loader, path, "pickle")
+    assert_refused(loader, path, "pickle")
 
 
 class Bomb:
@@ -260,10 +260,10 @@ def test_nothing_is_unpickled_before_its_signature_is_verified(tmp_path, trainer
     stated = {"sha256": sha256_of(path), "format": "torch"}
     loader = ModelLoader(make_settings(tmp_path, SERVE_VERIFY_KEY=str(public), SERVE_PICKLE="trusted"))
     unsigned = parse_marker(json.dumps(stated).encode())
-    refused(loader, path, "signature", unsigned)
-    refused(loader, path, "signature", UNSTATED)
+    assert_refused(loader, path, "signature", unsigned)
+    assert_refused(loader, path, "signature", UNSTATED)
     other = {**stated, "sha256": "0" * 64}
-    refused(
+    assert_refused(
         loader,
         path,
         "signature",
@@ -271,7 +271,7 @@ def test_nothing_is_unpickled_before_its_signature_is_verified(tmp_path, trainer
     )
     assert not exploded.exists()
     signed = parse_marker(json.dumps({**stated, "signature": sign(stated, tmp_path / "key")}).encode())
-    refused(loader, path, "content", signed)
+    assert_refused(loader, path, "content", signed)
     assert exploded.exists(), "whoever signs a pickle may run code"
 
 

@@ -58,7 +58,7 @@ class Unscriptable(Steps):
     """What TorchScript has nothing for."""
 
     def forward(self, rows):
-        return rows * max((each for each in self.parameters()), key=lambda each: each.sum())
+        return rows * max((parameter for parameter in self.parameters()), key=lambda each: each.sum())
 
 
 def prepare(tmp_path, model):

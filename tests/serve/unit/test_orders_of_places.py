@@ -112,8 +112,8 @@ class Scene:
                     each.replace(self.attic / each.name)
 
     def restore(self):
-        for each in sorted(self.attic.iterdir()):
-            each.replace(self.place.parent / each.name if self.mode != "directory" else self.place / each.name)
+        for path in sorted(self.attic.iterdir()):
+            path.replace(self.place.parent / path.name if self.mode != "directory" else self.place / path.name)
 
     def link_to_another(self):
         if self.mode != "directory":
@@ -174,7 +174,7 @@ ACTIONS = (
 SHM = Path("/dev/shm")
 
 
-def play(mode, commit, actions):
+def assert_order(mode, commit, actions):
     directory = Path(tempfile.mkdtemp(dir=SHM if SHM.is_dir() else None))
     try:
         scene = Scene(directory, mode, commit)
@@ -195,12 +195,12 @@ def play(mode, commit, actions):
 @pytest.mark.parametrize("mode", ["directory", "file"])
 def test_every_order_of_two(mode, commit):
     for actions in itertools.product(ACTIONS, repeat=2):
-        play(mode, commit, actions)
+        assert_order(mode, commit, actions)
 
 
 @pytest.mark.parametrize("commit", ["host", "worker"])
 def test_a_marker_that_is_touched_under_what_was_rolled_back_is_not_outranked(commit):
-    play("directory", commit, ["publish_by_a_clock_ahead", "roll_back", "touch"])
+    assert_order("directory", commit, ["publish_by_a_clock_ahead", "roll_back", "touch"])
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -210,7 +210,7 @@ def test_a_marker_that_is_touched_under_what_was_rolled_back_is_not_outranked(co
     st.lists(st.sampled_from(ACTIONS), min_size=3, max_size=7),
 )
 def test_any_order_of_more(mode, commit, actions):
-    play(mode, commit, actions)
+    assert_order(mode, commit, actions)
 
 
 def test_a_remote_place_tells_of_what_came_too_late(tmp_path):

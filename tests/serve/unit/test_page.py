@@ -12,7 +12,8 @@ from serve.gateway import monitoring
 from serve.gateway.monitoring import ASSETS, send_asset
 from serve.metrics.worker_metrics import Traffic
 from serve.observability.status_page import Look, describe_model, list_swaps
-from serve.operations.operations import Past, Status
+from serve.operations.operations import Status
+from serve.operations.timeline import Past
 from serve.store.ledger import Entry
 from serve.store.quarantine import Record
 from serve.swap.shared_state import Row

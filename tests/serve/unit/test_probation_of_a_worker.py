@@ -147,3 +147,21 @@ def test_a_pin_makes_a_promotion_wait(worker, tmp_path):
     worker.operations().unpin()
     worker.look()
     assert (worker.live, worker.generation) == (b"first", 3)
+
+
+def test_without_room_for_a_third_model_nothing_is_kept_and_status_has_the_reason(worker, place):
+    assert not worker.operations().status().is_short
+    worker.loader.shortage = "memory for a checkpoint: expected 2.0 MiB, found 1.0 MiB"
+    write(place, "c", b"third")
+    worker.look()
+    assert worker.live == b"third"
+    (held,) = worker.log.of("held")
+    assert (held["generation"], held["reason"]) == (3, f"not on probation: {worker.loader.shortage}")
+    status = worker.operations().status()
+    assert (status.is_short, status.probation) == (True, None)
+    assert [event["generation"] for event in worker.log.of("retired")] == [1, 2]
+    worker.loader.shortage = ""
+    write(place, "d", b"fourth")
+    worker.look()
+    status = worker.operations().status()
+    assert (status.is_short, status.probation.way_back) == (False, 3)

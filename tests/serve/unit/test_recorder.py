@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import os
 import random
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import pytest
+from serving import wait_until
 
-from serve.errors import PublishError
+from serve.errors import PublishError, SettingsError
 from serve.inference.recorder import Recorder, read_recorded
-from serve.publishing.recorded import choose, make_golden, replay
+from serve.publishing.recorded import choose, find_recorded, make_golden, plot, replay
 
 PROVENANCE = SimpleNamespace(version="v", generation=1, sha256="a" * 64, env_digest=None)
 
 
-def make_recorder(tmp_path, share, keep=1000):
-    settings = SimpleNamespace(store=tmp_path, record_keep=keep, record_share=share, record_redact="")
+def make_recorder(tmp_path, share, keep=1000, key=None):
+    settings = SimpleNamespace(store=tmp_path, record_keep=keep, record_share=share, record_redact="", record_key=key)
     return Recorder(settings, lambda event, **facts: pytest.fail(f"{event} {facts}"))
 
 
@@ -130,3 +134,41 @@ def test_an_answer_that_is_not_finite_is_as_far_as_can_be_and_never_golden(bad):
 def test_a_request_that_fails_is_never_golden():
     with pytest.raises(PublishError, match="RuntimeError: bad"):
         make_golden([{"inputs": "bad", "outputs": []}], Noisy(1.0))
+
+
+def test_with_a_key_no_plain_byte_reaches_the_disk(tmp_path):
+    pytest.importorskip("cryptography", reason="the extra sign is not installed")
+    key, other, path = tmp_path / "record.key", tmp_path / "other.key", tmp_path / "recorded.jsonl"
+    for each in (key, other):
+        each.write_bytes(base64.urlsafe_b64encode(os.urandom(32)) + b"\n")
+    recorder = make_recorder(tmp_path, 1.0, key=key)
+    for _ in range(3):
+        recorder.offer(lambda given: given.prepare(["a secret"]), [1.5], PROVENANCE)
+    wait_until(lambda: path.exists() and len(path.read_bytes().splitlines()) == 3, "three lines")
+    with path.open("ab") as file:
+        file.write(b"gAAAAAB")  # a worker that was killed
+    assert b"secret" not in path.read_bytes()
+    found = read_recorded(path, 9, key)
+    assert [(one["inputs"], one["outputs"]) for one in found] == [(["a secret"], [1.5])] * 3
+    assert read_recorded(path, 9, other) == read_recorded(path, 9) == []
+    settings = SimpleNamespace(store=tmp_path, record_keep=9, record_key=None)
+    with pytest.raises(PublishError) as raised:
+        find_recorded(settings, None)
+    assert "encrypted" in raised.value.hint
+    other.write_bytes(b"short")
+    for bad in (other, tmp_path / "absent"):
+        with pytest.raises(SettingsError, match="record_key"):
+            make_recorder(tmp_path, 1.0, key=bad)
+
+
+def test_the_plot_is_a_drawing_with_a_point_for_each_number():
+    recorded = [{"inputs": place, "outputs": [float(place), -1.0]} for place in range(5)]
+    predictor = SimpleNamespace(predict=lambda place: [place * 1.0, -1.0 if place < 4 else 3.0])
+    found = replay(recorded, predictor, "tolerance")
+    root = ElementTree.fromstring(plot(found, "a <b>"))
+    dots = [one for one in root if one.tag.endswith("circle")]
+    assert len(dots) == 10
+    assert sum(one.get("fill") == "#c33" for one in dots) == 2
+    assert "4 of 5 answers agree" in "".join(root.itertext())
+    assert "pairs" not in found.as_json()
+    assert ElementTree.fromstring(plot(replay([], predictor, "exact"), "nothing")) is not None

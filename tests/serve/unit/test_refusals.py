@@ -294,3 +294,49 @@ def test_who_asks_for_a_look_can_wait_for_what_comes_of_it(tmp_path, place):
     worker.leave()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_weights_are_proven_as_often_as_the_policy_asks(tmp_path, place):
+    worker = bare.Worker(tmp_path / "store", place)
+    (place / "a").write_bytes(b"one")
+    mark(place / "a")
+    worker.look()
+    assert worker.live == b"one"
+    compared = []
+    worker.loader.compare = lambda model: compared.append(model) or (1, [])
+    worker.look()
+    assert compared == []
+    worker.reloader._context.policy.live_proof_s = 1e-6
+    worker.look(1)
+    until_s = time.monotonic() + 10
+    while not compared and time.monotonic() < until_s:
+        time.sleep(0.01)
+    assert compared == [b"one"]
+    worker.leave()
+
+
+def test_a_worker_is_behind_until_no_generation_is_committed_without_it(tmp_path, place):
+    first, late = bare.Worker(tmp_path / "store", place), bare.Worker(tmp_path / "store", place, boot=False)
+
+    def publish(content):
+        (place / content).write_bytes(content.encode())
+        mark(place / content)
+        first.look()
+
+    publish("one")
+    may_join, coordinator = threading.Event(), late.committer._coordinator
+    join = coordinator.join
+    coordinator.join = lambda live: may_join.is_set() and join(live)
+    booting = threading.Thread(target=late.reloader._boot, args=(late.loader,), daemon=True)
+    booting.start()
+    while late.live != b"one":
+        time.sleep(0.01)
+    # It could answer now; but the others would move on without it.
+    assert late.reloader.is_behind
+    publish("two")
+    assert first.live == b"two"
+    may_join.set()
+    booting.join(30)
+    assert (late.live, late.reloader.is_behind) == (b"two", False)
+    first.leave()
+    late.leave()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import signal
 import time
 
 import pytest
@@ -86,6 +89,47 @@ def test_a_canary_is_promoted_once(open_worker, capfd):
     spec = ModelSpec(key=None)
     other_model._draw = lambda: 0.0
     assert other_model.choose(spec) is other_model.stable
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+@pytest.mark.parametrize("place", ["order_promotion", "next_turn", "reject", "emit", "none"])
+def test_a_worker_killed_at_the_end_of_a_rollout_leaves_one_state(open_worker, is_good, place):
+    """Killed after each step of the end, by the kernel; the next one to look finishes it, once."""
+    _, model, rollout = open_worker("canary")
+    canary, stable = model.labels["canary"], model.stable
+    canary.guard.note_run(1, 100, 1, 0.01)
+    stable.guard.note_run(1, 100, 1, 0.01)
+    for _ in range(0 if is_good else 20):
+        canary.guard.note(1, "finite")
+
+    def die_after(owner, name):
+        step = getattr(owner, name)
+
+        def run(*given, **named):
+            step(*given, **named)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        object.__setattr__(owner, name, run)
+
+    def decide():
+        owners = {"order_promotion": stable.operator_requests, "next_turn": stable.shared_state, "reject": canary}
+        if place != "none":
+            die_after(owners.get(place, canary.log), place)
+        rollout.look()
+
+    child = multiprocessing.get_context("fork").Process(target=decide)
+    child.start()
+    child.join()
+    dies = place in (("order_promotion", "next_turn", "emit") if is_good else ("reject", "emit"))
+    assert child.exitcode == (-signal.SIGKILL if dies else 0)
+    _, other_model, other = open_worker("canary")
+    other.look()
+    assert other.look() is None
+    assert other_model.labels["canary"].shared_state.ended == 1
+    assert (order_of(other_model) is not None) == is_good
+    records = other_model.labels["canary"]._context.quarantine.records()
+    assert [record.code for record in records] == ([] if is_good else ["canary"])
+    assert other_model.stable.shared_state.turn >= is_good
 
 
 def test_abort_is_stronger_than_promote(open_worker):

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from serve.events.event_log import Event
 from serve.observability.spans import Spans, TraceParent
 
 PARENT = TraceParent("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", "01")
@@ -71,3 +72,28 @@ def test_a_request_without_a_trace_begins_one(monkeypatch):
     place = spans.place_of(spans.begin("GET", "/", "/", None))
     assert int(place.trace_id, 16)
     assert int(place.span_id, 16)
+
+
+def test_a_swap_is_a_span_with_its_phases(collector, monkeypatch):
+    pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    port, received = collector
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    spans = Spans()
+    spans.note(Event("swapped", {"generation": 7, "load_s": 0.25, "warm_up_s": 0.5, "commit_s": 0.0, "previous": None}))
+    spans.note(Event("returned", {"generation": 8, "reason": "finite: 7 of 9", "seconds": 2.0}))
+    spans.note(Event("prepared", {"generation": 9}))
+    spans.stop()
+    ((_, body),) = received
+    found = [
+        one for scope in ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans for one in scope.spans
+    ]
+    by_name = {one.name: one for one in found}
+    swap, load, back = by_name["swap"], by_name["load"], by_name["trial taken back"]
+    assert set(by_name) == {"swap", "copy", "hash", "load", "warm_up", "commit", "trial taken back"}
+    assert load.parent_span_id == by_name["warm_up"].parent_span_id == swap.span_id
+    assert load.end_time_unix_nano - load.start_time_unix_nano == 250_000_000
+    assert swap.end_time_unix_nano - swap.start_time_unix_nano == 750_000_000
+    assert back.end_time_unix_nano - back.start_time_unix_nano == 2_000_000_000
+    assert back.status.code == back.status.STATUS_CODE_ERROR

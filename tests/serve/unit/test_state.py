@@ -14,7 +14,7 @@ from torch import nn  # noqa: E402
 
 from serve.errors import CheckpointError  # noqa: E402
 from serve.model import contract, tensors, torch_predictor  # noqa: E402 - they bring torch
-from serve.model.request_state import Versions  # noqa: E402
+from serve.model.request_state import Untouched, Versions  # noqa: E402
 from serve.model.trial import Examiner  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
 
@@ -140,14 +140,43 @@ class Smoothed(nn.Module):
         return x if before is None else x + 0.1 * before
 
 
+class Remembering(nn.Module):
+    """Answers all requests with what the first ones left, or each with what all before have left."""
+
+    def __init__(self, how, example=((1.0, 2.0),)):
+        super().__init__()
+        self.layer, self.how, self.example_inputs = nn.Linear(2, 2), how, [list(row) for row in example]
+        self.cache, self.hidden, self.count, self.first = {}, None, 0, None
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, x):
+        y = self.layer(x.float())
+        if self.how == "self.cache":
+            return self.cache.setdefault(tuple(x.shape), y)
+        if self.how == "self.hidden":
+            y = y if self.hidden is None or len(self.hidden) != len(y) else y + self.hidden
+            self.hidden = y
+        elif self.how == "self.count":
+            self.count += 1
+            return y + self.count
+        elif self.how == "self.first":
+            self.first = x.float()[0, 0] if self.first is None else self.first
+            return y - self.first
+        elif self.how == "self.table":
+            self.table = y[:1] if self.table is None else self.table
+            return y - self.table
+        return y
+
+
 def examine(tmp_path, built):
     torch_predictor.limit_threads(1)
     settings = load_settings({"SERVE_MODEL": "m:M", "SERVE_CHECKPOINTS": "ck"}, tmp_path).find()
     module = contract.build_module(settings, built)
     tensors.freeze(module)
     predictor = contract.connect(settings, built, module)
+    versions, untouched = Versions(module), Untouched(built, module)
     predictor.predict(built.example_inputs)
-    return Examiner(built, predictor, built.example_inputs, (), Versions(module), 32, 60.0).examine()
+    return Examiner(built, predictor, built.example_inputs, (), versions, 32, 60.0, untouched).examine()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +198,36 @@ def test_a_model_that_answers_with_what_another_request_left_is_refused(tmp_path
         examine(tmp_path, built())
     assert caught.value.code == "state"
     assert name in caught.value.message
+
+
+@pytest.mark.parametrize("how", ["self.cache", "self.hidden", "self.count", "self.first", "self.table"])
+@pytest.mark.parametrize("example", [((1.0, 2.0),), ((1.0, 2.0), (0.5, 3.0)), ((1, 2),)])
+def test_a_model_that_answers_otherwise_than_one_that_was_never_asked_is_refused(tmp_path, how, example):
+    built = Remembering(how, example)
+    with pytest.raises(CheckpointError, match=how) as caught:
+        examine(tmp_path, built)
+    assert caught.value.code == "state"
+    assert examine(tmp_path, Remembering("", example)).kept == ()
+
+
+def test_what_was_set_back_for_the_trial_is_there_again(tmp_path):
+    class Lazy(Remembering):
+        def forward(self, x):
+            self.cache.setdefault("rows", []).append(len(x))
+            return self.layer(x)
+
+    built = Lazy("")
+    assert examine(tmp_path, built).kept == ("self.cache",)
+    assert len(built.cache["rows"]) > 3
+
+
+def test_a_model_that_sets_the_seed_of_the_process_runs_one_request_at_a_time(tmp_path):
+    class Seeding(Remembering):
+        def forward(self, x):
+            torch.manual_seed(0)
+            return self.layer(x) + torch.rand(2)
+
+    assert examine(tmp_path, Seeding("")).kept == ("torch.manual_seed",)
 
 
 def test_what_reaches_no_answer_is_named(tmp_path):

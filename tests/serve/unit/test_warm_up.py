@@ -24,7 +24,7 @@ class Doubling(Times):
         return [[2 * value for value in row] for row in inputs]
 
 
-def refused(candidate, code, timeout_s=30.0, sizes=()):
+def assert_refused(candidate, code, timeout_s=30.0, sizes=()):
     with pytest.raises(CheckpointError) as caught:
         warm_up(candidate, sizes, timeout_s)
     assert caught.value.code == code
@@ -44,15 +44,17 @@ def test_sizes_need_rows():
         def predict(self, inputs):
             return 1
 
-    assert "expected example_inputs of rows, found text" in refused(Candidate(Whole(), "text"), "warm-up", sizes=(2,))
+    assert "expected example_inputs of rows, found text" in assert_refused(
+        Candidate(Whole(), "text"), "warm-up", sizes=(2,)
+    )
 
 
 def test_golden_requests_are_asked():
     good, bad = Golden([[3]], [[6]]), Golden([[3]], [[7]])
     warm_up(Candidate(Doubling(), [[1]], [good]), (), 30.0)
-    message = refused(Candidate(Doubling(), [[1]], [good, bad]), "golden")
+    message = assert_refused(Candidate(Doubling(), [[1]], [good, bad]), "golden")
     assert message.startswith("golden[1].outputs[0][0]: expected 7")
-    assert "golden[0]: expected an answer, found TypeError" in refused(
+    assert "golden[0]: expected an answer, found TypeError" in assert_refused(
         Candidate(Doubling(), [[1]], [Golden(5, 5)]), "golden"
     )
 
@@ -63,8 +65,8 @@ def test_the_models_own_check_has_the_last_word():
 
     for validate in (None, lambda model: None, lambda model: True):
         warm_up(Candidate(Doubling(), [[1]], validate=validate), (), 30.0)
-    assert "ValueError: [[2]] is too much" in refused(Candidate(Doubling(), [[1]], validate=fail), "validate")
-    assert "found False" in refused(Candidate(Doubling(), [[1]], validate=lambda model: False), "validate")
+    assert "ValueError: [[2]] is too much" in assert_refused(Candidate(Doubling(), [[1]], validate=fail), "validate")
+    assert "found False" in assert_refused(Candidate(Doubling(), [[1]], validate=lambda model: False), "validate")
 
 
 @pytest.mark.parametrize("raised", [RuntimeError("boom"), SystemExit(3), KeyboardInterrupt()])
@@ -73,7 +75,7 @@ def test_whatever_is_raised_is_a_refusal(raised):
         def predict(self, inputs):
             raise raised
 
-    refused(Candidate(Raising(), [[1]]), "warm-up")
+    assert_refused(Candidate(Raising(), [[1]]), "warm-up")
 
 
 def test_what_hangs_is_refused_at_the_deadline_and_ends():
@@ -83,7 +85,7 @@ def test_what_hangs_is_refused_at_the_deadline_and_ends():
                 time.sleep(0.01)
 
     started_s = time.monotonic()
-    assert "within 0.2 s" in refused(Candidate(Hanging(), [[1]]), "warm-up", timeout_s=0.2)
+    assert "within 0.2 s" in assert_refused(Candidate(Hanging(), [[1]]), "warm-up", timeout_s=0.2)
     assert time.monotonic() - started_s < 10
     until_s = time.monotonic() + 30
     while any(thread.name == "warm-up" for thread in threading.enumerate()):

@@ -170,7 +170,7 @@ def test_a_file_that_the_manifest_does_not_name_is_refused(made: Made) -> None:
     with pytest.raises(BundleError, match="files/more is not in its manifest"):
         open_bundle(directory)
     (directory / "files" / "more").unlink()
-    path = next(each for each in made.contents if each.startswith("files/"))
+    path = next(content for content in made.contents if content.startswith("files/"))
     (directory / path).unlink()
     with pytest.raises(BundleError, match=f"{path} is missing"):
         open_bundle(directory)

@@ -65,7 +65,7 @@ def write(directory: Path, name: str = COMPILED, **changes: bytes | None) -> Pat
 
 
 def files_of(package: Package) -> dict[str, bytes]:
-    return {each.path: each.content for each in package.files}
+    return {file.path: file.content for file in package.files}
 
 
 def test_a_compiled_wheel_is_for_its_python_and_platform(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_compiled_wheel_is_for_its_python_and_platform(tmp_path: Path) -> None
     assert script.startswith(f"#!{PLACEHOLDER}/bin/python\n")
     assert "from my_ext.cli import App\n" in script
     assert "sys.exit(App.run())" in script
-    executable = {each.path for each in package.files if each.is_executable}
+    executable = {file.path for file in package.files if file.is_executable}
     assert executable == {"bin/tool", "bin/shell", "bin/ext"}
     assert {each.path for each in package.about} == {"licenses/LICENSE", "recipe/wheel.json"}
 

@@ -17,7 +17,7 @@ def read(tmp_path: Path, content: bytes) -> debian.Deb:
     return debian.read(path)
 
 
-def refusal(tmp_path: Path, content: bytes) -> str:
+def assert_refusal(tmp_path: Path, content: bytes) -> str:
     with pytest.raises(ArchiveError) as caught:
         read(tmp_path, content)
     assert "demo.deb" in caught.value.message
@@ -57,24 +57,24 @@ def test_members_of_every_packing(tmp_path: Path, ending: str) -> None:
     ],
 )
 def test_unsafe_members_are_refused(tmp_path: Path, member: tuple[tarfile.TarInfo, bytes]) -> None:
-    assert "unsafe member path" in refusal(tmp_path, package(tar(member)))
+    assert "unsafe member path" in assert_refusal(tmp_path, package(tar(member)))
 
 
 @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
 def test_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
-    assert "neither a file nor a link" in refusal(tmp_path, package(tar(special("dev", kind))))
+    assert "neither a file nor a link" in assert_refusal(tmp_path, package(tar(special("dev", kind))))
 
 
 def test_damage_at_every_byte_count_is_an_error_that_we_know(tmp_path: Path) -> None:
     whole = package(tar(file("./usr/bin/demo", b"program" * 50)))
     for length in range(0, len(whole) - 1, 7):
-        refusal(tmp_path, whole[:length])
+        assert_refusal(tmp_path, whole[:length])
 
 
 def test_flipped_bytes_in_the_payload_are_noticed(tmp_path: Path) -> None:
     whole = bytearray(package(tar(file("./usr/bin/demo", b"program" * 50))))
     whole[-30] ^= 0xFF
-    assert "damaged" in refusal(tmp_path, bytes(whole))
+    assert "damaged" in assert_refusal(tmp_path, bytes(whole))
 
 
 @pytest.mark.parametrize(
@@ -100,15 +100,15 @@ def test_flipped_bytes_in_the_payload_are_noticed(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_package(tmp_path: Path, content: bytes, expected: str) -> None:
-    assert expected in refusal(tmp_path, content)
+    assert expected in assert_refusal(tmp_path, content)
 
 
 def test_a_lying_member_size_is_refused(tmp_path: Path) -> None:
     whole = package(tar(file("a")))
     # 60 bytes back is the same header again: without the check the reader would never end.
     for size in (b"-4 ", b"-60"):
-        assert "damaged" in refusal(tmp_path, whole.replace(b"4         `\n2.0", size + b"       `\n2.0"))
-    assert "damaged" in refusal(tmp_path, whole.replace(b"4         `\n2.0", b"four      `\n2.0"))
+        assert "damaged" in assert_refusal(tmp_path, whole.replace(b"4         `\n2.0", size + b"       `\n2.0"))
+    assert "damaged" in assert_refusal(tmp_path, whole.replace(b"4         `\n2.0", b"four      `\n2.0"))
 
 
 @pytest.mark.parametrize("ending", [".gz", ".xz", ".zst"])
@@ -120,7 +120,7 @@ def test_a_payload_that_ends_early_is_refused(tmp_path: Path, ending: str) -> No
         ("control.tar.gz", control),
         (f"data.tar{ending}", packed[: len(packed) // 2]),
     )
-    assert "damaged" in refusal(tmp_path, ar(*members))
+    assert "damaged" in assert_refusal(tmp_path, ar(*members))
 
 
 def test_a_payload_in_two_zstd_frames_is_whole(tmp_path: Path) -> None:

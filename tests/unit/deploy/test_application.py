@@ -65,7 +65,7 @@ def test_a_copy_that_was_edited_is_made_anew(root: ReleaseDirectory) -> None:
     (copy / "model.py").write_text("edited")
     assert release_directory.take(root, None) == digest
     assert (copy / "model.py").read_text() == "one"
-    assert [each.name for each in root.path.glob(".app*")] == []
+    assert [path.name for path in root.path.glob(".app*")] == []
 
 
 def test_what_a_killed_copy_left_is_in_nobodys_way(root: ReleaseDirectory) -> None:
@@ -74,7 +74,7 @@ def test_what_a_killed_copy_left_is_in_nobodys_way(root: ReleaseDirectory) -> No
         (root.path / name / "half").write_text("half")
     write(root, "model.py", "one")
     copy = root.application(release_directory.take(root, None) or "")
-    assert [each.name for each in copy.iterdir()] == ["model.py"]
+    assert [path.name for path in copy.iterdir()] == ["model.py"]
     (copy / "model.py").unlink()
     release_directory.take(root, None)
     assert list(root.path.glob(".app*")) == []
@@ -105,5 +105,5 @@ def test_those_that_no_release_has_are_removed(root: ReleaseDirectory) -> None:
 
 def test_a_release_is_named_by_all_that_it_holds() -> None:
     releases = [Release(*each, "lock", 1, "now") for each in (("e", None), ("e", "a"), ("e", "b"), ("f", "a"))]
-    assert len({each.digest for each in releases}) == 4
+    assert len({release.digest for release in releases}) == 4
     assert Release("e", "a", "other", 2, "then").digest == releases[1].digest

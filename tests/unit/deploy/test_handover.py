@@ -61,7 +61,7 @@ def process(pid: int, parent: int, replaces: int | None = None, serves: str = "a
     ],
 )
 def test_find_masters(processes: list[Process], expected: list[tuple[int, bool]]) -> None:
-    assert [(each.pid, each.is_newcomer) for each in find_masters(processes)] == expected
+    assert [(master.pid, master.is_newcomer) for master in find_masters(processes)] == expected
 
 
 def test_the_order_of_releases(tmp_path: Path) -> None:

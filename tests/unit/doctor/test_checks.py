@@ -158,7 +158,7 @@ def test_what_a_lock_needs() -> None:
     assert cuda_of([package("pip", "nvidia-cuda-runtime-cu12", "12.4.127")]) == "12.4"
     assert cuda_of([package("conda", "numpy", "12.1"), package("pip", "cuda-version", "12")]) is None
     wheels = ["a-1-cp39-cp39-manylinux_2_17_x86_64.manylinux2014_x86_64.whl", "b-1-cp39-cp39-manylinux_2_28_x86_64.whl"]
-    assert glibc_of([package("pip", "a", "1", each) for each in wheels]) == "2.28"
+    assert glibc_of([package("pip", "a", "1", wheel) for wheel in wheels]) == "2.28"
     assert glibc_of([package("pip", "a", "1", "a-1-py3-none-any.whl")]) is None
     # Several tags: any of the systems will do.
     two = "a-1-cp39-cp39-manylinux_2_12_x86_64.manylinux_2_31_x86_64.whl"

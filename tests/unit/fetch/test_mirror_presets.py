@@ -76,7 +76,7 @@ def test_every_issue_is_named_at_once(home: Path) -> None:
     )
     with pytest.raises(InvalidFileError) as caught:
         presets()
-    places = [each.place.partition(": ")[2] for each in caught.value.issues]
+    places = [issue.place.partition(": ")[2] for issue in caught.value.issues]
     assert places == [
         "presets.auto", "presets.a.url", "presets.a.title", "presets.a.notes", "presets.a.pypi",
         f'presets.b.channels."{FORGE}"', "presets.b.channels.\"forge\"", "presets.c.channels",

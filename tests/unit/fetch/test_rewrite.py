@@ -101,7 +101,7 @@ def test_pip_conf_loses_no_line(lines: list[str]) -> None:
     text = "".join(f"{each}\n" for each in lines)
     changed = config_files.rewrite_pip_conf(text, I1, {I1})
     assert changed.count(I1) == 1
-    left = [each for each in changed.splitlines() if I1 not in each]
+    left = [line for line in changed.splitlines() if I1 not in line]
     assert left == lines or left == [*lines, "[global]"]
 
 

@@ -11,7 +11,7 @@ from envtool.yaml_document import YamlDocument
 
 
 def issues(text: str) -> list[str]:
-    return [str(each) for each in YamlDocument("file", text).issues]
+    return [str(issue) for issue in YamlDocument("file", text).issues]
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,12 @@ package:
 def issues(text: str) -> list[str]:
     with pytest.raises(LockfileError) as caught:
         parse_lockfile("conda-lock.yml", text)
-    return [str(each) for each in caught.value.issues]
+    return [str(issue) for issue in caught.value.issues]
 
 
 def test_a_lock_of_conda_lock_is_read() -> None:
     lockfile = parse_lockfile("conda-lock.yml", VALID)
-    assert [(each.name, each.build_string) for each in lockfile.packages] == [("click", "pyh707e725_0")]
+    assert [(package.name, package.build_string) for package in lockfile.packages] == [("click", "pyh707e725_0")]
     assert lockfile.channels == ("conda-forge",)
 
 
@@ -98,7 +98,7 @@ def test_the_build_of_either_kind_of_archive() -> None:
 def test_our_own_locks_name_no_mirror_and_have_every_hash(name: str) -> None:
     text = (ROOT / name).read_text()
     lockfile = parse_lockfile(name, text)
-    hosts = {each.url.split("/")[2] for each in lockfile.packages}
+    hosts = {package.url.split("/")[2] for package in lockfile.packages}
     assert hosts == {"conda.anaconda.org"}
     assert all(each.sha256 and each.md5 for each in lockfile.packages)
     assert "127.0.0.1" not in text
@@ -108,7 +108,7 @@ def test_our_own_locks_name_no_mirror_and_have_every_hash(name: str) -> None:
 def test_the_sizes_of_archives_stand_in_the_metadata(sizes: str, expected: int | None) -> None:
     text = VALID.replace("  sources:", f"  custom_metadata: {{envtool_sizes: '{sizes}'}}\n  sources:")
     lockfile = parse_lockfile("conda-lock.yml", text)
-    assert [each.size_bytes for each in lockfile.packages] == [expected]
+    assert [package.size_bytes for package in lockfile.packages] == [expected]
     assert lockfile.custom_metadata == {}
 
 

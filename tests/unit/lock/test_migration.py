@@ -47,7 +47,7 @@ def test_every_way_to_name_a_file(tmp_path: Path, form: str) -> None:
     found = parse(form.format("more.txt", base=base), base)
     assert not found.issues
     lines = found.constraints if form.startswith("-c") else found.requirements
-    assert [each.text for each in lines] == ["flask==3.0"]
+    assert [line.text for line in lines] == ["flask==3.0"]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_every_way_to_name_a_file(tmp_path: Path, form: str) -> None:
 )
 def test_what_cannot_work_says_what_to_write(line: str, advice: str) -> None:
     issues = parse(line).issues
-    assert [each.place for each in issues] == ["environment.yml:7"]
+    assert [issue.place for issue in issues] == ["environment.yml:7"]
     assert advice in issues[0].message
 
 
@@ -73,7 +73,7 @@ def test_what_cannot_work_says_what_to_write(line: str, advice: str) -> None:
 def test_selectors_of_mamba(entry: str) -> None:
     text = f"channels: [c]\ndependencies:\n  - python\n  - {entry}\n"
     issues = environment_yml.parse(Path("environment.yml"), text).issues
-    assert [each.place for each in issues] == ["environment.yml:4"]
+    assert [issue.place for issue in issues] == ["environment.yml:4"]
     assert "# [" in issues[0].message
     assert "write the line as `- " in issues[0].message
 
@@ -102,6 +102,6 @@ def test_a_comment_without_a_blank_is_one_as_with_conda() -> None:
 @pytest.mark.parametrize("name", ["pyproject.toml", "pixi.toml", "requirements.txt", "setup.cfg", "setup.py"])
 def test_files_of_other_tools(name: str) -> None:
     issues = environment_yml.parse(Path(name), "[project]\nname = 'x'\n").issues
-    assert [each.message.split(";")[0] for each in issues] == [
+    assert [issue.message.split(";")[0] for issue in issues] == [
         f"{name} is not an environment.yml, the only supported format"
     ]

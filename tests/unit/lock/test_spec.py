@@ -25,7 +25,7 @@ def spec(*texts: str, directory: Path = Path()) -> EnvironmentSpec:
 def issues(*texts: str, directory: Path = Path()) -> list[str]:
     with pytest.raises(SpecError) as caught:
         spec(*texts, directory=directory)
-    return [str(each) for each in caught.value.issues]
+    return [str(issue) for issue in caught.value.issues]
 
 
 def platform(found: EnvironmentSpec, name: str = "linux-64") -> PlatformSpec:
@@ -33,7 +33,7 @@ def platform(found: EnvironmentSpec, name: str = "linux-64") -> PlatformSpec:
 
 
 def texts(dependencies) -> list[str]:
-    return [each.text for each in dependencies]
+    return [dependency.text for dependency in dependencies]
 
 
 def test_a_whole_file() -> None:
@@ -60,7 +60,7 @@ def test_every_issue_of_every_file_at_once() -> None:
         "dev.yml:4: selector [py39] names no platform: py39; known: aarch64, arm64, armv6l, armv7l, linux, linux32, "
         "linux64, osx, osx64, ppc64, ppc64le, riscv64, s390x, unix, win, win32, win64, x64, x86, x86_64",
     ]
-    assert [each.partition(": ")[0] for each in issues(first)] == ["environment.yml:6", "environment.yml:7"]
+    assert [issue.partition(": ")[0] for issue in issues(first)] == ["environment.yml:6", "environment.yml:7"]
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,14 @@ def test_selectors_keep_lines_for_their_platforms() -> None:
 def test_selectors_with_words_of_logic(selector: str, platforms: str) -> None:
     names = ["linux-64", "linux-aarch64", "osx-64", "osx-arm64", "win-64"]
     found = environment_yml.parse(Path("environment.yml"), BASE + f"  - numpy  # [{selector}]\n")
-    assert [each for each in names if "numpy" in texts(found.sections[each].conda)] == platforms.split()
+    assert [name for name in names if "numpy" in texts(found.sections[name].conda)] == platforms.split()
 
 
 def test_what_is_ignored_is_said() -> None:
     found = spec("x-common: &c [python]\ndependencies: *c\nvariables: {A: true, D: 2026-01-31, V: 1.10}\n")
     assert found.channels == ("defaults",)
     assert found.variables == {"A": "true", "D": "2026-01-31", "V": "1.10"}
-    assert [str(each) for each in found.warnings] == [
+    assert [str(warning) for warning in found.warnings] == [
         "environment.yml:1: the key 'x-common' is unknown and ignored",
         "environment.yml:1: no channels are named: conda's defaults are taken; name them to be sure",
     ]
@@ -189,7 +189,9 @@ def test_requirements_files_are_read_with_their_places(tmp_path: Path) -> None:
         ("flask[async]   >=3", f"{tmp_path}/base.txt:3"),
         ("numpy", f"{tmp_path}/environment.yml:8"),
     ]
-    assert [(each.text, each.place) for each in found.pip_constraints] == [("click<9", f"{tmp_path}/bounds.txt:1")]
+    assert [(constraint.text, constraint.place) for constraint in found.pip_constraints] == [
+        ("click<9", f"{tmp_path}/bounds.txt:1")
+    ]
 
 
 def test_indexes_are_taken_from_the_lines() -> None:

@@ -27,7 +27,7 @@ def refuse(call, *words):
     assert all(word in found.message() for word in words), found.message()
 
 
-def check_answers(client):
+def assert_answers(client):
     expected = infer(client, False).as_numpy("outputs")
     assert expected.dtype == np.float32
     assert expected.shape == (1, 2)
@@ -89,7 +89,7 @@ def check_refusals(client):
 def main():
     client = triton.InferenceServerClient(f"127.0.0.1:{sys.argv[1]}", connection_timeout=60, network_timeout=60)
     check_descriptions(client)
-    check_answers(client)
+    assert_answers(client)
     check_refusals(client)
     client.close()
 

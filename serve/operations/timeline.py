@@ -1,0 +1,113 @@
+"""One timeline: what became of each generation, from its publication to its return, and on what it was decided. Pure.
+
+Made of the ledger, of the markers in it, and of the journal of events, for as long as that has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from serve.operations.trace import manifest_of, publisher_of
+from serve.store.ledger import CHECKPOINT, PROMOTION, Entry
+
+# By the event that tells of it. The last four are decisions about what was live already.
+SWAPPED, REPLACED = "swapped", "returned"
+OUTCOMES = {"held": "held", REPLACED: "taken back", "promoted": "promoted", "agreed": "agreed", "ended": "ended"}
+NAMES = (SWAPPED, *OUTCOMES)
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One step of a generation. `at`: ISO 8601 in UTC; `why`: what it was decided on, in words."""
+
+    step: str  # published, gates, canary, shadow, committed, and what `OUTCOMES` has
+    at: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Past:
+    """One generation of the history.
+
+    Args:
+        is_kept: whether its checkpoint is in the store, so that a rollback to it is possible.
+        answers: how many requests it answered, and how many of them it `spoiled`, where they were counted.
+        p99_s: the 99th percentile of its runs.
+    """
+
+    entry: Entry
+    is_kept: bool
+    moments: Sequence[Moment] = ()
+    env_digest: str | None = None
+    answers: int = 0
+    spoiled: int = 0
+    p99_s: float = 0.0
+
+    @property
+    def outcome(self) -> str:
+        """What became of it on trial, and why, while the journal has it."""
+        decided = [moment for moment in self.moments if moment.step in OUTCOMES.values()]
+        return f"{decided[-1].step}: {decided[-1].why}" if decided else ""
+
+
+def describe(entry: Entry, is_kept: bool, events: Sequence[Event], trials: Mapping[str, Sequence[Event]]) -> Past:
+    """Tell what became of one generation.
+
+    Args:
+        events: the journal of its label, the oldest first.
+        trials: by label, those of the canary and the shadow beside it.
+    """
+    swapped = [one for one in events if one["event"] == SWAPPED and one.get("generation") == entry.generation]
+    later = [one["previous"] for one in events if _previous(one) == entry.generation]
+    after: Mapping[str, Any] = max(later, key=_answers, default={})
+    totals = {key: after.get(key, 0) for key in ("answers", "spoiled", "p99_s")}
+    moments = (*_before(entry, swapped, trials), _commit(entry, swapped), *_after(entry, events))
+    return Past(entry, is_kept, moments, next((one.get("env_digest") for one in swapped), None), **totals)
+
+
+def _previous(event: Event) -> int:
+    return int((event.get("previous") or {}).get("generation", 0))
+
+
+def _answers(totals: Mapping[str, Any]) -> int:
+    return int(totals.get("answers", 0))
+
+
+def _before(entry: Entry, swapped: Sequence[Event], trials: Mapping[str, Sequence[Event]]) -> Iterator[Moment]:
+    manifest = manifest_of(entry)
+    if entry.cause in (CHECKPOINT, PROMOTION):
+        metrics = ", ".join(f"{name} {value:g}" for name, value in manifest.metrics.items())
+        by = publisher_of(manifest)
+        why = f"{entry.name}{f', signed by {by}' if by else ''}{f', {metrics}' if metrics else ''}"
+        at = datetime.fromtimestamp(entry.marker_mtime_ns / 1e9, timezone.utc).isoformat(timespec="milliseconds")
+        yield Moment("published", at, why)
+    for label, events in trials.items() if entry.cause == PROMOTION else ():
+        for one in events:
+            if one["event"] == "promoted" and one.get("sha256") == entry.sha256:
+                yield Moment(label, one["time"], f"{one.get('reason', '')}")
+    if swapped:
+        found = max(swapped, key=lambda one: one.get("load_s") or 0)
+        golden = f", {len(manifest.golden)} golden requests" if manifest.golden else ""
+        why = (
+            f"sha256, {found.get('format')}, names, finite weights, the example{golden}; loaded in "
+            f"{found.get('load_s') or 0:.3f} s, answered in {found.get('warm_up_s') or 0:.3f} s"
+        )
+        yield Moment("gates", entry.committed, why)
+
+
+def _commit(entry: Entry, swapped: Sequence[Event]) -> Moment:
+    workers = len({one["worker"] for one in swapped})
+    why = f"{entry.cause}{f', by {workers} workers' if workers else ''}"
+    return Moment("committed", entry.committed, why)
+
+
+def _after(entry: Entry, events: Sequence[Event]) -> Iterator[Moment]:
+    for one in events:
+        about = _previous(one) if one["event"] == REPLACED else one.get("generation")
+        if one["event"] in OUTCOMES and about == entry.generation:
+            seen = f" after {one['seconds']:g} s" if "seconds" in one else ""
+            yield Moment(OUTCOMES[one["event"]], one["time"], f"{one.get('reason', '')}{seen}")
