@@ -26,17 +26,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # Each module with the test files that prove it, below tests/, where `serve/` stands for `serve/unit/`.
 MODULES = {
-    "serve/checkpoint/formats.py": "serve/test_formats serve/test_headers serve/test_sharded serve/test_dtypes",
+    "serve/checkpoint/formats.py": "serve/test_formats serve/test_headers serve/test_sharded serve/test_reasons",
     "serve/model/batch_independence.py": "serve/test_company serve/test_absent_outputs serve/test_numbers",
     "serve/model/preload_gates.py": "serve/test_gates serve/test_model_gates",
     "serve/swap/host_committer.py": "serve/test_host_committer serve/test_agreement serve/test_refusals",
     "serve/swap/worker_committer.py": "serve/test_probation_of_a_worker serve/test_refusals",
     "serve/swap/shared_state.py": "serve/test_agreement serve/test_trials serve/test_rollouts serve/test_page",
     "serve/store/ledger.py": "serve/test_ledger serve/test_admin serve/test_agreement",
-    "serve/store/checkpoint_store.py": "serve/test_store serve/test_ledger serve/test_orders_of_places",
+    "serve/store/checkpoint_store.py": "serve/test_store serve/test_ledger serve/test_refusals",
     "envtool/solve/update.py": "unit/lock/test_update property/lock/test_fewest_moves",
     "envtool/solve/content_hash.py": "unit/lock/test_choices interop/lock/test_content_hash",
-    "envtool/artifacts/relocation.py": "property/prefix/test_restore unit/prefix/test_stated",
+    "envtool/artifacts/relocation.py": "unit/prefix/test_relocation property/prefix/test_restore",
     "envtool/verify.py": "functional/prefix/test_verify",
     "envtool/artifacts/conda_archive.py": "unit/prefix/test_read_ahead unit/channel/test_archive property/test_fuzz",
     "envtool/fetch/credentials.py": "unit/fetch/test_authorization",
@@ -94,12 +94,17 @@ class Mutant:
 
 
 class _Change(ast.NodeTransformer):
-    """Makes the change of a number, and remembers it; annotations stay."""
+    """Makes the change of a number, and remembers it; annotations and decorators stay."""
 
     def __init__(self, wanted: int) -> None:
         self.wanted, self.count, self.made = wanted, 0, None
 
     def visit(self, node: ast.AST) -> ast.AST:
+        if getattr(node, "decorator_list", None):
+            decorators, node.decorator_list = node.decorator_list, []
+            node = self.visit(node)
+            node.decorator_list = decorators
+            return node
         for after in changes(node):
             self.count += 1
             if self.count == self.wanted:

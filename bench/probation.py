@@ -4,7 +4,7 @@
 
 Two servers with the same model, one without probation and one whose generation is on probation all the time, are asked
 in turn by the same client at saturation; the medians of the rounds are compared. So it is done with and without
-sketches. Then good checkpoints are swapped
+sketches. At half load the p99 with a shadow is compared with that without one. Then good checkpoints are swapped
 under load, with threads that keep the machine busy, and those that were taken back are counted.
 """
 
@@ -14,12 +14,14 @@ import argparse
 import json
 import multiprocessing
 import os
+import socket
 import statistics
 import tempfile
 import threading
+import time
 from pathlib import Path
 
-from swap import Server, send_for
+from swap import REQUEST, Server, send_for
 
 
 def cpu_s(server: Server) -> float:
@@ -72,6 +74,63 @@ def compare(directory: Path, what: str, rounds: int, seconds: float) -> tuple[fl
     return by_clock, by_cpu
 
 
+def ask_paced(port: int, rate: float, seconds: float, results: multiprocessing.Queue) -> None:
+    """Ask at a rate over eight connections, and report how long each request took, from when it was due."""
+    took_s: list[float] = []
+    began_s, every_s = time.monotonic(), 8 / rate
+
+    def ask(place: int) -> None:
+        due_s, connection = began_s + every_s * place / 8, socket.create_connection(("127.0.0.1", port))
+        while due_s < began_s + seconds:
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            connection.sendall(REQUEST)
+            connection.recv(65536)
+            took_s.append(time.monotonic() - due_s)
+            due_s += every_s
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    results.put(took_s)
+
+
+def p99_with_shadow(directory: Path, rounds: int, seconds: float) -> float:
+    """Return the p99 at half load with a shadow that is asked all requests, as a share of that without one."""
+    servers = {}
+    for name in ("off", "on"):
+        place = directory / name
+        place.mkdir()
+        (place / "shadow").mkdir()
+        table = f'[models.bench]\ncheckpoints = "{place / "checkpoints"}"\nstore = "{place / "store"}"\n'
+        if name == "on":
+            table += f'[models.bench.shadow]\ncheckpoints = "{place / "shadow"}"\nshare = 1.0\n'
+        (place / "serve.toml").write_text('model = "bench_model:Net"\n' + table)
+        absent = dict.fromkeys(("SERVE_MODEL", "SERVE_CHECKPOINTS", "SERVE_STORE"))
+        servers[name] = Server(place, 1000, {"SERVE_CONFIG": str(place / "serve.toml"), **absent})
+        if name == "on":
+            for path in (servers[name].paths[0][0], servers[name].paths[0][0].with_suffix(".safetensors.done")):
+                (place / "shadow" / path.name).write_bytes(path.read_bytes())
+    half = min(measure(server, seconds)[0] for server in servers.values()) / 2
+    found: dict[str, list[float]] = {"off": [], "on": []}
+    for number in range(rounds):
+        for name in ("off", "on") if number % 2 else ("on", "off"):
+            results: multiprocessing.Queue = multiprocessing.Queue()
+            process = multiprocessing.Process(target=ask_paced, args=(servers[name].port, half, seconds, results))
+            process.start()
+            found[name].append(statistics.quantiles(results.get(), n=100)[98])
+            process.join()
+    for server in servers.values():
+        server.stop()
+    print(
+        json.dumps(
+            {"half_load": round(half), **{name: [round(1e3 * one, 2) for one in ms] for name, ms in found.items()}}
+        )
+    )
+    return statistics.median(found["on"]) / statistics.median(found["off"])
+
+
 def count_returns(directory: Path, swaps: int) -> tuple[int, int]:
     """Swap good checkpoints under load; return how many were live, and how many were taken back."""
     server = Server(directory, 1000, {"SERVE_PROBATION_S": "0.5"})
@@ -106,6 +165,7 @@ def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--costs", nargs="*", default=list(COSTS), choices=list(COSTS))
+    parser.add_argument("--shadow", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--swaps", type=int, default=1000)
@@ -114,6 +174,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             by_clock, by_cpu = compare(Path(name), what, options.rounds, options.seconds)
         print(f"throughput with {what}: {by_clock:.3f} of that without; for each second of CPU {by_cpu:.3f}")
+    if options.rounds and options.shadow:
+        with tempfile.TemporaryDirectory() as name:
+            print(f"p99 at half load with a shadow: {p99_with_shadow(Path(name), options.rounds, options.seconds):.3f}")
     if options.swaps:
         with tempfile.TemporaryDirectory() as name:
             live, returned = count_returns(Path(name), options.swaps)

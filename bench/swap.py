@@ -91,7 +91,7 @@ def send_for(port: int, seconds: float, results: multiprocessing.Queue) -> None:
 class Server:
     """One server, its checkpoints, and its log."""
 
-    def __init__(self, directory: Path, size: int, more: dict[str, str] | None = None) -> None:
+    def __init__(self, directory: Path, size: int, more: dict[str, str | None] | None = None) -> None:
         self.checkpoints = directory / "checkpoints"
         self.checkpoints.mkdir()
         (directory / "bench_model.py").write_text(MODEL)
@@ -110,9 +110,9 @@ class Server:
         self.log_path = directory / "log"
         command = [sys.executable, "-m", "gunicorn", "-c", "python:serve.gunicorn_conf", "serve.wsgi:app"]
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=directory, env={**os.environ, **settings, **(more or {})}, stderr=log
-            )
+            stated = {**os.environ, **settings, **(more or {})}
+            environ = {name: value for name, value in stated.items() if value is not None}
+            self.process = subprocess.Popen(command, cwd=directory, env=environ, stderr=log)
         self.publish()
         self.wait_live(1)
         self.port = int(re.search(r"127\.0\.0\.1:(\d+)", self.log_path.read_text()).group(1))

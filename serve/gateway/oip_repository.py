@@ -13,18 +13,19 @@ Source: Triton's model repository and statistics extensions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from serve.codec import strict_json
 from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, read_content, succeed
 from serve.inference.prediction import select
-from serve.metrics.worker_metrics import Tally
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
     from serve.inference.model_instance import ModelInstance
     from serve.inference.prediction import Model
+    from serve.metrics.worker_metrics import Traffic
 
 
 def index(server: Server, request: Request) -> Response:
@@ -92,21 +93,23 @@ _NS = 1_000_000_000
 def statistics(server: Server, request: Request) -> Response:
     """Tell how many predictions a model, or every model, has answered, and how long they took."""
     models = [select(server, request).model] if "name" in request.place else server.models.values()
-    tallies = server.telemetry.worker_metrics.tallies()
-    return succeed({"model_stats": [_describe(model, tallies.get(model.name, Tally())) for model in models]})
+    traffic = server.telemetry.worker_metrics.traffic()
+    found = {model: [of for (name, _), of in traffic.items() if name == model.name] for model in models}
+    return succeed({"model_stats": [_describe(model, of_labels) for model, of_labels in found.items()]})
 
 
-def _describe(model: Model, tally: Tally) -> dict[str, object]:
+def _describe(model: Model, of_labels: Sequence[Traffic]) -> dict[str, object]:
     live = model.stable.slot.live
-    answered = tally.requests - tally.failures
+    requests, failures = sum(of.requests for of in of_labels), sum(of.failures for of in of_labels)
+    answered = requests - failures
     return {
         "name": model.name,
         "version": live.provenance.version if live else "",
-        "inference_count": int(tally.rows) or answered,
-        "execution_count": tally.batches or answered,
+        "inference_count": int(sum(of.rows for of in of_labels)) or answered,
+        "execution_count": int(sum(of.batches for of in of_labels)) or answered,
         "inference_stats": {
-            "success": {"count": answered, "ns": int(tally.seconds * _NS)},
-            "fail": {"count": tally.failures, "ns": 0},
-            "queue": {"count": tally.requests, "ns": int(tally.queue_seconds * _NS)},
+            "success": {"count": answered, "ns": int(sum(of.seconds for of in of_labels) * _NS)},
+            "fail": {"count": failures, "ns": 0},
+            "queue": {"count": requests, "ns": int(sum(of.queue_seconds for of in of_labels) * _NS)},
         },
     }

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.errors import InputError, NotLiveError
-from serve.rollout.decision import ERRORS, FINITE
+from serve.rollout.decision import ERRORS, FINITE, SLOWER
+from serve.rollout.evidence_board import LONG_S
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _SHORT_S = 0.001
-_TURNS = 2
+_TURNS, _MOST_TURNS = 2, 4
 
 
 class Remade(NamedTuple):
@@ -56,7 +57,7 @@ def leave_to_writer(guard: Guard, generation: Generation, results: Sequence[Any]
     """
     is_left = (
         seconds < _SHORT_S
-        and guard.pairs_wanted <= 0
+        and not guard.wants_pair(generation.provenance.generation)
         and not getattr(generation.predictor, "is_declared", True)
         and not any(isinstance(given, (Exception, list)) for given in results)
     )
@@ -67,8 +68,9 @@ def leave_to_writer(guard: Guard, generation: Generation, results: Sequence[Any]
 def look(predictions: Sequence[Prediction], results: list[Any], deadlines_s: Sequence[float]) -> list[Any]:
     """Look at the answers of a run whose generation is on trial, as `inspect` does."""
     first = predictions[0]
-    if first.instance.guard.pairs_wanted > 0:
-        _time_both(first, first.generation.provenance.generation)
+    number = first.generation.provenance.generation
+    if first.instance.guard.wants_pair(number):
+        _time_both(first, number)
     return [
         _inspect_one(prediction, raw, deadline_s)
         for prediction, raw, deadline_s in zip(predictions, results, deadlines_s)
@@ -134,20 +136,29 @@ def _find_fault(generation: Generation, prepared: Any, raw: Any) -> str:
 def _time_both(prediction: Prediction, number: int) -> None:
     """Run one request on both generations in turn, for the machine to be the same; the shorter times count.
 
-    What else a busy machine does makes a run longer, never shorter.
+    What else a busy machine does makes a run longer, never shorter. What seems slower is confirmed by more turns; of
+    long runs one must do, as the request waits.
     """
     guard, (other, kept) = prediction.instance.guard, _acquire_other(prediction)
     if kept is None:
+        guard.note_pair(False, _SHORT_S)
         return
+    started_s, is_slower = time.monotonic(), False
     try:
         prepared = prediction.prepare(kept.predictor)
         runs, took_s = (prediction.run, lambda: kept.predictor.run(prepared)), [math.inf, math.inf]
-        for place in (0, 1) * _TURNS:
-            began_s = time.monotonic()
-            runs[place]()
-            took_s[place] = min(took_s[place], time.monotonic() - began_s)
-        guard.note_pair(number, took_s[0] > guard.slower * took_s[1])
+        for turn in range(_MOST_TURNS):
+            is_slower = took_s[0] > guard.slower * took_s[1]
+            if (turn >= _TURNS and not is_slower) or (turn and max(took_s) > LONG_S):
+                break
+            for place in (0, 1):
+                began_s = time.monotonic()
+                runs[place]()
+                took_s[place] = min(took_s[place], time.monotonic() - began_s)
+        is_slower = took_s[0] > guard.slower * took_s[1]
+        guard.note(number, SLOWER, is_slower)
     except Exception:  # what fails is not timed
-        guard.pairs_wanted -= 1
+        is_slower = False
     finally:
         other.slot.release(kept)
+        guard.note_pair(is_slower, time.monotonic() - started_s)

@@ -23,8 +23,8 @@ CRASH = "crash"
 _CRASHES_ALLOWED = 1
 # Many are found soon, few are found at all.
 _TIMES_TOLERATED = (20, 3)
-# Runs of about the same number of rows, before their median raises a suspicion, which costs some pairs of runs.
-_FEWEST_RUNS, _FEWEST_BEFORE = 5, 20
+# Runs of about the same number of rows, before their median means anything.
+_FEWEST_RUNS = 20
 TIME_BOUNDS_S = tuple(20e-6 * 1.25**power for power in range(63))
 
 
@@ -157,7 +157,7 @@ def describe(signal: str, count: Count, tolerated: float, rule: Rule) -> str:
 def is_suspect(evidence: Evidence, rule: Rule) -> bool:
     """Whether runs seem to take too long, by their median among runs of about the same rows."""
     pairs = zip(evidence.times, evidence.times_before)
-    fit = [(now, before) for now, before in pairs if sum(now) >= _FEWEST_RUNS and sum(before) >= _FEWEST_BEFORE]
+    fit = [(now, before) for now, before in pairs if min(sum(now), sum(before)) >= _FEWEST_RUNS]
     return any(quantile(now, 0.5) > rule.slower * quantile(before, 0.5) for now, before in fit)
 
 

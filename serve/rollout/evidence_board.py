@@ -155,8 +155,12 @@ class EvidenceBoard:
 
 # After so many answers that both generations spoil, and none that only the new one does, a signal means nothing.
 _MOST_SHARED = 50
-# Of pairs of runs, for one suspicion.
-_PAIRS = 12
+# Of pairs of runs: for one suspicion, for a new generation, and after one that was slower.
+_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4
+# The share of a worker's time for pairs that look for a suspicion, and the longest pause between them.
+_PAIRS_SHARE, _PAUSE_S = 0.002, 10.0
+# Longer runs are timed on both only on suspicion: a request would wait for too long.
+LONG_S = 0.05
 
 
 class Guard:
@@ -186,7 +190,7 @@ class Guard:
         self.board: EvidenceBoard | None = None
         # Has the evidence looked at.
         self.wake: Callable[[], None] = lambda: None
-        self.pairs_wanted = 0
+        self.pairs_wanted, self._pair_at_s, self._paired, self._is_long = 0, 0.0, 0, False
         # The generation whose answers are looked at when they are written, and not before.
         self.left_to_writer = 0
         self._row = 0
@@ -221,6 +225,7 @@ class Guard:
         if self.board is None or not self._is_counting:
             return False
         self.board.note_run(self._row, generation, answers, rows, seconds)
+        self._is_long = seconds > LONG_S
         return self.is_on_trial(generation)
 
     def is_on_trial(self, generation: int) -> bool:
@@ -246,7 +251,16 @@ class Guard:
         """Have the next runs compared with those of the generation before."""
         self.pairs_wanted = _PAIRS
 
-    def note_pair(self, generation: int, is_slower: bool) -> None:
-        """Count a run that was timed on both generations."""
-        self.pairs_wanted -= 1
-        self.note(generation, SLOWER, is_slower)
+    def wants_pair(self, generation: int) -> bool:
+        """Whether a run is to be timed on both generations: the first ones, then some now and then, or on suspicion.
+
+        What was counted before the swap is of another moment, in which the machine may have been busier.
+        """
+        if generation != self._paired and not self._is_long:
+            self._paired, self.pairs_wanted = generation, _FIRST_PAIRS
+        return self.pairs_wanted > 0 or (not self._is_long and time.monotonic() >= self._pair_at_s)
+
+    def note_pair(self, is_slower: bool, took_s: float) -> None:
+        """Note that a run was timed on both generations; what seems slower is looked at more closely."""
+        self._pair_at_s = time.monotonic() + min(took_s / _PAIRS_SHARE, _PAUSE_S)
+        self.pairs_wanted = max(self.pairs_wanted - 1, _MORE_PAIRS if is_slower else 0)

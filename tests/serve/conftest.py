@@ -11,7 +11,7 @@ import pytest
 SUPPORT = Path(__file__).parent / "support"
 sys.path.insert(0, str(SUPPORT))
 
-from serving import Server  # noqa: E402 - found by the line above
+from serving import HAS_FAST, Server  # noqa: E402 - found by the line above
 from trainer import Trainer  # noqa: E402
 from warm import INTERPRETER  # noqa: E402
 
@@ -33,7 +33,6 @@ def trainer(tmp_path):
 
 # Elsewhere both workers run what is told to; there the threads do, while all other tests have the event loop.
 IS_OLDEST = sys.version_info < (3, 10)
-HAS_FAST = all(importlib.util.find_spec(name) for name in ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker"))
 
 
 def pytest_generate_tests(metafunc):

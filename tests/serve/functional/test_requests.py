@@ -5,16 +5,26 @@ from __future__ import annotations
 import json
 
 import pytest
-from trainer import ROW
+from serving import HAS_FAST, Server
+from trainer import ROW, Trainer
 
 pytestmark = pytest.mark.needs_torch
 
 
-@pytest.mark.both_workers
-def test_an_answer_names_the_bytes_that_produced_it(start_server, trainer):
+@pytest.fixture(scope="module", params=["asgi", "gthread"] if HAS_FAST else ["gthread"])
+def served(request, tmp_path_factory):
+    """A server of each worker class that is only asked, its trainer, and what is live."""
+    directory = tmp_path_factory.mktemp("asked")
+    trainer = Trainer(directory / "work", directory / "checkpoints")
     published = trainer.publish(1, version="v1")
-    server = start_server()
+    server = Server(directory, trainer.directory, {"worker": request.param})
     server.wait_live(1)
+    yield server, trainer, published
+    server.stop()
+
+
+def test_an_answer_names_the_bytes_that_produced_it(served):
+    server, trainer, published = served
     reply = server.client().predict([ROW, [0, 0, 0, 0]])
     assert reply.status == 200
     assert reply.json["outputs"] == [trainer.expected(published.sha256), trainer.expected(published.sha256, [0] * 4)]
@@ -76,11 +86,8 @@ BODIES = [
 ]
 
 
-@pytest.mark.both_workers
-def test_bad_bodies_are_the_clients_fault(start_server, trainer):
-    published = trainer.publish(1)
-    server = start_server()
-    server.wait_live(1)
+def test_bad_bodies_are_the_clients_fault(served):
+    server, trainer, published = served
     client = server.client()
     for what, body, status in BODIES:
         reply = client.request("POST", "/predict", body)
@@ -93,10 +100,8 @@ def test_bad_bodies_are_the_clients_fault(start_server, trainer):
     assert server.events("request_failed") == []
 
 
-def test_outputs_that_json_cannot_hold_are_said_to_be_so(start_server, trainer):
-    published = trainer.publish(1)
-    server = start_server()
-    server.wait_live(1)
+def test_outputs_that_json_cannot_hold_are_said_to_be_so(served):
+    server, _, published = served
     reply = server.client().predict([[3e38, 3e38, -3e38, 3e38]])
     assert reply.status == 422
     assert reply.json["error"].startswith("the outputs for these inputs: ")
@@ -116,15 +121,13 @@ def test_a_body_over_the_limit_is_413(start_server, trainer):
     assert server.client().predict([ROW]).status == 200
 
 
-def test_compressed_bodies_are_415(start_server, trainer):
-    trainer.publish(1)
-    server = start_server()
-    server.wait_live(1)
+def test_compressed_bodies_are_415(served):
+    server, _, _ = served
     assert server.client().request("POST", "/predict", b"x", {"Content-Encoding": "br"}).status == 415
 
 
-def test_unknown_paths_and_methods_answer_json(start_server):
-    server = start_server()
+def test_unknown_paths_and_methods_answer_json(served):
+    server, _, _ = served
     for method, path, status in (("GET", "/nothing", 404), ("GET", "/predict", 405), ("POST", "/model", 405)):
         reply = server.client().request(method, path)
         assert (reply.status, "error" in reply.json) == (status, True)

@@ -178,3 +178,30 @@ def test_a_canary_is_promoted_by_its_rule_in_all_workers(tmp_path, start_server,
     }
     (model, _) = server.get("/status.json").json["models"]
     assert (model["swaps"][0]["cause"], model["probation"]["way_back"]) == ("promotion", 1)
+    moments = {moment["step"]: moment["why"] for moment in model["swaps"][0]["moments"]}
+    assert list(moments) == ["published", "canary", "gates", "committed"]
+    assert moments["canary"] == f"{promoted['reason']}"
+
+
+def test_a_shadow_that_differs_is_ended_and_one_that_agrees_is_promoted(tmp_path, start_server, trainer):
+    rule = 'then = "promote"\npromote = {requests = 30, agreement = 0.9}'
+    shadowed = BY_RULE.replace("canary]", "shadow]").replace("share = 0.5\npromote = {requests = 60, errors = 0}", rule)
+    (tmp_path / "serve.toml").write_text(shadowed)
+    for name in ("a", "a-next"):
+        (tmp_path / name).mkdir()
+    publish(trainer.train(1), tmp_path / "a", "m.safetensors", "v1")
+    server = start_server(model=None, name=None, checkpoints=None)
+    wait_live(server, "a", "stable", 1)
+    client = server.client()
+    for seed, version, outcome in ((2, "v2", "ended"), (1, "v3", "promoted")):
+        tried = publish(trainer.train(seed), tmp_path / "a-next", f"{version}.safetensors", version)
+
+        def is_over(outcome=outcome):
+            ask(client, "/predict")
+            return server.events(outcome)
+
+        (event,) = wait_until(is_over, outcome, lambda: server.text)
+        assert (event["label"], event["version"], event["sha256"]) == ("shadow", version, tried.sha256)
+    wait_live(server, "a", "stable", 2)
+    assert (event["version"], ask(client, "/predict").headers["x-model-version"]) == ("v3", "v3")
+    assert [(one["code"], one["version"]) for one in server.events("refused")] == [("shadow", "v2")]

@@ -141,5 +141,5 @@ def test_one_slow_request_is_no_suspicion():
     rule = Rule(60)
     assert not is_suspect(Evidence(0.0, times=[one_slow], times_before=[steady]), rule)
     assert is_suspect(Evidence(0.0, times=[slower], times_before=[steady]), rule)
-    few = [0] * 28 + [4] + [0] * 35
+    few = [0] * 28 + [19] + [0] * 35
     assert not is_suspect(Evidence(0.0, times=[few], times_before=[steady]), rule)

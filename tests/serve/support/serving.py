@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import json
 import os
 import re
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SUPPORT = Path(__file__).parent
 # Starting two interpreters that import torch takes long on a machine that does other work too.
 PATIENCE_S = 90
+HAS_FAST = all(importlib.util.find_spec(name) for name in ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker"))
 
 
 @dataclass

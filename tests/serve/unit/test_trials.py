@@ -14,7 +14,7 @@ from serve.errors import InputError
 from serve.http.messages import Response
 from serve.inference.prediction import RETRIED, Prediction, complete
 from serve.model.slot import Generation, Slot
-from serve.rollout.evidence_board import EvidenceBoard
+from serve.rollout.evidence_board import EvidenceBoard, Guard
 from serve.rollout.rules import probation_of, why_no_probation
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import RETURN, ROLLBACK, Entry, Ledger
@@ -386,3 +386,22 @@ def test_why_there_is_no_probation(tmp_path):
         assert probation_of(settings(line)) is None
     rule = probation_of(settings("probation_rule = {errors = 0.01, slower = 0, false_alarm = 1e-4}"))
     assert (rule.tolerated["errors"], rule.tolerated["slower"], rule.alarm, rule.ends_s) == (0.01, 1.0, 1e-4, 60)
+
+
+def test_pairs_are_run_first_then_now_and_then_and_more_where_one_was_slower(tmp_path):
+    guard = Guard(slower=3.0)
+    guard.open(EvidenceBoard(tmp_path), 0, lambda: (2, 0))
+    guard.note_run(2, 1, 1, 0.001)
+    for _ in range(3):
+        assert guard.wants_pair(2)
+        guard.note_pair(False, 1.0)
+    assert not guard.wants_pair(2)
+    guard.note_pair(True, 1.0)
+    for _ in range(4):
+        assert guard.wants_pair(2)
+        guard.note_pair(False, 1.0)
+    assert not guard.wants_pair(2)
+    guard.note_run(3, 1, 1, 1.0)  # a request would wait for too long
+    assert not guard.wants_pair(3)
+    guard.suspect()
+    assert guard.wants_pair(3)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from envtool.lockfile.model import LockedPackage
-from envtool.solve.update import _preference, package_of, pip_bound
-from envtool.spec.environment import PlatformSpec
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY
+from envtool.lockfile.model import LockedPackage, SourceBuild
+from envtool.solve.recorded_inputs import serialize
+from envtool.solve.update import _commits, _preference, package_of, pip_bound
+from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
 from tests.support.archives import lock_of
 
 HERE = PlatformSpec("linux-64", conda=())
@@ -32,6 +35,20 @@ def test_what_moves_is_held_where_the_fresh_lock_has_it_and_the_rest_is_kept() -
     assert found.pip_constraints == ("rolls==2.0",)
     assert found.keep == (conda("stays").url,)
     assert [kept.name for kept in found.keep_wheels] == ["rests"]
+
+
+def test_the_wheels_of_commits_stay_on_their_platform_while_their_lines_do() -> None:
+    lines = tuple(
+        Dependency(f"{name} @ git+https://code.test/{name}", "environment.yml:9") for name in ("kept", "moves")
+    )
+    here, there = (PlatformSpec(name, (), pip=lines) for name in ("linux-64", "osx-64"))
+    spec = EnvironmentSpec((Path("environment.yml"),), None, (), (here, there))
+    build = SourceBuild("kept-1.0-py3-none-any.whl", "1.0", "0" * 64, 0, ())
+    made = [replace(wheel(name), built=build) for name in ("kept", "moves", "gone")]
+    elsewhere = replace(made[0], platform="osx-64", version="2.0")
+    old = lock_of(*made, elsewhere, wheel("plain"), **{INPUTS_KEY: serialize(spec, {})})
+    found = _commits(old, here, ["moves"])
+    assert [(kept.name, kept.version, kept.built) for kept in found] == [("kept", "1.0", build)]
 
 
 @pytest.mark.parametrize(
