@@ -3,7 +3,7 @@
     python bench/lock.py ../shared/repodata [--runs 9]
 
 The directory holds repodata in channel layout (conda-forge/linux-64/repodata.json, …); it is served on the loopback
-interface under the channels' canonical URLs. The sides run in turns, so that a busy machine is busy for all of them;
+interface under the channels' canonical URLs, compressed as well, as public channels do. The sides run in turns, so that a busy machine is busy for all of them;
 medians and ratios are printed. Every run is a process of its own, imports included, with the records already fetched;
 both sides ask the server whether they have changed.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
+import zstandard  # noqa: E402
 from repodata_server import CANONICAL, serving, variable  # noqa: E402 - found through the line above
 
 CUDA_SPECS = [
@@ -93,9 +95,18 @@ def main() -> None:
     parser.add_argument("repodata", type=Path)
     parser.add_argument("--runs", type=int, default=9)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch, serving(options.repodata.resolve()) as base:
-        run(Path(scratch), base, options.runs)
+    with tempfile.TemporaryDirectory() as scratch:
+        channels = Path(scratch, "channels")
+        publish(options.repodata, channels)
+        with serving(channels) as base:
+            run(Path(scratch), base, options.runs)
     sys.stdout.flush()
+
+
+def publish(source: Path, target: Path) -> None:
+    shutil.copytree(source, target)
+    for path in target.rglob("repodata.json"):
+        path.with_name("repodata.json.zst").write_bytes(zstandard.compress(path.read_bytes()))
 
 
 def run(place: Path, base: str, runs: int) -> None:

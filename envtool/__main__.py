@@ -7,10 +7,15 @@ import gc
 import os
 import sys
 import sysconfig
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+if TYPE_CHECKING:
+    from envtool.errors import EnvtoolError
+
 _DISK_HINT = "make room or get the right to write there, then run the same command again: it goes on where it stopped"
+_HINTS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM), _DISK_HINT)
+_PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY)
+_HINTS.update(dict.fromkeys(_PATH_ERRORS, "is the path right, and is its directory there?"))
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 DONE, NO, USAGE, KNOWN_ERROR, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
@@ -71,13 +76,24 @@ def _run() -> int:
         return KNOWN_ERROR
     except BrokenPipeError:
         return KNOWN_ERROR
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+    except Exception as error:
+        known = _known(error)
+        if known is None:
             return _fault()
-        console.fail(EnvtoolError(f"{error.filename or 'a file'} cannot be written: {error.strerror}", _DISK_HINT))
+        console.fail(known)
         return KNOWN_ERROR
-    except Exception:
-        return _fault()
+
+
+def _known(error: Exception) -> EnvtoolError | None:
+    """What there is to say of an error of the disk, or of a path that a user gave; None of any other."""
+    from envtool.errors import EnvtoolError
+
+    if isinstance(error, RuntimeError) and "Symlink loop" in str(error):  # of Path.resolve, before Python 3.13
+        return EnvtoolError(str(error), _HINTS[errno.ELOOP])
+    hint = _HINTS.get(error.errno or 0) if isinstance(error, OSError) else None
+    if not isinstance(error, OSError) or hint is None or (error.filename is None and hint != _DISK_HINT):
+        return None
+    return EnvtoolError(f"{error.filename or 'a file'} cannot be used: {error.strerror}", hint)
 
 
 def _fault() -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,13 +21,17 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     """Replace a file by what is written until the block ends; a block that fails leaves the old one.
 
     The temporary file stands beside it, since a rename is atomic within one file system only. It is synced before the
-    rename and the directory after it: without the first a crash can leave an empty file under the right name. Raises
-    OSError if the file cannot be written; the old one is untouched.
+    rename and the directory after it: without the first a crash can leave an empty file under the right name. A device
+    or pipe is written to as it is. Raises OSError if the file cannot be written; the old one is untouched.
 
     Args:
         mode: its permissions; those of any new file by default. They are there before the content, which may be secret.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if _is_stream(path):
+        with path.open("wb") as file:
+            yield file
+        return
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         # Path.open takes no opener.
         with open(temporary, "wb", opener=None if mode is None else _open_private) as file:
@@ -36,10 +41,21 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)  # the name that the user knows
         raise
     sync_directory(path.parent)
+
+
+def _is_stream(path: Path) -> bool:
+    # Links are not followed, or what a package has in a prefix could lead elsewhere; these names are those of a user.
+    if str(path).startswith(("/dev/std", "/dev/fd/", "/proc/self/fd/")):
+        return True
+    mode = path.lstat().st_mode if os.path.lexists(path) else stat.S_IFREG
+    return not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode))
 
 
 def create(path: str, mode: int) -> int:

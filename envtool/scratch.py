@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # No name that a person would give a directory of hers.
-_PREFIX = "envtool-scratch-"
+PREFIX = "envtool-scratch-"
 # One that is younger may just be about to be locked.
 _YOUNG_S = 60.0
 
@@ -25,8 +25,8 @@ _YOUNG_S = 60.0
 @contextmanager
 def scratch_directory(place: Path | None = None) -> Iterator[Path]:
     """Make a directory that is removed when the block ends, where temporary files go or in a place of its own."""
-    _sweep(place or Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=place) as directory:
+    sweep(place or Path(tempfile.gettempdir()))
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=place) as directory:
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):  # a file system without locks: then nothing is ever swept there
@@ -36,10 +36,11 @@ def scratch_directory(place: Path | None = None) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _sweep(place: Path) -> None:
+def sweep(place: Path) -> None:
+    """Remove what processes left in a place that were killed."""
     with contextlib.suppress(OSError), os.scandir(place) as entries:
         for entry in entries:
-            if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
+            if entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False):
                 with contextlib.suppress(OSError):
                     status = entry.stat(follow_symlinks=False)
                     if status.st_uid == os.getuid() and time.time() - status.st_mtime >= _YOUNG_S:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -46,8 +45,7 @@ class _StringLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
         return _LIST if kind is yaml.SequenceNode else _MAPPING
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """A value of a document and the place where it stands."""
 
     data: Any  # the value: a string, number, boolean, None, a list of `Value` or a dict of string to `Value`

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.app.base import BaseApplication
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Unauthorized
 from werkzeug.security import safe_join
@@ -23,7 +24,7 @@ from werkzeug.utils import send_file
 from werkzeug.wrappers import Request, Response
 
 from envtool.console import answer
-from envtool.errors import ChannelError, EnvtoolError
+from envtool.errors import ChannelError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -116,15 +117,9 @@ def _send(request: Request, found: Path, path: str, *, is_private: bool) -> Resp
 
 def serve(root: Path, bind: str, workers: int, threads: int, token: str | None) -> None:
     """Serve until a signal ends it; the URL is printed once requests are answered. Port 0 takes any that is free.
-    Raises ChannelError if there is no channel in the directory. Raises EnvtoolError if gunicorn is not installed."""
+    Raises ChannelError if there is no channel in the directory."""
     if not any(root.glob("*/repodata.json")):
         raise ChannelError(f"{root} is no channel: no subdir has a repodata.json", "envtool channel index DIR")
-    try:
-        from gunicorn.app.base import BaseApplication
-
-    except ImportError as error:
-        hint = "install envserve with its extra [web]"
-        raise EnvtoolError(f"a channel cannot be served: {error}", hint) from error
     settings = {"bind": bind, "workers": workers, "threads": threads, "worker_class": "gthread", "loglevel": "warning",
                 "proc_name": "envtool channel serve",
                 "when_ready": lambda arbiter: answer(f"{arbiter.LISTENERS[0]}/")}  # fmt: skip

@@ -16,6 +16,7 @@ from envtool.channel.storage import DirectoryStorage, S3Storage
 from envtool.cli.groups import CommandGroup
 from envtool.cli.init import pair
 from envtool.cli.options import PATH, json_option
+from envtool.errors import EnvtoolError
 from envtool.fetch.archive_cache import Cache
 from envtool.solve.md5_completion import read_complete
 from envtool.wheels import to_conda
@@ -257,8 +258,10 @@ def serve(channel: Path, bind: str, workers: int, threads: int, token_file: Path
     of Basic, or in the path as http://HOST/t/TOKEN/ . It is never on the command line, which everybody on the machine
     can read.
     """
-    from envtool.channel import server  # of the extra [web]
-
+    try:
+        from envtool.channel import server
+    except ImportError as error:
+        raise EnvtoolError(f"a channel cannot be served: {error}", "install envserve with its extra [web]") from error
     token = os.environ.get("ENVTOOL_CHANNEL_TOKEN", "")
     if token_file:
         token = read_text(token_file, "write the token into it").strip()

@@ -15,7 +15,6 @@ from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.diff import as_table, compare, compare_versions
 from envtool.inspect_lock.moves import Move, moves
 from envtool.lockfile.conda_lock_v1 import Lockfile, read_lockfile, write_lockfile
-from envtool.signing import attestation
 from envtool.signing.trust import require_signed
 from envtool.solve import staleness
 from envtool.solve.conflicts import explained
@@ -91,6 +90,8 @@ def command(
         is_upgrade = True
     _lock(request, old, None if is_upgrade else updates, is_dry_run, as_json)
     if attest and attest_key and not is_dry_run:
+        from envtool.signing import attestation
+
         stated = attestation.provenance(request.lockfile_path, request.spec.paths, request.options)
         attestation.write(attest, stated, attest_key)
 

@@ -6,11 +6,14 @@ import platform as machine
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from envtool.errors import EnvtoolError
-from envtool.lockfile.model import Lockfile
+
+if TYPE_CHECKING:
+    from envtool.lockfile.model import Lockfile
 
 PATH = click.Path(path_type=Path)
 file_option = click.option("-f", "--file", "lockfile_path", type=PATH,

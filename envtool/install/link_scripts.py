@@ -103,7 +103,7 @@ def confinement() -> str:
     """In words, what the scripts can write to on this machine."""
     if landlock_version():
         return "they could write to the environment alone"
-    return "not confined, since this kernel has no Landlock: they could write wherever you can"
+    return "not confined, since Landlock is not available here: they could write wherever you can"
 
 
 _SCRIPT = re.compile(r"bin/\.[^/]+-(?:pre-link|post-link|pre-unlink)\.sh")

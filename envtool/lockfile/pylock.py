@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,11 +14,6 @@ from envtool.lockfile.model import SourceBuild, file_name_of
 
 if TYPE_CHECKING:
     from envtool.pypi.resolve import Pins
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -51,7 +45,9 @@ def parse_pylock(
         kept: the sha256 of files that are taken before a better one of the same version.
         is_pure: whether a wheel for every platform is wanted, and no other.
     """
-    packages: list[dict[str, Any]] = tomllib.loads(text).get("packages", [])
+    from envtool import toml
+
+    packages: list[dict[str, Any]] = toml.loads(text).get("packages", [])
     given = built or {}
     wheels = (given.get(each["name"]) or _wheel(each, kept, is_pure=is_pure, pins=pins) for each in packages)
     return sorted(wheels, key=lambda wheel: wheel.name)

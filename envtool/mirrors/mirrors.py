@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +21,6 @@ from envtool import paths
 from envtool.errors import EnvtoolError, InvalidFileError, Issue, MissingFileError
 from envtool.fetch import credentials
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 def config_path() -> Path:
     """The path of the file, which need not exist."""
@@ -36,12 +30,14 @@ def config_path() -> Path:
 def read_table(name: str) -> Any:
     """The value of a key at the top, an empty table where file or key are missing; its content is not checked. Raises
     InvalidFileError if the file is not TOML, or cannot be read."""
+    from envtool import toml
+
     path = config_path()
     if not path.exists():
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")).get(name, {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return toml.loads(path.read_text(encoding="utf-8")).get(name, {})
+    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError) as error:
         raise InvalidFileError(str(path), [Issue(str(path), f"not TOML: {error}")]) from error
 
 
@@ -202,7 +198,9 @@ def is_wheel_store(channel: str) -> bool:
 def presets() -> dict[str, Preset]:
     """Every preset by name: ours, then the user's, who may replace ours. Raises InvalidFileError with every issue of
     config.toml."""
-    found = _parse_presets(str(_BUILT_IN), tomllib.loads(_BUILT_IN.read_text(encoding="utf-8")))
+    from envtool import toml
+
+    found = _parse_presets(str(_BUILT_IN), toml.loads(_BUILT_IN.read_text(encoding="utf-8")))
     return {**found, **_parse_presets(str(config_path()), read_table("presets"))}
 
 

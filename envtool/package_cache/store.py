@@ -14,21 +14,19 @@ Nothing here is synced to the disk: what a power failure tears has neither its s
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import stat
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from envtool import scratch
 from envtool.artifacts.relocation import Placeholder
 from envtool.errors import CacheError
 from envtool.fetch.archive_cache import Cache, sha256_of
@@ -110,7 +108,6 @@ def _installers() -> tuple[str, ...]:
 SETTING = "ENVTOOL_UNPACKED"
 _SETTINGS = ("always", "reflink", "never")
 _INDEX = "index"
-_GROWING = ".growing-"
 
 
 @dataclass(frozen=True)
@@ -167,7 +164,7 @@ class PackageCache:
     def keep(self, key: str, fill: Callable[[Path], CacheEntry]) -> None:
         """Store an image: whole and under its name, or not at all. Raises OSError if it cannot be written."""
         self._prepare()
-        with self._growing() as growing:
+        with scratch.scratch_directory(self.root) as growing:
             image = replace(fill(growing), seals={each.name: _seal(each) for each in growing.iterdir()})
             (growing / _INDEX).write_bytes(_format(image))
             with contextlib.suppress(OSError):  # another process was quicker
@@ -175,7 +172,7 @@ class PackageCache:
 
     def drop(self, key: str) -> None:
         """Remove an image; one that cannot be removed is left."""
-        with contextlib.suppress(OSError), self._growing() as growing:
+        with contextlib.suppress(OSError), scratch.scratch_directory(self.root) as growing:
             # Renamed first, so that nobody finds a part of it.
             self.path(key).rename(growing / key)
 
@@ -186,21 +183,10 @@ class PackageCache:
         found = []
         for place in self.root.iterdir():
             with contextlib.suppress(OSError):
-                if not place.name.startswith(_GROWING):
+                if not place.name.startswith(scratch.PREFIX):
                     sizes = sum(each.stat().st_size for each in place.iterdir())
                     found.append(Kept(place.name, sizes, (place / _INDEX).stat().st_mtime))
         return sorted(found, key=lambda each: -each.used_s)
-
-    def clean(self) -> None:
-        """Remove what processes left that were killed while they stored an image."""
-        for each in self.root.glob(f"{_GROWING}*"):
-            with contextlib.suppress(OSError):
-                descriptor = os.open(each, os.O_RDONLY)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(each)
-                finally:
-                    os.close(descriptor)
 
     def _prepare(self) -> None:
         if not self.root.exists():
@@ -209,7 +195,6 @@ class PackageCache:
             self.root.mkdir(mode=0o700, exist_ok=True)
         if not self._is_ours():
             raise PermissionError(f"{self.root} belongs to somebody else, or others may write to it")
-        self.clean()
 
     def _is_ours(self) -> bool:
         # Whoever may write here may run code in every environment that is made from it.
@@ -218,17 +203,6 @@ class PackageCache:
         except OSError:
             return False
         return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-    @contextlib.contextmanager
-    def _growing(self) -> Iterator[Path]:
-        growing = Path(tempfile.mkdtemp(prefix=_GROWING, dir=self.root))
-        descriptor = os.open(growing, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield growing
-        finally:
-            shutil.rmtree(growing, ignore_errors=True)
-            os.close(descriptor)
 
     def _sealed(self, key: str, image: CacheEntry) -> CacheEntry:
         place = self.path(key)
@@ -241,7 +215,7 @@ class PackageCache:
             return image
         # A cache that was moved or brought back from a backup: right, with other inodes and times.
         image = replace(image, seals=seals)
-        with self._growing() as growing:
+        with scratch.scratch_directory(self.root) as growing:
             (growing / _INDEX).write_bytes(_format(image))
             (growing / _INDEX).replace(place / _INDEX)
         return image
@@ -276,4 +250,4 @@ def prune(store: PackageCache, images: Sequence[Kept]) -> None:
     """Remove images, and what processes left that were killed."""
     for each in images:
         store.drop(each.key)
-    store.clean()
+    scratch.sweep(store.root)

@@ -65,7 +65,10 @@ def _checked(result: int) -> int:
 def main(directory: str, argv: Sequence[str]) -> None:
     """Become a program that can write to a directory alone, where the kernel has Landlock."""
     if landlock_version():
-        confine(directory)
+        try:
+            confine(directory)
+        except OSError as error:
+            sys.exit(f"Landlock, which this kernel has, cannot be used here: {error.strerror}")
     os.execvp(argv[0], list(argv))  # noqa: S606 - no shell is what is wanted here
 
 

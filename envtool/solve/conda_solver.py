@@ -15,7 +15,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ class Repodata:
         for each in answer:
             text = each.to_json()  # py-rattler gives the purls in no other way
             purls = json.loads(text).get("purls") if '"purls"' in text else None
-            found.append(replace(_record(each), purls=tuple(purls or ())))
+            found.append(_record(each, purls or ()))
         return sorted(found, key=lambda record: record.name)
 
     def _no_records(self, platform: str, error: Exception) -> SolveError:
@@ -272,12 +272,12 @@ def _build_string(text: str) -> Any:
     return getattr(rattler, "BuildString", str)(text)
 
 
-def _record(record: Any) -> PackageRecord:
+def _record(record: Any, purls: Iterable[str] = ()) -> PackageRecord:
     return PackageRecord(
         name=record.name.normalized, version=str(record.version), build=str(record.build), subdir=record.subdir,
         url=credentials.strip(record.url), sha256=record.sha256.hex() if record.sha256 else None,
         md5=record.md5.hex() if record.md5 else None, size_bytes=record.size, depends=tuple(record.depends),
-        license=record.license, constrains=tuple(record.constrains),
+        license=record.license, constrains=tuple(record.constrains), purls=tuple(purls),
     )  # fmt: skip
 
 

@@ -216,16 +216,18 @@ def locked_packages(spec: PlatformSpec, solution: Solution) -> list[LockedPackag
     """The entries of one platform: one for each package and category."""
     found = categories(spec, solution)
     edges = dependency_edges(solution)
-    packages = [from_record(record, solution.platform) for record in solution.records]
+    packages = [
+        from_record(each, solution.platform, name) for each in solution.records for name in found["conda", each.name]
+    ]
     packages += [
         LockedPackage(
             manager="pip", name=wheel.name, version=wheel.version, platform=solution.platform, url=wheel.url,
-            sha256=wheel.sha256, dependencies={name: "*" for _, name in edges["pip", wheel.name]},
+            sha256=wheel.sha256, dependencies={name: "*" for _, name in edges["pip", wheel.name]}, category=category,
             size_bytes=wheel.size_bytes, built=wheel.built,
         )
-        for wheel in solution.wheels
+        for wheel in solution.wheels for category in found["pip", wheel.name]
     ]  # fmt: skip
-    return [replace(each, category=name) for each in packages for name in found[each.manager, each.name]]
+    return packages
 
 
 def _metadata(request: LockRequest, declared: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -246,7 +248,7 @@ def _metadata(request: LockRequest, declared: Mapping[str, Mapping[str, str]]) -
     return metadata
 
 
-def from_record(record: PackageRecord, platform: str) -> LockedPackage:
+def from_record(record: PackageRecord, platform: str, category: str = "main") -> LockedPackage:
     """The entry of a conda package. Raises SolveError if its record has no MD5, which the format demands."""
     if record.md5 is None:
         raise SolveError(
@@ -257,7 +259,7 @@ def from_record(record: PackageRecord, platform: str) -> LockedPackage:
     return LockedPackage(
         manager="conda", name=record.name, version=record.version, platform=platform, url=record.url,
         sha256=record.sha256, md5=record.md5, dependencies=_dependencies(record.depends), build=record.build,
-        size_bytes=record.size_bytes,
+        category=category, size_bytes=record.size_bytes,
     )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ _LONG_WAIT_S = 3.0
 _IN_MEMORY_BYTES = 1 << 20
 _SHARD = re.compile(r"/([0-9a-f]{64})\.msgpack\.zst$")
 # Other forms of the same records: without them the solver asks for repodata.json, which every channel has.
-_OPTIONAL = re.compile(r"/repodata(_shards\.msgpack\.zst|\.json\.\w+)$")
+_OPTIONAL = re.compile(r"/repodata(_shards\.msgpack|\.json)\.zst$")
 _NOT_FOUND, _NOT_MODIFIED = 404, 304
 # The solver asks three times more before it takes this; older ones would take 4xx for a channel without records.
 _FAILED = 502
@@ -97,6 +97,8 @@ class RepodataProxy:
         if own is None:
             return _Found(_NOT_FOUND)
         url = self._prefixes[own] + path[len(own) :]
+        if url.endswith(".bz2"):
+            return _Found(_NOT_FOUND)  # as conda does: no server has this form alone
         with self._lock:
             if url in self._failures:
                 return _Found(_FAILED)  # every place was asked often enough

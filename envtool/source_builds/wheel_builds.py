@@ -15,6 +15,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from envtool import toml
 from envtool.artifacts.conda_package import Entry
 from envtool.artifacts.download import fetch_packages, require_sha256
 from envtool.console import ProgressDisplay
@@ -28,11 +29,6 @@ from envtool.pypi import uv
 from envtool.scratch import scratch_directory
 from envtool.source_builds import git
 from envtool.wheels.reader import Wheel, format_record, record_hash
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _DEFAULT_REQUIREMENTS = ("setuptools>=40.8.0",)
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -164,8 +160,8 @@ class Checkout:
             )
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
-            stated = tomllib.loads(text).get("build-system", {}).get("requires", _DEFAULT_REQUIREMENTS)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
+            stated = toml.loads(text).get("build-system", {}).get("requires", _DEFAULT_REQUIREMENTS)
+        except (toml.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
             raise SolveError(f"{project.name}/pyproject.toml cannot be read: {error}") from error
         # Older setuptools ask for wheel only while they run, when nothing more can be had.
         more = ["wheel"] if any(re.match(r"setuptools\b", each, re.IGNORECASE) for each in stated) else []

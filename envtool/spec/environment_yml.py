@@ -204,25 +204,28 @@ def _dependencies(document: YamlDocument, value: Value | None) -> tuple[tuple[Li
     pip: list[Line] = []
     place = None
     for item in document.items(value, "dependencies"):
-        if isinstance(item.data, dict) and (selected := _selected(item.data)):
-            document.issue(item.line, selected)
+        if isinstance(item.data, dict) and (instead := _instead(item.data)):
+            document.issue(item.line, instead)
         elif isinstance(item.data, dict):
             section = document.mapping(item, "an entry of dependencies", ["pip"])
             pip += [Line(text, f"{document.name}:{at}") for text, at in document.strings(section.get("pip"), "pip")]
             place = place or (f"{document.name}:{item.line}" if pip else None)
         elif (text := document.string(item, "an entry of dependencies")) is not None:
+            text = text.split("#")[0].rstrip() or text  # as conda reads a match spec
             conda.append(Line(text, f"{document.name}:{item.line}"))
             if package_name(text) is None:
-                document.issue(item.line, f"{text!r} is not a valid match spec, for example python=3.9")
+                form = "CHANNEL::NAME=VERSION=BUILD, with its channel listed" if "/" in text else "python=3.9"
+                document.issue(item.line, f"{text!r} is not a valid match spec, for example {form}")
     return tuple(conda), pip, place
 
 
-def _selected(entry: Mapping[str, Value]) -> str | None:
-    """What to write for `sel(linux): package` of mamba, None where the entry is something else."""
-    name = next(iter(entry), "")
-    selector = re.fullmatch(r"sel\(\s*(\w+)\s*\)", str(name))
-    if selector is None:
+def _instead(entry: Mapping[str, Value]) -> str | None:
+    """What to write for `sel(linux): package` of mamba or for `python: 3.9`, None where the entry is something else."""
+    name = next(iter(entry), "pip")
+    value = entry[name].text if name in entry else ""
+    selector = re.fullmatch(r"sel\(\s*(\w+)\s*\)", name)
+    if selector:
+        return f"{name}: is mamba's; write the line as `- {value or 'PACKAGE'}  # [{selector[1]}]`"
+    if name == "pip" or not value:
         return None
-    value = entry[name].data
-    package = value if isinstance(value, str) else "PACKAGE"
-    return f"{name}: is mamba's; write the line as `- {package}  # [{selector[1]}]`"
+    return f"{name}: {value} is a mapping; write the line as `- {name}{'' if value[0] in '=<>!~' else '='}{value}`"

@@ -9,13 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from envtool import toml
 from envtool.errors import EnvtoolError
 from envtool.yaml_document import YamlDocument, dump
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 _DEFAULT_PYTHON = "3.11"
 # conda-forge's packages of modules that have another name.
@@ -44,14 +40,14 @@ def convert(path: Path, name: str) -> tuple[str, list[str]]:
         if path.is_dir():
             found = _from_imports(path)
         elif path.name == "pixi.toml":
-            found = _from_pixi(tomllib.loads(path.read_text("utf-8")), notes)
+            found = _from_pixi(toml.loads(path.read_text("utf-8")), notes)
         elif path.suffix == ".toml":
-            found = _from_pyproject(tomllib.loads(path.read_text("utf-8")), notes)
+            found = _from_pyproject(toml.loads(path.read_text("utf-8")), notes)
         elif path.suffix in (".yml", ".yaml"):
             found = _from_export(path, notes)
         else:
             found = {"dependencies": [f"python={_DEFAULT_PYTHON}", "pip", {"pip": [f"-r {path.name}"]}]}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, SyntaxError) as error:
+    except (OSError, UnicodeDecodeError, toml.TOMLDecodeError, SyntaxError) as error:
         raise EnvtoolError(
             f"{path}: {error}", "name requirements.txt, pyproject.toml, an export, or a directory"
         ) from error

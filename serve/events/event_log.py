@@ -42,13 +42,6 @@ def write_line(event: Event) -> None:
     os.write(_STDERR, event.line)
 
 
-@functools.lru_cache(maxsize=1)
-def _renderer() -> Any:
-    import structlog  # half of what `serve status` would import, which writes no line
-
-    return structlog.processors.JSONRenderer(default=str)
-
-
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
@@ -66,8 +59,7 @@ class Event:
     def line(self) -> bytes:
         """One line of JSON, the keys that every event has first."""
         stated = {"time": self.time, "event": self.name, "worker": self.worker, **self.facts}
-        text = _renderer()(None, "", stated)
-        return (text if isinstance(text, bytes) else text.encode()) + b"\n"
+        return json.dumps(stated, default=str).encode() + b"\n"
 
 
 Subscriber = Callable[[Event], None]

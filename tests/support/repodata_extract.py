@@ -24,7 +24,7 @@ import rattler
 GLIBC = {"__glibc": "2.31", "__linux": "5.10", "__unix": "0", "__archspec": "1", "__osx": "13.0"}
 CUDA = {**GLIBC, "__cuda": "12.1"}
 SERVER = ["python=3.9", "flask", "jinja2", "pip"]
-MORE = ["gunicorn", "watchdog", "prometheus_client", "structlog", "tomli", "numpy<2"]
+MORE = ["gunicorn", "watchdog", "prometheus_client", "tomli", "numpy<2"]
 TORCH = ["pytorch=2.3.0", "pytorch-cuda=12.1", *MORE]
 PLATFORMS = ("linux-64", "linux-aarch64", "osx-arm64")
 FORGE = ["conda-forge"]

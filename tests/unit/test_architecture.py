@@ -34,7 +34,6 @@ DOORS = {
     "prometheus_client": {"serve/metrics/metric_families.py"},
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
-    "structlog": {"serve/events/event_log.py"},
     "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py", "serve/development/dev_server.py"},
     "torch": {
         "serve/publishing/conversion.py",
@@ -105,8 +104,7 @@ def test_importing_serve_needs_neither_torch_nor_envtools_libraries() -> None:
 
 
 def test_importing_the_application_needs_no_torch() -> None:
-    # Not rich: structlog imports it where it is there, as in an environment that has both halves.
-    assert not loaded_by("import serve.gateway.flask_app") & {"torch", "rattler", "conda_lock", "envtool"}
+    assert not loaded_by("import serve.gateway.flask_app") & {"torch", "rattler", "rich", "conda_lock", "envtool"}
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -133,7 +131,7 @@ def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
 # A package imports only what stands before it in its half's list.
 STOREYS = {
     "envtool": """
-        errors paths atomic_files console file_lock subprocesses scratch yaml_document templates fetch lockfile
+        errors paths atomic_files console file_lock subprocesses scratch toml yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
         export audit policy image channel bundle deploy doctor ci cli __main__
     """,

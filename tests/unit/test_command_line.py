@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
 
-from envtool.__main__ import BUG, INTERRUPTED
+from envtool.__main__ import BUG, INTERRUPTED, KNOWN_ERROR
 from envtool.ci import Verdict
 from envtool.cli import COMMANDS, cli
 from envtool.cli.groups import UnknownCommandError
@@ -74,6 +76,45 @@ def test_a_command_imports_what_is_slow_when_it_needs_it(module: str, slow: str)
     script = f"import sys, envtool.cli.{module}\nprint(*(name for name in {slow.split()} if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"create -p {'n' * 300}", f"verify -p {'n' * 300}", "digest -p loop", "verify -p loop/x",
+        f"init conda-forge -o {'n' * 300}", "init conda-forge -o file/x", "init conda-forge -o missing/x",
+    ],
+)  # fmt: skip
+def test_a_path_that_cannot_be_is_an_error_with_a_hint(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    argv = [sys.executable, "-m", "envtool", *command.split()]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == KNOWN_ERROR, done.stderr
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_device_or_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    argv = [sys.executable, "-m", "envtool", "init", "--from", "requirements.txt", "-o"]
+    (tmp_path / "requirements.txt").write_text("six\n")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE, text=True) as reader:
+        subprocess.run([*argv, "pipe"], cwd=tmp_path, check=True)
+        assert "platforms:" in reader.communicate(timeout=60)[0]
+    assert (tmp_path / "pipe").is_fifo()
+    shown = subprocess.run([*argv, "/dev/fd/1"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "platforms:" in shown.stdout
+
+
+def test_a_server_without_its_extra_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['werkzeug'] = None; from envtool import __main__ as program\n"
+        "sys.argv = ['envtool', 'channel', 'serve', '.']; program.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == KNOWN_ERROR, done.stderr
+    assert "hint: install envserve with its extra [web]" in done.stderr
 
 
 def test_the_help_lists_every_exit_code() -> None:

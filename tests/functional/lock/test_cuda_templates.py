@@ -16,7 +16,7 @@ from tests.support.package_index import PackageIndex
 from tests.support.repodata_server import serving, variable
 from tests.support.wheels import write_wheel
 
-NEEDED = ("Flask", "gunicorn", "Jinja2", "numpy", "prometheus-client", "safetensors", "structlog", "tomli", "watchdog")
+NEEDED = ("Flask", "gunicorn", "Jinja2", "numpy", "prometheus-client", "safetensors", "tomli", "watchdog")
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from envtool.prefix.confinement import landlock_version
-from tests.functional.prefix.conftest import User
+from tests.functional.prefix.conftest import ROOT, User
 from tests.support.archives import Archive, File, locked
 
 
@@ -85,6 +88,38 @@ def test_nothing_outside_of_the_environment_can_be_written(user: User, tmp_path:
     assert not outside.exists()
     assert victim.read_text() == "whole\n"
     assert "not whole" in user.run("verify", "-p", user.home / "env", code=3).stderr
+
+
+def run_without(user: User, number: int, error: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run envtool where the kernel answers one system call with an error."""
+    refusing = [sys.executable, str(ROOT / "tests/support/without_syscall.py"), str(number), str(error)]
+    argv = [*refusing, sys.executable, "-m", "envtool", *map(str, arguments)]
+    return subprocess.run(argv, cwd=user.home, env=user.env, capture_output=True, text=True, timeout=300)
+
+
+CREATE_RULESET, RESTRICT_SELF = 444, 446
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="seccomp is Linux's")
+@pytest.mark.parametrize("error", [errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM])
+def test_without_landlock_the_scripts_run_and_create_names_it(user: User, tmp_path: Path, error: int) -> None:
+    path, prefix = lock(user, tmp_path, f"{SCRIPT}\necho x > $PREFIX/../outside"), user.home / "env"
+    told = run_without(user, CREATE_RULESET, error, "create", "-p", prefix)
+    assert told.returncode == 0, told.stderr
+    assert "ran bin/.plot-post-link.sh: not confined, since Landlock is not available here" in told.stderr
+    assert (user.home / "outside").exists()
+    verified = run_without(user, CREATE_RULESET, error, "verify", "-p", prefix, "-f", path, "--rebuild")
+    assert verified.returncode == 0, verified.stderr
+
+
+@pytest.mark.skipif(not landlock_version(), reason="this kernel has no Landlock")
+def test_nothing_runs_where_landlock_is_there_and_fails(user: User, tmp_path: Path) -> None:
+    lock(user, tmp_path, "echo x > $PREFIX/../outside")
+    told = run_without(user, RESTRICT_SELF, errno.EPERM, "create", "-p", user.home / "env")
+    assert told.returncode == 3
+    assert "Landlock, which this kernel has, cannot be used here: Operation not permitted" in told.stderr
+    assert "Traceback" not in told.stderr
+    assert not (user.home / "outside").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,38 @@ def test_py_rattler_sees_what_the_lock_says(prefix: Path, packages: list[LockedP
     assert {(each.name.normalized, str(each.version), each.sha256.hex()) for each in records} == conda
     for record in records:
         assert all((prefix / str(path)).exists() for path in record.files), record.name
+
+
+# What py-rattler alone makes of the archives of a lock.
+LINK = """
+import asyncio, json, os, sys
+import rattler
+channel, prefix, cache, *urls = json.load(sys.stdin)
+async def link():
+    names = sorted({url.rpartition("/")[2].rsplit("-", 2)[0] for url in urls})
+    gateway = rattler.Gateway(cache_dir=cache + "/repodata")
+    found = await gateway.query([channel], ["linux-64", "noarch"], names, recursive=False)
+    records = [each for part in found for each in part if each.url in urls]
+    assert len(records) == len(urls)
+    await rattler.install(records, target_prefix=prefix, cache_dir=cache + "/pkgs", show_progress=False)
+asyncio.run(link())
+os._exit(0)
+"""
+
+
+def test_a_prefix_of_py_rattler_is_the_same_to_conda(
+    desk: Desk, prefix: Path, packages: list[LockedPackage], tmp_path: Path
+) -> None:
+    theirs = desk.user.home / "theirs"
+    conda = [each for each in packages if each.manager == "conda"]
+    request = [desk.channel, str(theirs), str(tmp_path), *(each.url for each in conda)]
+    subprocess.run([sys.executable, "-c", LINK], input=json.dumps(request), text=True, check=True)
+    assert listed(desk, theirs) == listed(desk, prefix) == builds(packages)
+    before = {path: path.lstat().st_mtime_ns for path in prefix.rglob("*")}
+    for each in (prefix, theirs):
+        answer = desk.solve("install", each, "--dry-run", *SPECS)
+        assert answer["message"] == "All requested packages already installed."
+    assert {path: path.lstat().st_mtime_ns for path in prefix.rglob("*")} == before
 
 
 def test_conda_gives_the_urls_and_hashes_of_the_lock(desk: Desk, prefix: Path, packages: list[LockedPackage]) -> None:

@@ -78,6 +78,27 @@ def test_selectors_of_mamba(entry: str) -> None:
     assert "write the line as `- " in issues[0].message
 
 
+@pytest.mark.parametrize(
+    ("entry", "advice"),
+    [
+        ("numpy: 1.10", "write the line as `- numpy=1.10`"),
+        ("numpy: '>=1,<2'", "write the line as `- numpy>=1,<2`"),
+        ("https://host/channel/noarch/numpy-1-0.conda", "for example CHANNEL::NAME=VERSION=BUILD"),
+    ],
+)
+def test_an_entry_that_is_no_match_spec(entry: str, advice: str) -> None:
+    text = f"channels: [c]\ndependencies:\n  - python\n  - {entry}\n"
+    (issue,) = environment_yml.parse(Path("environment.yml"), text).issues
+    assert issue.place == "environment.yml:4"
+    assert advice in issue.message
+
+
+def test_a_comment_without_a_blank_is_one_as_with_conda() -> None:
+    text = "channels: [c]\ndependencies:\n  - numpy=1#why\n"
+    (line,) = environment_yml.parse(Path("environment.yml"), text).sections["linux-64"].conda
+    assert line.text == "numpy=1"
+
+
 @pytest.mark.parametrize("name", ["pyproject.toml", "pixi.toml", "requirements.txt", "setup.cfg", "setup.py"])
 def test_files_of_other_tools(name: str) -> None:
     issues = environment_yml.parse(Path(name), "[project]\nname = 'x'\n").issues
