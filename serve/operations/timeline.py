@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from serve.events.event_log import OUTCOMES, SWAPPED
 from serve.operations.trace import manifest_of, publisher_of
 from serve.store.ledger import CHECKPOINT, PROMOTION, Entry
 
-# By the event that tells of it. The last four are decisions about what was live already.
-SWAPPED, REPLACED = "swapped", "returned"
-OUTCOMES = {"held": "held", REPLACED: "taken back", "promoted": "promoted", "agreed": "agreed", "ended": "ended"}
 NAMES = (SWAPPED, *OUTCOMES)
 Event = Mapping[str, Any]
 
