@@ -133,9 +133,6 @@ def _become(order: dict) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     os.chdir(order["directory"])
-    config = sys.modules.get("gunicorn.config")
-    if config is not None:  # which has noted the directory that it was imported in
-        config.Chdir.default = str(Path.cwd())
     os.environ.clear()
     os.environ.update(order["environ"])
     tempfile.tempdir = None
