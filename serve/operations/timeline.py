@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from serve.events.event_log import OUTCOMES, SWAPPED
-from serve.operations.trace import manifest_of, publisher_of
+from serve.checkpoint.manifest import manifest_of, publisher_of
+from serve.events.event_log import OUTCOMES, REPLACED, SWAPPED
 from serve.store.ledger import CHECKPOINT, PROMOTION, Entry
 
 NAMES = (SWAPPED, *OUTCOMES)
@@ -76,7 +76,7 @@ def _answers(totals: Mapping[str, Any]) -> int:
 
 
 def _before(entry: Entry, swapped: Sequence[Event], trials: Mapping[str, Sequence[Event]]) -> Iterator[Moment]:
-    manifest = manifest_of(entry)
+    manifest = manifest_of(entry.marker)
     if entry.cause in (CHECKPOINT, PROMOTION):
         metrics = ", ".join(f"{name} {value:g}" for name, value in manifest.metrics.items())
         by = publisher_of(manifest)
