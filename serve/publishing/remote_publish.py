@@ -1,13 +1,14 @@
 """Publishing where fsspec writes: `s3://…`, `gs://…`, `sftp://…`, each place that `serve.source.remote` can watch.
 
 The old marker goes first, then the checkpoint comes, then its marker. A checkpoint that is there already, left by a
-run that was stopped before its marker, is proven by its bytes and not sent again.
+run that was stopped before its marker, is proven by its bytes and not sent again; to S3, neither are the parts of one.
 
 The times of markers are the store's own. Where a time cannot put a marker above the others, a generation does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sys
 import time
@@ -30,6 +31,7 @@ _READ_ONLY = frozenset({"http", "https", "github", "git", "data"})
 _SUFFIXES = (".safetensors", sharded.INDEX_SUFFIX, ".pt", ".pth", ".ckpt", ".bin", ".pt2")
 # S3 tells times in seconds.
 _GRAIN_S = 1.1
+_PART_BYTES = 32 * 2**20
 _HINT = "check the URL, the credentials and the rights"
 
 
@@ -87,7 +89,7 @@ class RemotePlace:
             if not self._is_complete(target, source.stat().st_size, sha256):
                 if self._path.startswith("/"):  # elsewhere a bucket comes first, which a mistyped name must not create
                     self._system.makedirs(self._path, exist_ok=True)
-                with source.open("rb") as reader, self._system.open(target, "wb") as writer:
+                with source.open("rb") as reader, self._open(target, source.stat().st_size) as writer:
                     sent = _hash(reader, source.stat().st_size, "sending", writer.write)
                 if sent != sha256:
                     hint = "publish it again when it is whole"
@@ -99,6 +101,12 @@ class RemotePlace:
                 rank = replace(rank, generation=rank.generation + 1, above=None)
                 self._mark(target, rank, write_marker(rank, {}))
         return {"generation": rank.generation, "outranked_by": rank.outranked_by}
+
+    def _open(self, target: str, size_bytes: int) -> Any:
+        if size_bytes > _PART_BYTES and hasattr(self._system, "call_s3"):
+            with contextlib.suppress(OSError):  # a store, or rights, that list no uploads
+                return _S3Upload(self._system, target, size_bytes)
+        return self._system.open(target, "wb")
 
     def _mark(self, target: str, rank: Rank, marker: bytes) -> bool:
         """Write the marker, and return whether it has the rank that it was to have."""
@@ -114,6 +122,50 @@ class RemotePlace:
             return False
         with self._system.open(target, "rb", cache_type="none") as reader:
             return _hash(reader, size_bytes, "checking") == sha256
+
+
+class _S3Upload:
+    """A file that is written to S3 in parts; those that an upload which was stopped has left are not sent again."""
+
+    def __init__(self, system: Any, target: str, size_bytes: int) -> None:
+        self._call, (bucket, key, _) = system.call_s3, system.split_path(target)
+        begun = self._call("list_multipart_uploads", Bucket=bucket, Prefix=key).get("Uploads", ())
+        known = [upload["UploadId"] for upload in begun if upload["Key"] == key]
+        self._at = {"Bucket": bucket, "Key": key}
+        self._at["UploadId"] = known[0] if known else self._call("create_multipart_upload", **self._at)["UploadId"]
+        self._left, place = {}, 0
+        while True:
+            page = self._call("list_parts", **self._at, PartNumberMarker=place)
+            self._left.update({part["PartNumber"]: part["ETag"] for part in page.get("Parts", ())})
+            if not page.get("IsTruncated"):
+                break
+            place = int(page["NextPartNumberMarker"])
+        # S3 takes ten thousand parts at most.
+        self._part_bytes, self._held = max(_PART_BYTES, -(-size_bytes // 10_000)), bytearray()
+        self._parts: list[dict[str, object]] = []
+
+    def write(self, data: bytes) -> None:
+        """Take some bytes, and send what makes a part."""
+        self._held += data
+        while len(self._held) >= self._part_bytes:
+            self._send(self._part_bytes)
+
+    def _send(self, count: int) -> None:
+        part, number = bytes(self._held[:count]), len(self._parts) + 1
+        del self._held[:count]
+        tag = f'"{hashlib.md5(part, usedforsecurity=False).hexdigest()}"'
+        if self._left.get(number) != tag:  # or it is encrypted with a key, so that its tag is another one
+            tag = self._call("upload_part", **self._at, PartNumber=number, Body=part)["ETag"]
+        self._parts.append({"PartNumber": number, "ETag": tag})
+
+    def __enter__(self) -> _S3Upload:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            if self._held:
+                self._send(len(self._held))
+            self._call("complete_multipart_upload", **self._at, MultipartUpload={"Parts": self._parts})
 
 
 def _hash(reader: Any, size_bytes: int, what: str, write: Callable[[bytes], object] | None = None) -> str:

@@ -101,7 +101,9 @@ def test_they_answer_as_a_local_forward_pass(start_server, tmp_path, kinds, part
         lines += [f"[models.m{place}]", 'model = "architectures:Served"', f'checkpoints = "ck{place}"']
         lines += [f"model_args = {{kind = {json.dumps(kind)}}}", "max_batch_delay_ms = 5"]
     (tmp_path / "models.toml").write_text("\n".join(lines))
-    server = start_server(workers=1, config="models.toml", model=None, name=None, checkpoints=None, poll_s=1)
+    server = start_server(
+        workers=1, config="models.toml", model=None, name=None, checkpoints=None, poll_s=1, warm_up_timeout_s=600
+    )
     for count in range(len(chosen)):  # each in its own time
         server.wait_for_events("swapped", count + 1)
     for place, kind in enumerate(chosen):

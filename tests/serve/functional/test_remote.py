@@ -19,6 +19,7 @@ from trainer import ROW
 from serve.__main__ import main
 from serve.checkpoint import sharded
 from serve.errors import CheckpointMovedError, ModelError, PublishError, SignatureError
+from serve.publishing import remote_publish
 from serve.publishing.mlflow_publish import explained
 from serve.publishing.publish import Extras, publish
 from serve.source.observation import Known, Load, Refuse, decide
@@ -339,6 +340,37 @@ def test_a_checkpoint_that_is_there_already_is_not_sent_again(memory, trainer, m
     publish(trainer.train(1), "memory://ck")
     assert memory.modified("/ck/model.safetensors") > before
     assert memory.cat_file("/ck/model.safetensors") == trainer.train(1).read_bytes()
+
+
+@pytest.mark.parametrize("changes", [False, True])
+def test_an_upload_to_s3_that_was_stopped_goes_on(s3, tmp_path, monkeypatch, changes):
+    system = fsspec.filesystem("s3")
+    system.makedirs("bucket", exist_ok=True)
+    monkeypatch.setattr(remote_publish, "_PART_BYTES", 5 * 2**20)
+    path, target = tmp_path / "big.safetensors", f"s3://bucket/resumed-{changes}"
+    numbers = numpy.arange(6 * 2**20, dtype="int32")
+    safetensors.numpy.save_file({"a": numbers}, str(path))
+    sent, call = [], type(system).call_s3
+
+    def watch(self, method, *given, **named):
+        if method == "upload_part":
+            if not sent.count(None) and len(sent) == 3:
+                sent.append(None)
+                raise OSError("the network is gone")
+            sent.append(named["PartNumber"])
+        return call(self, method, *given, **named)
+
+    monkeypatch.setattr(type(system), "call_s3", watch)
+    with pytest.raises(PublishError, match="the network is gone"):
+        publish(path, target)
+    if changes:  # other numbers from the second part on
+        numbers[3 * 2**20 :] += 1
+        safetensors.numpy.save_file({"a": numbers}, str(path))
+    published = publish(path, target)
+    assert sent == [1, 2, 3, None, *([3] if changes else []), 4, 5]
+    assert system.cat_file(published.checkpoint.partition("://")[2]) == path.read_bytes()
+    # Small files, and those whose parts are all there, go as before.
+    assert publish(path, target).sha256 == published.sha256
 
 
 def test_a_publisher_that_breaks_off_leaves_no_marker(memory, trainer, monkeypatch):

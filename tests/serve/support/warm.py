@@ -20,8 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-# `prometheus_client` is not among them: what it counts in follows from the environment that it is imported in.
-_LOADED = ("numpy", "torch", "safetensors.torch", "flask", "gunicorn.app.wsgiapp", "structlog", "uvicorn")
+# Neither `prometheus_client` nor gunicorn: the one takes its directory from the environment that it is imported in, the
+# other is where it is imported.
+_LOADED = ("numpy", "torch", "safetensors.torch", "flask", "structlog", "uvicorn")
 
 
 class Process:
