@@ -197,7 +197,7 @@ class Stored:
 
 
 def manifest_of(marker: str) -> Manifest:
-    """Return what the marker of a generation stated; nothing where it is none."""
+    """Return what the marker of a generation stated, or an empty one where it cannot be read."""
     try:
         return parse_marker(marker.encode())
     except CheckpointError:
