@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 import bare
+from predictors import make_server
 from trainer import mark
 
 from serve.source.observation import SERVED, Wait
+from serve.swap.shared_state import Membership
 
 
 def test_a_worker_without_a_model_does_not_take_what_its_host_committed_for_served(tmp_path):
@@ -20,3 +24,26 @@ def test_a_worker_without_a_model_does_not_take_what_its_host_committed_for_serv
     assert isinstance(late.committer.move(late.loader, None, committed), Wait)
     assert first.committer.move(first.loader, None, committed) is SERVED
     assert (first.live, late.live) == (b"x", None)
+
+
+def test_two_workers_that_lack_a_model_each_do_not_wait_for_each_other(tmp_path):
+    shadow = '[models.a.shadow]\ncheckpoints = "dark"\n'
+    toml = f'model = "m:M"\n[models.a]\ncheckpoints = "a"\n[models.b]\ncheckpoints = "b"\n{shadow}'
+    server = make_server(tmp_path, toml)
+    first, second = (
+        Membership(server.models[name].stable.settings.store / "workers", server.models[name].stable.shared_state)
+        for name in ("a", "b")
+    )
+    first.join(1)
+    second.join(1)
+    first.update(pid=1, parent=os.getppid())
+    second.update(pid=2, parent=os.getppid())
+    looks = iter((True, True, False))
+    server.wait_while_spared(lambda: next(looks))
+    assert next(looks), "it takes requests: no other worker has both models"
+    second.update(pid=1)
+    looks = iter((True, True, False))
+    server.wait_while_spared(lambda: next(looks))
+    assert next(looks, None) is None, "the shadow is not missed, and worker 1 answers for both models"
+    first.leave()
+    second.leave()
