@@ -20,8 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-# Neither `prometheus_client`, whose counts lie where the environment that it is imported in has them, nor gunicorn, whose
-# directory is the one that it is imported in.
+# Neither `prometheus_client`, whose counts lie where the environment that it is imported in has them, nor gunicorn,
+# whose directory is the one that it is imported in.
 _LOADED = ("numpy", "torch", "safetensors.torch", "flask", "structlog", "uvicorn")
 
 
