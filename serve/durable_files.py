@@ -121,6 +121,9 @@ def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_n
     Raises:
         OSError: nothing was replaced, and no temporary file is left.
     """
+    if path.is_char_device() or path.is_fifo():  # /dev/null, a pipe: nobody means to put a file in their place
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.unlink(missing_ok=True)  # left by a process of this number that was killed

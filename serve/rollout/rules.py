@@ -9,8 +9,9 @@ from serve.settings.settings import Settings
 
 # A share of requests in which a good model may fail, for reasons of the machine.
 _NOISE = 0.001
-# Of pairs of runs, one on each generation, the share in which a good model seems to be several times slower.
-_NOISE_OF_TIMES = 0.05
+# Of pairs of runs, one on each generation, the share in which a good model seems to be several times slower: as seen
+# where twenty processes wanted each core.
+_NOISE_OF_TIMES = 0.2
 
 
 def probation_of(settings: Settings) -> Rule | None:

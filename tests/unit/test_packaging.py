@@ -88,3 +88,29 @@ def test_the_version_is_stated_once() -> None:
     code = [path for half in ("envtool", "serve") for path in (ROOT / half).rglob("*.py")]
     stated = re.compile(rf"__version__\s*=|[\"']{re.escape(version)}[\"']")
     assert [path.name for path in code if stated.search(path.read_text())] == []
+
+
+@pytest.mark.nightly
+def test_a_release_is_checked_by_who_has_the_key(tmp_path: Path) -> None:
+    """In a clone: what differs from its commit is no release."""
+    clone, place, key = tmp_path / "clone", tmp_path / "release", tmp_path / "team.pem"
+    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", key.with_suffix(".pub")], check=True)
+
+    def release(*arguments: object, code: int = 0) -> str:
+        argv = [str(clone / "bin/release"), *map(str, arguments)]
+        env = {**os.environ, "ENVSERVE_VENV": sys.prefix, "PYTHONPATH": str(clone)}
+        done = subprocess.run(argv, capture_output=True, text=True, env=env)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr
+
+    release(place, "--key", key)
+    release("--check", place, "--key", key.with_suffix(".pub"))
+    statement = (place / "release.dsse.json").read_bytes()
+    (place / "release.dsse.json").write_bytes(statement.replace(b'"sig": "', b'"sig": "A', 1))
+    assert "release.dsse.json: " in release("--check", place, "--key", key.with_suffix(".pub"), code=1)
+    (place / "sbom.cdx.json").write_bytes(b"{}")
+    assert "sbom.cdx.json is not what SHA256SUMS states" in release("--check", place, code=1)
+    (clone / "README.md").write_text("changed")
+    assert "differs from its commit" in release(tmp_path / "another", code=1)
