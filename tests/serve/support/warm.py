@@ -20,8 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-# Neither `prometheus_client`, whose counts lie where the environment that it is imported in has them, nor gunicorn,
-# whose directory is the one that it is imported in.
+# Neither `prometheus_client` nor gunicorn: the one takes its directory from the environment that it is imported in, the
+# other is where it is imported.
 _LOADED = ("numpy", "torch", "safetensors.torch", "flask", "structlog", "uvicorn")
 
 
@@ -133,9 +133,6 @@ def _become(order: dict) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     os.chdir(order["directory"])
-    config = sys.modules.get("gunicorn.config")
-    if config is not None:  # which has noted the directory that it was imported in
-        config.Chdir.default = str(Path.cwd())
     os.environ.clear()
     os.environ.update(order["environ"])
     tempfile.tempdir = None
