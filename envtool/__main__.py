@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _DISK_HINT = "make room or get the right to write there, then run the same command again: it goes on where it stopped"
 _HINTS = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM), _DISK_HINT)
 _PATH_ERRORS = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY)
-_HINTS.update(dict.fromkeys(_PATH_ERRORS, "is the path right, and is its directory there?"))
+_HINTS.update(dict.fromkeys(_PATH_ERRORS, "is the path right, and does its directory exist?"))
 _OBJECTS_BETWEEN_COLLECTIONS = 50_000
 DONE, NO, USAGE, KNOWN_ERROR, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 

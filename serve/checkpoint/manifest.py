@@ -194,3 +194,19 @@ class Stored:
     size_bytes: int
     copy_s: float = 0.0
     hash_s: float = 0.0
+
+
+def manifest_of(marker: str) -> Manifest:
+    """Return what the marker of a generation stated, or an empty one where it cannot be read."""
+    try:
+        return parse_marker(marker.encode())
+    except CheckpointError:
+        return Manifest()
+
+
+def publisher_of(manifest: Manifest) -> str | None:
+    """Return the name of the key that signed, and how; `None` where nobody did."""
+    if manifest.signature is not None:
+        return f"ed25519:{manifest.signature.get('key')}"
+    material: Any = (manifest.openssf or {}).get("verificationMaterial", {})
+    return f"openssf:{material.get('publicKey', {}).get('hint')}" if material else None

@@ -65,6 +65,9 @@ class Event:
 Subscriber = Callable[[Event], None]
 
 
+# What became of a generation, by the event that tells of it.
+SWAPPED, REPLACED = "swapped", "returned"
+OUTCOMES = {"held": "held", REPLACED: "taken back", "promoted": "promoted", "agreed": "agreed", "ended": "ended"}
 _KEPT = frozenset(
     (
         *("swapped", "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"),

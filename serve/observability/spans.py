@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve.errors import Issue, SettingsError
-from serve.events.event_log import Event
-from serve.operations.timeline import OUTCOMES, REPLACED, SWAPPED
+from serve.events.event_log import OUTCOMES, REPLACED, SWAPPED, Event
 
 _FIRST_ERROR = 500
 PHASES = ("copy", "hash", "load", "warm_up", "commit")

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from serve.checkpoint.manifest import manifest_of, publisher_of
 from serve.errors import OperationError
-from serve.operations.trace import manifest_of, publisher_of
 from serve.store.ledger import Entry
 
 
@@ -25,7 +25,7 @@ def bill_of_materials(entry: Entry, env_digest: str | None, environment: bytes |
     Raises:
         OperationError: the environment is not a bill of materials.
     """
-    manifest = manifest_of(entry)
+    manifest = manifest_of(entry.marker)
     facts = {
         "generation": entry.generation, "committed": entry.committed, "format": manifest.format,
         "publisher": publisher_of(manifest), "golden_requests": len(manifest.golden), "env_digest": env_digest,

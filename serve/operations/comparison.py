@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from serve.checkpoint.formats import detect_format
+from serve.checkpoint.manifest import manifest_of, publisher_of
 from serve.errors import CheckpointError
 from serve.operations.timeline import Past
-from serve.operations.trace import manifest_of, publisher_of
-from serve.store.checkpoint_store import Store
+
+if TYPE_CHECKING:
+    from serve.store.checkpoint_store import Store
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def compare(one: Past, other: Past, store: Store) -> Comparison:
 
 
 def _facts_of(past: Past) -> dict[str, object]:
-    entry, manifest = past.entry, manifest_of(past.entry)
+    entry, manifest = past.entry, manifest_of(past.entry.marker)
     return {
         "version": entry.version, "sha256": entry.sha256, "size_bytes": entry.size_bytes, "checkpoint": entry.name,
         "cause": entry.cause, "environment": past.env_digest, "publisher": publisher_of(manifest),

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from serve.operations.trace import manifest_of, publisher_of
+from serve.checkpoint.manifest import manifest_of, publisher_of
+from serve.events.event_log import OUTCOMES, REPLACED, SWAPPED
 from serve.store.ledger import CHECKPOINT, PROMOTION, Entry
 
-# By the event that tells of it. The last four are decisions about what was live already.
-SWAPPED, REPLACED = "swapped", "returned"
-OUTCOMES = {"held": "held", REPLACED: "taken back", "promoted": "promoted", "agreed": "agreed", "ended": "ended"}
 NAMES = (SWAPPED, *OUTCOMES)
 Event = Mapping[str, Any]
 
@@ -78,7 +76,7 @@ def _answers(totals: Mapping[str, Any]) -> int:
 
 
 def _before(entry: Entry, swapped: Sequence[Event], trials: Mapping[str, Sequence[Event]]) -> Iterator[Moment]:
-    manifest = manifest_of(entry)
+    manifest = manifest_of(entry.marker)
     if entry.cause in (CHECKPOINT, PROMOTION):
         metrics = ", ".join(f"{name} {value:g}" for name, value in manifest.metrics.items())
         by = publisher_of(manifest)

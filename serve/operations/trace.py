@@ -17,7 +17,7 @@ from typing import Any
 
 from serve import durable_files
 from serve.checkpoint import dsse
-from serve.checkpoint.manifest import Manifest, parse_marker
+from serve.checkpoint.manifest import manifest_of, publisher_of
 from serve.checkpoint.signature import Verifier, load_key
 from serve.errors import CheckpointError, LedgerError, OperationError
 from serve.store.checkpoint_store import Store
@@ -83,7 +83,7 @@ def attest(entry: Entry, env_digest: str | None, key_file: Path) -> dict[str, An
 
     `key_file` is a private key in PEM, Ed25519 or ECDSA; raises `SignatureError` where it cannot be used.
     """
-    manifest = manifest_of(entry)
+    manifest = manifest_of(entry.marker)
     predicate = {
         "entry": _facts_of(entry), "environment": env_digest, "publisher": publisher_of(manifest),
         "gates": {"golden": len(manifest.golden), "interface": dict(manifest.interface)},
@@ -146,26 +146,10 @@ def _checkpoint(answer: Mapping[str, str], evidence: Evidence) -> Link:
     return _judge("checkpoint", found == answer["sha256"], f"{path}: sha256 {found}")
 
 
-def manifest_of(entry: Entry) -> Manifest:
-    """Return what the marker of a generation stated."""
-    try:
-        return parse_marker(entry.marker.encode())
-    except CheckpointError:
-        return Manifest()
-
-
-def publisher_of(manifest: Manifest) -> str | None:
-    """Return the name of the key that signed, and how; `None` where nobody did."""
-    if manifest.signature is not None:
-        return f"ed25519:{manifest.signature.get('key')}"
-    material: Any = (manifest.openssf or {}).get("verificationMaterial", {})
-    return f"openssf:{material.get('publicKey', {}).get('hint')}" if material else None
-
-
 def _signature(answer: Mapping[str, str], entry: Entry | None, keys: Sequence[Path]) -> Link:
     if entry is None:
         return Link("publisher", UNKNOWN, "no ledger has the marker")
-    manifest = manifest_of(entry)
+    manifest = manifest_of(entry.marker)
     publisher = publisher_of(manifest)
     if publisher is None or not keys:
         return Link("publisher", UNKNOWN, f"signed by {publisher}; name its key" if publisher else "not signed")

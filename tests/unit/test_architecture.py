@@ -170,3 +170,13 @@ def test_a_package_imports_only_what_stands_before_it(half: str) -> None:
 def test_no_files_import_each_other_in_a_circle(half: str) -> None:
     # Raises CycleError, which names the circle.
     assert set(graphlib.TopologicalSorter(graph_of(half)).static_order()) == set(graph_of(half))
+
+
+@pytest.mark.parametrize("half", STOREYS)
+def test_no_chain_of_imports_is_longer_than_twelve(half: str) -> None:
+    graph = graph_of(half)
+    chains: dict[str, list[str]] = {}
+    for module in graphlib.TopologicalSorter(graph).static_order():
+        chains[module] = [module, *max((chains[used] for used in graph[module]), key=len, default=[])]
+    longest = max(chains.values(), key=len)
+    assert len(longest) <= 12, longest
