@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import bare
 from predictors import make_server
 from trainer import mark
 
+from serve.policy import VARIABLE, Policy
 from serve.source.observation import SERVED, Wait
 from serve.swap.shared_state import Membership
 
@@ -47,3 +49,23 @@ def test_two_workers_that_lack_a_model_each_do_not_wait_for_each_other(tmp_path)
     assert next(looks, None) is None, "the shadow is not missed, and worker 1 answers for both models"
     first.leave()
     second.leave()
+
+
+def test_what_another_host_has_admitted_is_refused_by_the_policy_of_this_one(tmp_path):
+    place, policy = tmp_path / "ck", tmp_path / "policy.toml"
+    place.mkdir()
+    (place / "x").write_bytes(b"x")
+    mark(place / "x")
+    there = bare.Worker(tmp_path / "there", place)
+    there.look()
+    policy.write_text('[serve]\nrefuse = true\nreport = "report.json"\n')
+    found = '{"env_digest": null, "checked": "2026-01-01T00:00:00+00:00", "breaches": [{"rule": "r", "message": "m"}]}'
+    (tmp_path / "report.json").write_text(found)
+    here = bare.Worker(tmp_path / "here", place)
+    here.committer._context = replace(here.committer._context, policy=Policy({VARIABLE: str(policy)}, None))
+    entry = there.ledger.last()
+    stored = there.store.find(entry.sha256)
+    assert "serve.refuse: r: m" in here.committer.move(here.loader, stored, entry).reason
+    assert here.committer.move(here.loader, stored, replace(entry, cause="rollback")) is SERVED
+    there.leave()
+    here.leave()
