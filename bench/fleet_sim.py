@@ -3,10 +3,10 @@
     python bench/fleet_sim.py                  on made-up time, with costs that are measured first
     python bench/fleet_sim.py --hosts 10 100 --prepare 0.5 --slow 5
 
-The members are the real ones (`serve.fleet.member`, with every decision of `serve.fleet.state`); simulated are time, the
-network, the workers and the keys. What a request costs etcd is measured with a real one, what a look costs a host with
-the real parser; a network takes `--rtt` there and back. etcd answers one request after the other, as a single core of it
-would; so where its share nears 1 the fleet has reached its end.
+The members are the real ones (`serve.fleet.member`, with every decision of `serve.fleet.state`); simulated are time,
+the network, the workers and the keys. What a request costs etcd is measured with a real one, what a look costs a host
+with the real parser; a network takes `--rtt` there and back. etcd answers one request after the other, as a single core
+of it would; so where its share nears 1 the fleet has reached its end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,18 @@ from serve.fleet.etcd import Etcd  # noqa: E402
 from serve.fleet.keys import LeaseLostError, Snapshot, Transaction  # noqa: E402
 from serve.fleet.member import FleetMember, Setup  # noqa: E402
 from serve.fleet.messages import (  # noqa: E402
-    COMMITTED, HOSTS, NOW, PREPARE, PROPOSAL, ROSTER, Beat, Member, View, is_same, write, write_proposal,
+    COMMITTED,
+    HOSTS,
+    NOW,
+    PREPARE,
+    PROPOSAL,
+    ROSTER,
+    Beat,
+    Member,
+    View,
+    is_same,
+    write,
+    write_proposal,
 )  # fmt: skip
 from serve.fleet.state import Driver, Local  # noqa: E402
 from serve.store.ledger import Entry  # noqa: E402
@@ -218,7 +229,7 @@ def measure(count: int, known: dict[str, float], options: argparse.Namespace, sl
     proposed_s = fleet.now_s
     fleet.propose(1)
     is_done = fleet.run(lambda: all(host.workers.generation == 1 for host in fleet.hosts), proposed_s + 600)
-    times = {state: at_s for state, at_s in fleet.notes}
+    times = dict(fleet.notes)
     fences = sum(state == "fence" for state, _ in fleet.notes)
     return {
         **idle, "swap: requests": sum(fleet.asked.values()) - asked, "swap: MB": (fleet.bytes - sent) / 1e6,

@@ -49,6 +49,9 @@ class Breach:
     way_out: str = ""
 
 
+_OF_BREACH = ("rule", "message", "way_out")
+
+
 class Policy:
     """The rules for one environment; none without a file. Raises `SettingsError`: nothing may be served here."""
 
@@ -82,7 +85,10 @@ class Policy:
                 raise TrialError("policy", f"{self.path}: serve.signed-by: {error}") from error
             if stated.get("sha256") != sha256:
                 raise TrialError("policy", f"{self.path}: serve.signed-by: signed for another sha256 than {sha256}")
-        breaches = self.report()[1] if self._may_refuse else ()
+        checked_s, breaches = self.report() if self._may_refuse else (1.0, ())
+        if not checked_s:
+            hint = "envtool policy -o writes it; the timer that runs it may have failed"
+            raise TrialError("policy", f"{self.path}: serve.refuse: there is no report of this environment", hint)
         if breaches:
             said = "; ".join(f"{one.rule}: {one.message}" for one in breaches)
             raise TrialError("policy", f"{self.path}: serve.refuse: {said}", breaches[0].way_out)
@@ -96,7 +102,7 @@ class Policy:
             self._read_s = time.monotonic()
             try:
                 report = json.loads(self._report.read_bytes())
-                breaches = tuple(Breach(**stated) for stated in report["breaches"])
+                breaches = tuple(Breach(*(str(one[key]) for key in _OF_BREACH)) for one in report["breaches"])
                 checked_s = datetime.fromisoformat(report["checked"]).timestamp()
                 is_ours = report["env_digest"] == self._env_digest
             except (OSError, ValueError, TypeError, KeyError):
@@ -148,8 +154,13 @@ def _read(path: Path) -> Mapping[str, Any]:
         rules = tomllib.loads(path.read_text(encoding="utf-8")).get("serve", {})
     except (OSError, ValueError) as error:
         raise SettingsError([Issue(str(path), f"expected a policy in TOML ({error})")]) from error
+    rules = rules if isinstance(rules, dict) else {"": rules}
     wrong = [key for key, value in rules.items() if key not in _KINDS or not isinstance(value, _KINDS[key])]
+    texts = [key for key in ("env-digests", "signed-by") if key in rules and key not in wrong]
+    wrong += [key for key in texts if not all(isinstance(text, str) for text in rules[key])]
     if wrong:
-        expected = "env-digests and signed-by (lists), report (a path), refuse (true or false), live-proof-s (seconds)"
+        expected = (
+            "env-digests and signed-by (lists of texts), report (a path), refuse (true, false), live-proof-s (seconds)"
+        )
         raise SettingsError([Issue(f"{path}: serve.{key}", f"expected {expected}") for key in wrong])
-    return rules  # type: ignore[no-any-return]
+    return rules

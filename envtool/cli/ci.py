@@ -68,6 +68,8 @@ def command(
     job = Job(fresh, lockfile, request, Prefix(path), output, not no_rebuild, name, database, ignore, level)
     with console.ProgressDisplay() as display:
         result = run(job, Cache(paths.cache()), display)
+    if result.env_digest:
+        policy.require(request, lockfile_path, result.env_digest)
     page = as_markdown(result, str(lockfile_path))
     write_atomically(output / "summary.md", page)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")

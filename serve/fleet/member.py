@@ -79,7 +79,9 @@ class FleetMember:
         yield from self._renew(view, me)
         if is_in and view.beat_of(host) is not None:
             is_busy = (yield from self._drive(view)) or is_busy
-        return 0.0 if is_busy else _IDLE_S if view.proposal is None else _OPEN_S
+        # Only who drives a proposal has to look by the clock; the others are woken by a change, or by their workers.
+        is_timed = view.proposal is not None and view.text(DRIVER) in ("", host)
+        return 0.0 if is_busy else _OPEN_S if is_timed else _IDLE_S
 
     def stop(self) -> None:
         """End `run`."""
@@ -108,7 +110,8 @@ class FleetMember:
                 keys = keys or open_keys()
                 pause_s = carry_out(self.turn(), keys)
                 until_s = time.monotonic() + pause_s
-                while time.monotonic() < until_s and not self._is_stale() and not keys.wait(pause_s / _LOOKS):
+                look_s = (_IDLE_S if self._view is None or self._view.proposal is None else _OPEN_S) / _LOOKS
+                while time.monotonic() < until_s and not self._is_stale() and not keys.wait(look_s):
                     continue
             except LeaseLostError:
                 self._gate.lease = (0, 0.0)

@@ -43,8 +43,12 @@ def metric(server, name: str) -> float:
 
 def test_what_becomes_known_while_serving(start_server, trainer, machine, tmp_path):
     prefix = machine('report = "report.json"\nrefuse = true')
+    report = tmp_path / "etc/report.json"
+    report.rename(tmp_path / "etc/away.json")
     trainer.publish(1)
     server = start_server(prefix=prefix)
+    server.wait_for_text(r"(serve\.refuse: there is no report of this environment)")
+    (tmp_path / "etc/away.json").rename(report)
     server.wait_live(1)
     assert metric(server, "envserve_policy_breaches") == 0
     machine("", BREACH)
@@ -78,3 +82,14 @@ def test_an_environment_that_is_not_listed(start_server, trainer, machine):
     server = start_server(prefix=machine(f'env-digests = ["{"cd" * 32}"]'))
     assert server.process.wait(120) != 0
     assert "serve.env-digests: this environment is not allowed here" in server.text
+
+
+@pytest.mark.parametrize("rules", ["signed-by = [1]", "refuse = 1", "reports = 'x'", "serve = 3"])
+def test_a_policy_that_cannot_be_read_lets_no_server_start(tmp_path, rules):
+    from serve.errors import SettingsError
+    from serve.policy import Policy
+
+    path = tmp_path / "policy.toml"
+    path.write_text(rules if rules.startswith("serve") else f"[serve]\n{rules}\n")
+    with pytest.raises(SettingsError, match=r"policy\.toml: serve"):
+        Policy({"ENVSERVE_POLICY": str(path)}, None)
