@@ -14,7 +14,7 @@ from serve.metrics.worker_metrics import WorkerMetrics
 from serve.observability.telemetry import Telemetry
 from serve.rollout.rules import rollout_of
 from serve.rollout.watch import Watch
-from serve.settings.settings import ServerSettings
+from serve.settings.settings import SHADOW, ServerSettings
 
 
 class Server(Registry):
@@ -84,5 +84,13 @@ class Server(Registry):
 
     def wait_while_spared(self, is_wanted: Callable[[], bool]) -> None:
         """Wait while this worker would refuse what another one answers: its load takes long, or fails."""
-        while is_wanted() and any(instance.is_spared for instance in self.instances):
+        while is_wanted() and self._is_spared():
             time.sleep(0.1)
+
+    def _is_spared(self) -> bool:
+        """Whether another worker answers for all models, as two that wait for each other would both answer nothing."""
+        asked = [instance for instance in self.instances if instance.settings.label != SHADOW]
+        if all(instance.can_answer for instance in asked):
+            return False
+        needed = (one for one in asked if one.slot.live is not None or not one.can_answer)
+        return bool(set.intersection(*(one.find_others() for one in needed)))

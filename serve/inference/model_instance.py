@@ -104,16 +104,13 @@ class ModelInstance:
         """Whether what the host has committed is live here, or nothing is."""
         return self.is_reloading and not self.reloader.is_behind
 
-    @property
-    def is_spared(self) -> bool:
-        """Whether this worker has no answer yet, while another one of the same server has."""
-        if self.can_answer:
-            return False
+    def find_others(self) -> set[int]:
+        """Return the other workers of the same server that answer, by pid."""
         try:
             rows = Membership(self.settings.store / "workers", self.shared_state).survey().alive.values()
         except (OSError, LedgerError):  # a full disk, or a store that is none: it is answered with the reason
-            return False
-        return any(row.live and row.parent == os.getppid() and row.pid != os.getpid() for row in rows)
+            return set()
+        return {row.pid for row in rows if row.live and row.parent == os.getppid() and row.pid != os.getpid()}
 
     def start(self) -> None:
         """Start the reloader's thread, once: in `post_worker_init`, as threads do not survive a fork."""

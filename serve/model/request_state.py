@@ -179,11 +179,10 @@ def find_mixing(predictor: TorchPredictor, one: object, other: object) -> str:
 def sets_seed(predictor: TorchPredictor, inputs: object) -> bool:
     """Whether answering sets the seed of all chance in the process: two at once would draw from each other's."""
     states = []
-    with torch.random.fork_rng(devices=[]):
-        for seed in range(2):
-            torch.manual_seed(seed)
-            predictor.predict(inputs)
-            states.append(torch.random.get_rng_state())
+    for _ in range(2):
+        torch.rand(1)  # no seed of ours, which what is live would draw from
+        predictor.predict(inputs)
+        states.append(torch.random.get_rng_state())
     return bool(torch.equal(*states))
 
 
@@ -193,7 +192,7 @@ def _answer(predictor: TorchPredictor, inputs: object) -> object:
 
 def _run(predictor: TorchPredictor, prepared: Any) -> Any:
     # What draws numbers by chance answers equal requests alike from equal seeds.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         torch.manual_seed(0)
         return predictor.run(prepared)
 

@@ -21,7 +21,7 @@ class TensorChange:
     """How far one tensor has moved: the norm of the difference relative to that of the older one, and the largest."""
 
     name: str
-    relative_l2: float | None  # `None` where no number is: of another shape, or only on one side
+    relative_l2: float | None  # `None` where no number is: from zero, of another shape, or only on one side
     largest: float | None
     detail: str = ""
 
@@ -93,4 +93,5 @@ def _compare(name: str, older: Any, newer: Any) -> TensorChange | None:
     if not moved.numel() or not float(moved.max()):
         return None
     length = float(older.double().norm())
-    return TensorChange(name, float(moved.norm()) / length if length else math.inf, float(moved.max()))
+    largest = float(moved.max())
+    return TensorChange(name, float(moved.norm()) / length if length else None, largest, "" if length else "from zero")

@@ -118,7 +118,11 @@ def comparison_as_text(found: Comparison) -> str:
     facts = [(name, *("-" if one is None else str(one) for one in pair)) for name, pair in found.facts.items()]
     lines = _tabulate(("", older, newer), facts) if facts else ["nothing differs but the tensors"]
     moved = [
-        (change.name, change.detail or f"{change.relative_l2:.3g}", "" if change.detail else f"{change.largest:.3g}")
+        (
+            change.name,
+            change.detail or f"{change.relative_l2:.3g}",
+            "" if change.largest is None else f"{change.largest:.3g}",
+        )
         for change in found.tensors
     ]
     lines += _tabulate(("TENSOR", "RELATIVE L2", "LARGEST"), moved) if moved else []

@@ -120,7 +120,14 @@ class Operations:
         events = self._journal.read(_MOST_EVENTS, timeline.NAMES)[::-1]
         beside = {label: Journal(root.with_name(f"{root.name}@{label}")) for label in (CANARY, SHADOW)}
         trials = {label: journal.read(_MOST_EVENTS, ["promoted"]) for label, journal in beside.items()}
-        found = [timeline.describe(one, self._store.has(one.sha256), events, trials) for one in entries[::-1][:most]]
+        about: dict[int, list[timeline.Event]] = {}
+        for event in events:
+            for number in {event.get("generation", 0), timeline.previous_of(event)}:
+                about.setdefault(number, []).append(event)
+        found = [
+            timeline.describe(one, self._store.has(one.sha256), about.get(one.generation, ()), trials)
+            for one in entries[::-1][:most]
+        ]
         board = self._open_board()
         if found and board is not None:
             found[0] = replace(found[0], **board.sum_up(found[0].entry.generation))

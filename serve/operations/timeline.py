@@ -56,18 +56,19 @@ def describe(entry: Entry, is_kept: bool, events: Sequence[Event], trials: Mappi
     """Tell what became of one generation.
 
     Args:
-        events: the journal of its label, the oldest first.
+        events: those of it and of what came after it, the oldest first.
         trials: by label, those of the canary and the shadow beside it.
     """
     swapped = [one for one in events if one["event"] == SWAPPED and one.get("generation") == entry.generation]
-    later = [one["previous"] for one in events if _previous(one) == entry.generation]
+    later = [one["previous"] for one in events if previous_of(one) == entry.generation]
     after: Mapping[str, Any] = max(later, key=_answers, default={})
     totals = {key: after.get(key, 0) for key in ("answers", "spoiled", "p99_s")}
     moments = (*_before(entry, swapped, trials), _commit(entry, swapped), *_after(entry, events))
     return Past(entry, is_kept, moments, next((one.get("env_digest") for one in swapped), None), **totals)
 
 
-def _previous(event: Event) -> int:
+def previous_of(event: Event) -> int:
+    """Return the generation that was live before, or was taken back; 0 for none."""
     return int((event.get("previous") or {}).get("generation", 0))
 
 
@@ -105,7 +106,7 @@ def _commit(entry: Entry, swapped: Sequence[Event]) -> Moment:
 
 def _after(entry: Entry, events: Sequence[Event]) -> Iterator[Moment]:
     for one in events:
-        about = _previous(one) if one["event"] == REPLACED else one.get("generation")
+        about = previous_of(one) if one["event"] == REPLACED else one.get("generation")
         if one["event"] in OUTCOMES and about == entry.generation:
             seen = f" after {one['seconds']:g} s" if "seconds" in one else ""
             yield Moment(OUTCOMES[one["event"]], one["time"], f"{one.get('reason', '')}{seen}")

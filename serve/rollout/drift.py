@@ -19,6 +19,7 @@ BUCKETS = 2 * _MAGNITUDES + 1
 # One more for all others.
 CLASS_COUNT = 64
 _MOST_NUMBERS = 1024  # of one array; of a longer one every so many
+_MOST_COMPARED = 2**20  # numbers, for their classes
 _LARGEST = 1e100
 _FEWEST = 200
 _PARTS, _SHARES = 10, (0.01, 0.5, 0.99)
@@ -74,7 +75,8 @@ def count_classes(value: object) -> Any:
 
     for array in _arrays(value):
         if array.ndim > 1 and array.shape[-1] > 1 and array.dtype.kind == "f":
-            array = array.argmax(-1)
+            rows = array.reshape(-1, array.shape[-1])
+            array = rows[: 1 + _MOST_COMPARED // array.shape[-1]].argmax(-1)
         if array.dtype.kind in "iu" and array.size and array.min() >= 0:
             chosen = numpy.minimum(array.reshape(-1)[:_MOST_NUMBERS], CLASS_COUNT - 1)
             return numpy.bincount(chosen.astype(int), minlength=CLASS_COUNT)

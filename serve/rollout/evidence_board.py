@@ -35,7 +35,6 @@ from serve.rollout.decision import (
     quantile,
 )
 
-BOARD = "evidence"
 ROWS = 128
 _MAGNITUDES, _BUCKETS = 6, len(TIME_BOUNDS_S) + 1
 _GENERATION, _ANSWERS, _PAIRS, _COMPARED, _FIRST_BAD = range(5)
@@ -45,6 +44,8 @@ _FIRST_SKETCH = _FIRST_TIME + _MAGNITUDES * _BUCKETS
 _SKETCHES = {drift.INPUTS: drift.BUCKETS, drift.ANSWERS: drift.BUCKETS, drift.CLASSES: drift.CLASS_COUNT}
 _SECTION = _FIRST_SKETCH + sum(2 + count for count in _SKETCHES.values())
 _SIZE_BYTES = 8 * ROWS * 2 * _SECTION
+# Another layout is another file: a server of another version may still be writing into its own.
+BOARD = f"evidence-{_SECTION}"
 _OF = {SLOWER: _PAIRS, DISAGREED: _COMPARED}
 
 
@@ -111,8 +112,10 @@ class EvidenceBoard:
         return Evidence(started_s, mine[_ANSWERS], counts, times=times, times_before=times_before)
 
     def sum_up(self, generation: int) -> dict[str, Any]:
-        """Sum up a generation: how many answers it gave, how many it spoiled, the 99th percentile of its runs."""
+        """Sum up a generation that was counted: its answers, how many it spoiled, the 99th percentile of its runs."""
         found = self.read(generation, 0, 0.0)
+        if not found.answers:
+            return {}
         spoiled = sum(found.counts[signal].bad for signal in (ERRORS, FINITE, RANGE, UNHEALTHY))
         times = [sum(column) for column in zip(*found.times)]
         return {"answers": found.answers, "spoiled": spoiled, "p99_s": round(quantile(times, 0.99), 6)}

@@ -168,13 +168,15 @@ class LiveCheck:
     def __init__(self, context: Context, changed_weights: ChangedWeights) -> None:
         self._context, self._changed_weights = context, changed_weights
         self._last, self._proven_s = "", time.monotonic()
+        self._proof: BackgroundTask[None] | None = None
 
     def attend(self, loader: ModelLoader) -> None:
         """Begin what is ordered, or what the policy asks for from time to time, beside everything else."""
         every_s = self._context.policy.live_proof_s
-        if every_s and time.monotonic() > self._proven_s + every_s:
+        is_due = every_s and time.monotonic() > self._proven_s + every_s
+        if is_due and (self._proof is None or self._proof.wait(0)):  # one may take longer than that
             self._proven_s = time.monotonic()
-            BackgroundTask(lambda: self._carry_out(loader), "check", _NICENESS)
+            self._proof = BackgroundTask(lambda: self._carry_out(loader), "check", _NICENESS)
         id = self._context.operator_requests.check()
         if id and id != self._last:
             self._last = id

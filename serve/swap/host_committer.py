@@ -12,6 +12,7 @@ from serve.errors import CheckpointError, DeadlineError, MemoryShortError
 from serve.rollout.evidence_board import EvidenceBoard
 from serve.rollout.watch import Watch
 from serve.source.observation import SERVED, Ignore, Wait
+from serve.store.ledger import CHECKPOINT
 from serve.store.quarantine import explain, reject_entry
 from serve.swap.background_task import BackgroundTask
 from serve.swap.generation import find_stored, free, kept, load_entry, log_live, make, prune, restore
@@ -204,6 +205,8 @@ class HostCommitter:
         if stored is None:
             raise FileNotFoundError(f"{entry.name}: it is neither in the store nor at the watched place")
         manifest, shared_state = parse_marker(entry.marker.encode()), self._coordinator.shared_state
+        if entry.cause == CHECKPOINT:  # another host of a fleet may have admitted it, by a policy of its own
+            self._context.policy.require(manifest.stated, stored.sha256)
         try:
             return stored, loader.load(stored, manifest)
         except MemoryShortError:

@@ -50,6 +50,7 @@ def test_whatever_a_module_takes_and_gives():
     total, _, counts = drift.sketch(odd)
     assert (total, counts.sum()) == (3 + 1e100, 3)
     assert drift.count_classes(numpy.array([3, 3, 90])).tolist() == [0, 0, 0, 2, *[0] * 59, 1]
+    assert drift.count_classes(numpy.zeros((100, 2**16), "float32")).sum() == 17, "of long rows only some are compared"
     assert drift.sketch("no numbers")[2].sum() == drift.count_classes(None).sum() == 0
     assert drift.sketch(numpy.zeros(10**6))[2].sum() <= 1025
 

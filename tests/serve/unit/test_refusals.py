@@ -303,7 +303,8 @@ def test_weights_are_proven_as_often_as_the_policy_asks(tmp_path, place):
     worker.look()
     assert worker.live == b"one"
     compared = []
-    worker.loader.compare = lambda model: compared.append(model) or (1, [])
+    go_on = threading.Event()
+    worker.loader.compare = lambda model: (compared.append(model), go_on.wait(10)) and (1, [])
     worker.look()
     assert compared == []
     worker.reloader._context.policy.live_proof_s = 1e-6
@@ -311,7 +312,10 @@ def test_weights_are_proven_as_often_as_the_policy_asks(tmp_path, place):
     until_s = time.monotonic() + 10
     while not compared and time.monotonic() < until_s:
         time.sleep(0.01)
-    assert compared == [b"one"]
+    worker.look(1)
+    time.sleep(0.05)
+    assert compared == [b"one"], "the next one waits for the end of the first one"
+    go_on.set()
     worker.leave()
 
 
