@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
@@ -17,11 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from envtool.errors import InvalidFileError, Issue, PolicyError
 from envtool.fetch.credentials import strip
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 if TYPE_CHECKING:
     from envtool.install.request import Request
@@ -143,8 +137,10 @@ def require(request: Request, lock: Path | None, env_digest: str | None = None) 
 
 
 def _read(path: Path) -> dict[str, Any]:
+    from envtool import toml
+
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = toml.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidFileError(str(path), [Issue(str(path), f"cannot be read as TOML: {error}")]) from error
     issues = []

@@ -118,10 +118,12 @@ def install(
         categories=categories or trusted.bundle.manifest.categories, command=options.command_line(), starts_over=force,
         is_frozen=frozen,
     )  # fmt: skip
-    policy.require(replace(request, is_vouched=trusted.key is not None), None)
+    vouched = replace(request, is_vouched=trusted.key is not None)
+    policy.require(vouched, None)
     with console.ProgressDisplay() as display:
         outcome = installation.install(trusted, request, prefix, Cache(paths.cache()), display)
     digest = outcome.receipt.env_digest
+    policy.require(vouched, None, digest)
     say_outcome(outcome)
     if as_json:
         head = {"prefix": str(prefix.path), "changed": not outcome.plan.is_empty, "env_digest": digest}

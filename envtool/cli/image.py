@@ -62,6 +62,7 @@ def command(
     )  # fmt: skip
     with console.ProgressDisplay() as display:
         made = make(wanted, output, Cache(paths.cache()), display)
+    policy.require(request, lockfile_path, made.env_digest)
     if "ng" in zlib.ZLIB_RUNTIME_VERSION:
         console.warn("this Python compresses with zlib-ng: other machines will give the layers other digests")
     if made.lacks_libc:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from envtool import policy
 from envtool.console import ProgressDisplay, say
 from envtool.deploy import gunicorn_handover, gunicorn_masters, release_directory
 from envtool.deploy.release_directory import Release, ReleaseDirectory, lock_id
@@ -104,6 +105,7 @@ def _environment(
     if known is None:
         wanted = replace(request, repairs=True, is_listed=False)
         receipt = create(wanted, Prefix(root.environments / name), cache, display).receipt
+        policy.require(replace(wanted, is_vouched=True), None, receipt.env_digest)  # what was not known before
         # Another lock with the same files may be served, as of archives that were packed anew.
         known = next((each for each in served if each.env_digest == receipt.env_digest), None)
         if known is None:

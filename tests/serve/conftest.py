@@ -16,6 +16,7 @@ from trainer import Trainer  # noqa: E402
 from warm import INTERPRETER  # noqa: E402
 
 
+@pytest.hookimpl(trylast=True)  # after -x, fixtures end their servers only when the session finishes
 def pytest_sessionfinish():
     INTERPRETER.end()
 

@@ -48,6 +48,11 @@ def build(source: Path, target: Path) -> tuple[Path, Path]:
     return next(target.glob("*.tar.gz")), next(target.glob("*.whl"))
 
 
+def is_ours(path: Path) -> bool:
+    """Whether it is a file, and no byte-code: that has other names while another test writes it."""
+    return "__pycache__" not in path.parts and path.is_file()
+
+
 def test_what_is_published_is_reproducible_and_holds_the_product_alone(tmp_path: Path) -> None:
     sources, wheel = build(ROOT, tmp_path / "first")
     with tarfile.open(sources) as archive:
@@ -72,14 +77,14 @@ def test_what_is_published_is_reproducible_and_holds_the_product_alone(tmp_path:
     assert not [name for name in names if name.endswith(".pyc")]
     # What the code reads at run time and is no code.
     for half in ("envtool", "serve"):
-        files = [path for path in (ROOT / half).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+        files = [path for path in (ROOT / half).rglob("*") if is_ours(path)]
         assert {path.relative_to(ROOT).as_posix() for path in files} <= names
     for here, there in (
         ("templates", "envtool/templates"),
         ("channel/recipes", "envtool/recipes"),
         ("examples", "serve/examples"),
     ):
-        files = [path for path in (ROOT / here).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+        files = [path for path in (ROOT / here).rglob("*") if is_ours(path)]
         assert files
         assert {f"{there}/{path.relative_to(ROOT / here).as_posix()}" for path in files} <= names
 

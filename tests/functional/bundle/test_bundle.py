@@ -214,6 +214,15 @@ def test_a_bundle_for_another_python_says_which(site: Site, user: User) -> None:
     assert f"expected one of CPython 3.9 on linux-64, found CPython {here}" in done.stderr
 
 
+def test_an_environment_whose_digest_is_not_listed(site: Site, user: User) -> None:
+    policy = user.home / "policy.toml"
+    policy.write_text('[create]\nenv-digests = ["0"]')
+    env = {**CLOSED, "ENVSERVE_POLICY": str(policy)}
+    told = user.run("bundle", "install", site.bundle, "-p", user.home / "env", code=3, **env).stderr
+    assert "create.env-digests: " in told
+    assert "it was made and may not be used" in told
+
+
 def test_what_the_bundle_lacks_is_said(site: Site, user: User) -> None:
     told = user.run("bundle", "install", site.bundle, "-p", user.home / "env", "--platform", "osx-64", code=3).stderr
     assert "osx-64" in told

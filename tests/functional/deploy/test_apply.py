@@ -207,6 +207,15 @@ def test_an_apply_that_is_killed_is_settled_by_the_next(service: Service, names:
     assert load.failures == []
 
 
+def test_an_environment_that_is_not_listed_does_not_serve(service: Service) -> None:
+    policy = service.user.home / "policy.toml"
+    policy.write_text('[create]\nenv-digests = ["0"]')
+    service.env["ENVSERVE_POLICY"] = str(policy)
+    for _ in range(2):  # the second time it is there already
+        assert "create.env-digests: " in service.apply("r0", code=3)["error"]
+    assert not (service.root / "current").is_symlink()
+
+
 def test_one_apply_at_a_time(service: Service) -> None:
     service.apply("r0")
     service.start()

@@ -81,6 +81,9 @@ def test_digests_and_licences(user: User, tmp_path: Path) -> None:
     assert "create.env-digests: " in said
     assert "unknown has the licence unknown" in said
     assert "it was made and may not be used" in said
+    # Whatever makes one asks again.
+    said = user.run("image", "-o", "image", code=3, ENVSERVE_POLICY=policy).stderr
+    assert "create.env-digests: " in said
     policy = write(user, '[audit]\ndeny-licenses = ["MIT"]')
     said = user.run("create", "-p", "other", code=3, ENVSERVE_POLICY=policy).stderr
     assert "free has the licence MIT" in said

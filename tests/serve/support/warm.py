@@ -22,7 +22,7 @@ from pathlib import Path
 
 # Neither `prometheus_client` nor gunicorn: the one takes its directory from the environment that it is imported in, the
 # other is where it is imported.
-_LOADED = ("numpy", "torch", "safetensors.torch", "flask", "structlog", "uvicorn")
+_LOADED = ("numpy", "torch", "safetensors.torch", "flask", "uvicorn")
 
 
 class Process:
@@ -30,13 +30,17 @@ class Process:
 
     returncode: int | None = None
 
-    def __init__(self, pid: int, status: Path, args: list[str]) -> None:
+    def __init__(self, pid: int, status: Path, args: list[str], parent: subprocess.Popen[str]) -> None:
         self.pid, self.args = pid, args
-        self._status = status
+        self._status, self._parent = status, parent
 
     def poll(self) -> int | None:
-        if self.returncode is None and self._status.exists():
-            self.returncode = int(self._status.read_text())
+        if self.returncode is None:
+            is_alone = self._parent.poll() is not None
+            if self._status.exists():
+                self.returncode = int(self._status.read_text())
+            elif is_alone:  # nobody will ever write its status
+                raise ChildProcessError(f"the interpreter that forked {self.args} has ended before it")
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -49,7 +53,8 @@ class Process:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and its status is about to be written
+                os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -63,6 +68,8 @@ class Interpreter:
 
     def __init__(self) -> None:
         self._running: subprocess.Popen[str] | None = None
+        # Not beside a server's log: a test may fill or remove its directory.
+        self._statuses: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
 
     def start(
@@ -73,16 +80,18 @@ class Interpreter:
         Args:
             log: gets what it prints; errors too, where they have no file of their own.
         """
-        if self._running is None:
+        if self._statuses is None:
+            self._statuses = tempfile.TemporaryDirectory(prefix="envserve-servers-")
+        if self._running is None or self._running.poll() is not None:
             command = [sys.executable, __file__]
             self._running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._count += 1
-        status = log.with_name(f"warm-{self._count}.status")
+        status = Path(self._statuses.name, f"{self._count}.status")
         files = {"log": str(log), "errors": str(errors or log), "status": str(status)}
         order = {"argv": argv, "directory": str(directory), "environ": environ, **files}
         self._running.stdin.write(json.dumps(order) + "\n")
         self._running.stdin.flush()
-        return Process(int(self._running.stdout.readline()), status, argv)
+        return Process(int(self._running.stdout.readline()), status, argv, self._running)
 
     def run(self, argv: list[str], directory: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
         """Run `python -m` with these arguments to its end."""
@@ -93,8 +102,15 @@ class Interpreter:
 
     def end(self) -> None:
         if self._running is not None:
-            self._running.communicate()
+            try:
+                self._running.communicate(timeout=20)
+            except subprocess.TimeoutExpired:  # what a test has forked and left holds its standard input open
+                self._running.kill()
+                self._running.communicate()
             self._running = None
+        if self._statuses is not None:
+            self._statuses.cleanup()
+            self._statuses = None
 
 
 INTERPRETER = Interpreter()
