@@ -100,7 +100,10 @@ def test_the_version_is_stated_once() -> None:
 def test_a_release_is_checked_by_who_has_the_key(tmp_path: Path) -> None:
     """In a clone: what differs from its commit is no release."""
     stamp = Path(sys.prefix, "envserve-stamp.json")
-    if not stamp.exists() or hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest() not in stamp.read_text():
+    if (
+        not stamp.exists()
+        or hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest() not in stamp.read_text()
+    ):
         pytest.skip("bin/test did not make this environment, or not for this pyproject.toml")
     clone, place, key = tmp_path / "clone", tmp_path / "release", tmp_path / "team.pem"
     subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
