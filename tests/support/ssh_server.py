@@ -112,6 +112,8 @@ def ssh_server(directory: Path) -> Iterator[SshServer]:
 
 def _start(directory: Path) -> tuple[subprocess.Popen[bytes], int]:
     log, config = directory / "log", directory / "server.conf"
+    with suppress(OSError):  # as root it wants this, which only the init system makes
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     for _ in range(_TRIES):  # another program may take the port before the server does
         port = _free_port()
         config.write_text(_SERVER.format(directory=directory, port=port, path=os.environ["PATH"]))
