@@ -49,9 +49,6 @@ class Breach:
     way_out: str = ""
 
 
-_OF_BREACH = ("rule", "message", "way_out")
-
-
 class Policy:
     """The rules for one environment; none without a file. Raises `SettingsError`: nothing may be served here."""
 
@@ -102,7 +99,7 @@ class Policy:
             self._read_s = time.monotonic()
             try:
                 report = json.loads(self._report.read_bytes())
-                breaches = tuple(Breach(*(str(one[key]) for key in _OF_BREACH)) for one in report["breaches"])
+                breaches = tuple(_read_breach(stated) for stated in report["breaches"])
                 checked_s = datetime.fromisoformat(report["checked"]).timestamp()
                 is_ours = report["env_digest"] == self._env_digest
             except (OSError, ValueError, TypeError, KeyError):
@@ -147,6 +144,10 @@ class PolicyWatch:
     @staticmethod
     def _is_new(seen: Mapping[str, _Seen], checked_s: float) -> bool:
         return not seen or seen["last"].checked_s < checked_s
+
+
+def _read_breach(stated: Mapping[str, object]) -> Breach:
+    return Breach(str(stated["rule"]), str(stated["message"]), str(stated.get("way_out", "")))
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -196,8 +196,9 @@ class Membership:
         return all(row.prepared == number for row in rows if row.pid)
 
     def join(self, live: int) -> None:
-        """Claim the first free row for this process. Raises `LedgerError`: all rows are taken."""
-        for index in range(ROWS):
+        """Claim a free row for this process. Raises `LedgerError`: all rows are taken."""
+        # Last those of the dead: until somebody reaps them they are evidence.
+        for index in sorted(range(ROWS), key=lambda index: self._shared_state.read_row(index).pid != 0):
             descriptor = durable_files.claim(self._directory / str(index))
             if descriptor is not None:
                 self._index, self._descriptor = index, descriptor

@@ -11,7 +11,7 @@ from trainer import mark
 
 from serve.policy import VARIABLE, Policy
 from serve.source.observation import SERVED, Wait
-from serve.swap.shared_state import Membership
+from serve.swap.shared_state import ROWS, Membership, Row, SharedState
 
 
 def test_a_worker_without_a_model_does_not_take_what_its_host_committed_for_served(tmp_path):
@@ -69,3 +69,19 @@ def test_what_another_host_has_admitted_is_refused_by_the_policy_of_this_one(tmp
     assert here.committer.move(here.loader, stored, replace(entry, cause="rollback")) is SERVED
     there.leave()
     here.leave()
+
+
+def test_who_joins_takes_no_row_of_the_dead_while_there_is_another(tmp_path):
+    state = SharedState(tmp_path / "word").open()
+    membership = Membership(tmp_path / "workers", state)
+    state.write_row(0, Row(pid=4, live=2, parent=os.getppid()))
+    membership.join(2)
+    assert membership.index == 1
+    assert membership.survey().dead == {0: Row(pid=4, live=2, parent=os.getppid())}
+    for index in range(2, ROWS):
+        state.write_row(index, Row(pid=4))
+    last = Membership(tmp_path / "workers", state)
+    last.join(2)
+    assert last.index == 0
+    membership.leave()
+    last.leave()

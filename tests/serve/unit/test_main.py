@@ -42,7 +42,8 @@ def test_wrong_usage_is_2_with_a_hint_and_nothing_on_stdout(arguments, capsys):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_mistyped_command_gets_the_nearest_one(name, capsys):
-    swapped = name[:-2] + name[-1] + name[-2]
+    at = next(at for at in range(len(name) - 2, -1, -1) if name[at] != name[at + 1])
+    swapped = name[:at] + name[at + 1] + name[at] + name[at + 2 :]
     assert main([swapped]) == 2
     error, hint = capsys.readouterr().err.splitlines()
     assert error == f"error: unknown command {swapped!r}"
