@@ -126,7 +126,8 @@ def test_what_fails_is_not_seen_by_anybody(service: Service) -> None:
         assert "failed its health check, its worker ended" in error
         assert "was sent SIGKILL!" in error
         error = service.apply("r2", "dies-later", code=3, options=patient)["error"]
-        assert "does not take over: its workers die again and again" in error
+        # Where all of them were ready for a moment at once, the old master is called back, which never ended.
+        assert "does not take over: its workers die again and again" in error or "is current again" in error
         assert service.status()["current"] == second
         # It is well when it is tried out, and ill when it serves.
         error = service.apply("r3", "ill", code=3)["error"]
