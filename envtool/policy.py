@@ -25,12 +25,11 @@ VARIABLE = "ENVSERVE_POLICY"
 DEFAULT = Path("/etc/envserve/policy.toml")
 # Beside a lock: what `envtool lock --attest` wrote of it.
 STATEMENT_SUFFIX = ".dsse.json"
-_LEVELS = ("low", "medium", "high", "critical")
 _TEXTS = "a list of texts"
 _KEYS = {
     "create": {"sources": _TEXTS, "signed-by": _TEXTS, "env-digests": _TEXTS},
     "audit": {
-        "database": "a path", "ignore": "a path", "level": f"one of {', '.join(_LEVELS)}",
+        "database": "a path", "ignore": "a path", "level": "low, medium, high or critical",
         "older-than-days": "a number", "allow-licenses": _TEXTS, "deny-licenses": _TEXTS,
     },
 }  # fmt: skip
@@ -108,7 +107,7 @@ class Policy:
         ignored = self._audit.get("ignore")
         found = audit.audit(whole, self._base / self._audit["database"], self._base / ignored if ignored else None)
         latest = _today() - timedelta(days=self._audit.get("older-than-days", 0))
-        for each in found.failing(self._audit.get("level", _LEVELS[0])):
+        for each in found.failing(self._audit.get("level", "low")):
             # One without a date may be of any age.
             if each.vulnerability.published[:10] <= latest.isoformat():
                 fixed = f"envtool lock --upgrade-package {each.package.name}"
@@ -162,4 +161,8 @@ def _fits(value: Any, expected: str) -> bool:
         return isinstance(value, list) and all(isinstance(each, str) for each in value)
     if expected == "a number":
         return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return isinstance(value, str) and (expected == "a path" or value in _LEVELS)
+    if expected == "a path":
+        return isinstance(value, str)
+    from envtool.audit.osv import LEVELS
+
+    return value in LEVELS

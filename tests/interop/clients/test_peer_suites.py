@@ -125,7 +125,7 @@ def infer(port, model, *inputs, **rest):
     return status, json.loads(content), b""
 
 
-def error(port, *request, status=400, **headers):
+def assert_error(port, *request, status=400, **headers):
     found, content, _ = ask(port, *request, **headers)
     assert found == status, content
     return json.loads(content)["error"]
@@ -161,10 +161,10 @@ def test_raw_binary(port, count, is_chunked):
 
 def test_raw_binary_that_is_no_shape(port):
     # test_multi_variable_dimensions, test_multi_inputs, test_byte_too_many_elements
-    assert "inputs" in error(port, "POST", "/v2/models/two_open/infer", bytes(16), **RAW)
-    found = error(port, "POST", "/v2/models/simple/infer", bytes(128), **RAW)
+    assert "inputs" in assert_error(port, "POST", "/v2/models/two_open/infer", bytes(16), **RAW)
+    found = assert_error(port, "POST", "/v2/models/simple/infer", bytes(128), **RAW)
     assert "expected 0 only for a model of one input" in found
-    error(port, "POST", "/v2/models/int64/infer", b"427", **RAW)
+    assert_error(port, "POST", "/v2/models/int64/infer", b"427", **RAW)
 
 
 def test_text(port):
@@ -203,7 +203,7 @@ def test_loading_what_is_no_model_of_ours(port):
     large = {"parameters": {"config": "{}", "file:1/model.onnx": "A" * 2_000_000}}
     assert ask(port, "POST", "/v2/repository/models/invalid_onnx/load", large)[0] in (404, 413)
     small = {"parameters": {"file:" + "A" * 256: "YQ==", "config": "{}"}}
-    assert error(port, "POST", "/v2/repository/models/identity/load", small)
+    assert assert_error(port, "POST", "/v2/repository/models/identity/load", small)
     assert ask(port, "GET", "/v2/health/ready")[0] == 200
 
 
@@ -214,7 +214,7 @@ def test_json_recursion_depth_limit(port, model, value):
         tensor = '{"name": "inputs", "datatype": "%s", "shape": [1, 1], "data": %s}'
         body = '{"inputs": [%s]}' % (tensor % (datatype, "[" * depth + value + "]" * depth))
         # Data nested otherwise than the shape is refused; Triton's flattens 50 levels.
-        error(port, "POST", f"/v2/models/{model}/infer", body.encode())
+        assert_error(port, "POST", f"/v2/models/{model}/infer", body.encode())
 
 
 def test_duplicate_output_names(port):
@@ -226,15 +226,15 @@ def test_duplicate_output_names(port):
 
 def test_repository_index_deeply_nested_json(port):
     nested = b'{"ready":' + b"[" * 250_000 + b"true" + b"]" * 250_000 + b"}"
-    error(port, "POST", "/v2/repository/index", nested)
-    error(port, "POST", "/v2/repository/index", b'{"ready": [true]}')
+    assert_error(port, "POST", "/v2/repository/index", nested)
+    assert_error(port, "POST", "/v2/repository/index", b'{"ready": [true]}')
     assert ask(port, "GET", "/v2/health/live")[0] == 200
 
 
 @pytest.mark.parametrize("length", ["99999999999", "-1", "1e3", "x", "9" * 400])
 def test_inference_header_content_length_out_of_range(port, length):
     headers = {"Inference_Header_Content_Length": length}
-    error(port, "POST", "/v2/models/identity/infer", b'{"inputs": []}', **headers)
+    assert_error(port, "POST", "/v2/models/identity/infer", b'{"inputs": []}', **headers)
 
 
 # qa/L0_http/test.sh, http_input_size_limit_test.py, http_request_many_chunks.py
@@ -287,7 +287,7 @@ def test_compressed_requests_and_answers(port):
 def test_input_size_limit(port):
     # Triton answers 400; a body that is too long is 413.
     for sent, headers in ((bytes(1_000_004), RAW), (b"[" + b"1," * 500_000 + b"1]", {})):
-        assert "expected at most 1000000 bytes" in error(
+        assert "expected at most 1000000 bytes" in assert_error(
             port, "POST", "/v2/models/half_plus_two/infer", sent, status=413, **headers
         )
     assert ask(port, "POST", "/v2/models/half_plus_two/infer", bytes(999_996), **RAW)[0] == 200
@@ -331,7 +331,7 @@ def test_many_chunks(port):
 )
 def test_unsupported_calls(port, method, path, status):
     # Theirs are 400 "Malformed request"; these are the statuses of HTTP.
-    error(port, method, path, {"instances": [1.0]} if method == "POST" else None, status=status)
+    assert_error(port, method, path, {"instances": [1.0]} if method == "POST" else None, status=status)
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_unsupported_calls(port, method, path, status):
     ],
 )
 def test_predict_request_errors(port, body, status):
-    found = error(port, "POST", "/v1/models/half_plus_two:predict", body, status=status)
+    found = assert_error(port, "POST", "/v1/models/half_plus_two:predict", body, status=status)
     assert "expected" in found
 
 

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from predictors import make_server
+
 from serve.operations.explanation import explain
 from serve.operations.operations import Status
+from serve.rollout.rules import probation_of, why_no_probation
 from serve.settings.settings import load_settings
 from serve.store.operator_requests import Pin
 
@@ -56,3 +59,16 @@ def test_a_rule_is_explained(tmp_path):
     text = explained(tmp_path, "a@shadow")
     assert "promote is not set" in text
     assert "It is not on probation: a shadow's answers reach no client." in text
+
+
+def test_why_there_is_no_probation(tmp_path):
+    def settings(line):
+        server = make_server(tmp_path, f'model = "m:M"\ncheckpoints = "ck"\n{line}\n')
+        return next(iter(server.models.values())).stable.settings
+
+    assert why_no_probation(settings("")) == ""
+    for line in ("probation_s = 0", 'memory = "resource"', 'commit = "worker"'):
+        assert line.partition(" ")[0] in why_no_probation(settings(line))
+        assert probation_of(settings(line)) is None
+    rule = probation_of(settings("probation_rule = {errors = 0.01, slower = 0, false_alarm = 1e-4}"))
+    assert (rule.tolerated["errors"], rule.tolerated["slower"], rule.alarm, rule.ends_s) == (0.01, 1.0, 1e-4, 60)

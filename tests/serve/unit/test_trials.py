@@ -15,7 +15,6 @@ from serve.http.messages import Response
 from serve.inference.prediction import RETRIED, Prediction, complete
 from serve.model.slot import Generation, Slot
 from serve.rollout.evidence_board import EvidenceBoard, Guard
-from serve.rollout.rules import probation_of, why_no_probation
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import RETURN, ROLLBACK, Entry, Ledger
 from serve.swap.host_coordinator import Coordinator, ProposalState
@@ -373,19 +372,6 @@ def test_a_late_request_is_not_made_again(ask, monkeypatch):
     (answer,), counts = ask("nan", 3)
     assert b"NaN" in answer.body
     assert counts["finite"] == (1, 1)
-
-
-def test_why_there_is_no_probation(tmp_path):
-    def settings(line):
-        server = make_server(tmp_path, f'model = "m:M"\ncheckpoints = "ck"\n{line}\n')
-        return next(iter(server.models.values())).stable.settings
-
-    assert why_no_probation(settings("")) == ""
-    for line in ("probation_s = 0", 'memory = "resource"', 'commit = "worker"'):
-        assert line.partition(" ")[0] in why_no_probation(settings(line))
-        assert probation_of(settings(line)) is None
-    rule = probation_of(settings("probation_rule = {errors = 0.01, slower = 0, false_alarm = 1e-4}"))
-    assert (rule.tolerated["errors"], rule.tolerated["slower"], rule.alarm, rule.ends_s) == (0.01, 1.0, 1e-4, 60)
 
 
 def test_pairs_are_run_first_then_now_and_then_and_more_where_one_was_slower(tmp_path):
