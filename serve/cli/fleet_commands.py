@@ -13,7 +13,7 @@ import click
 from serve.errors import OperationError
 from serve.fleet.etcd import Etcd, connect
 from serve.fleet.keys import Transaction
-from serve.fleet.messages import COMMITTED, DRIVER, NOW, PIN, View, name_entry, write
+from serve.fleet.messages import ALL, COMMITTED, DRIVER, PIN, View, name_entry, write
 from serve.fleet.state import leave
 from serve.settings.settings import Settings, load_settings
 from serve.store.checkpoint_store import Store
@@ -45,7 +45,7 @@ def _open(model: str | None) -> tuple[Settings, Etcd]:
 def _change(keys: Etcd, make: Callable[[View], Transaction]) -> View:
     """Carry out a transaction on what is there; again where something came in between. Returns what was there."""
     while True:
-        view = View.parse(keys.read(NOW))
+        view = View.parse(keys.read(*ALL))
         if keys.commit(make(view)):
             return view
 
@@ -54,7 +54,7 @@ def _change(keys: Etcd, make: Callable[[View], Transaction]) -> View:
 @_model
 def status(model: str | None) -> None:
     """Print as JSON what every host is, and what all of them do."""
-    view = View.parse(_open(model)[1].read(NOW))
+    view = View.parse(_open(model)[1].read(*ALL))
     beats = {name: view.beat_of(name) for name in view.roster}
     found = {
         "committed": None if view.committed is None else asdict(view.committed),
@@ -79,7 +79,7 @@ def evict(model: str | None, host: str) -> None:
     One that is alive and cut off would go on answering with the old generation.
     """
     keys = _open(model)[1]
-    if host not in (known := View.parse(keys.read(NOW)).roster):
+    if host not in (known := View.parse(keys.read(*ALL)).roster):
         raise OperationError(f"expected {' or '.join(sorted(known)) or 'no host'}, found {host}")
     _change(keys, lambda view: leave(view, host))
     click.echo(f"{host} is out; it joins anew when it reaches the fleet")
@@ -90,7 +90,7 @@ def evict(model: str | None, host: str) -> None:
 @click.option("--reason", default="an operator has pinned it", help="For people; status shows it.")
 def pin(model: str | None, reason: str) -> None:
     """Stop automatic moves of all hosts; rollback still works."""
-    _change(_open(model)[1], lambda view: Transaction(puts={NOW + PIN: reason}))
+    _change(_open(model)[1], lambda view: Transaction(puts={PIN: reason}))
     click.echo("pinned; unpin allows moves")
 
 
@@ -98,7 +98,7 @@ def pin(model: str | None, reason: str) -> None:
 @_model
 def unpin(model: str | None) -> None:
     """Allow automatic moves again."""
-    was = _change(_open(model)[1], lambda view: Transaction(deletes=(NOW + PIN,)))
+    was = _change(_open(model)[1], lambda view: Transaction(deletes=(PIN,)))
     click.echo("automatic moves are allowed again" if was.text(PIN) else "there was no pin")
 
 
@@ -109,7 +109,7 @@ def adopt(model: str | None) -> None:
     settings, keys = _open(model)
     entries = Ledger(Store(settings.store)).read()
     puts = {name_entry(entry.generation): write(entry) for entry in entries}
-    last = {NOW + COMMITTED: write(entries[-1])} if entries else {}
-    if not last or not keys.commit(Transaction({NOW + COMMITTED: 0}, puts={**puts, **last})):
+    last = {COMMITTED: write(entries[-1])} if entries else {}
+    if not last or not keys.commit(Transaction({COMMITTED: 0}, puts={**puts, **last})):
         raise OperationError("expected a store with generations and a fleet without, found another case")
     click.echo(f"the fleet begins with generation {entries[-1].generation}")

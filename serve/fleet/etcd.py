@@ -1,23 +1,24 @@
 """The one door to etcd: its JSON gateway, by the standard library.
 
-Several addresses, TLS, a user; a watch only wakes, since the truth is the next read. Source: etcd.io, API reference and
-gRPC gateway, 3.4.
+Several addresses, TLS, a user. Source: etcd.io, API reference and gRPC gateway, 3.4.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from serve.errors import FleetError
-from serve.fleet.keys import Item, LeaseLostError, Snapshot, Transaction
+from serve.fleet.keys import Change, Item, LeaseLostError, Snapshot, Transaction
 
 if TYPE_CHECKING:
     from serve.settings.settings import Settings
@@ -42,7 +43,8 @@ class Etcd:
         self._urls, self._prefix, self._at, self._token = urls, prefix, 0, ""
         self._connection: http.client.HTTPConnection | None = None
         self._lock, self._woken = threading.Lock(), threading.Event()
-        self._watch: threading.Thread | None = None
+        self._watched, self._watch_number = threading.Lock(), 0
+        self._changes: list[Change] | None = None
         ca, certificate, user = ((secrets or Path()) / name for name in ("ca.pem", "client.pem", "user"))
         try:
             self._tls = ssl.create_default_context(cafile=str(ca) if secrets and ca.exists() else None)
@@ -52,17 +54,15 @@ class Etcd:
         except (OSError, ValueError) as error:
             raise FleetError(f"fleet_secrets: {secrets}: {error}") from error
 
-    def read(self, prefix: str) -> Snapshot:
-        """Return what is below a prefix, as new as any answered change."""
-        found, start = self._call("kv/range", self._range_of(prefix)), len(self._prefix + prefix)
-        items = {}
-        for one in found.get("kvs", ()):
-            numbers = (int(one.get(name, 0)) for name in ("create_revision", "mod_revision", "lease"))
-            items[_decode(one["key"])[start:]] = Item(_decode(one.get("value", "")), *numbers)
-        return Snapshot(int(found["header"]["revision"]), items)
+    def read(self, *places: str) -> Snapshot:
+        """Return keys, and what is below prefixes, which end with a slash; as new as any answered change."""
+        asked = [{"request_range": self._range_of(place)} for place in places]
+        found = self._call("kv/txn", {"success": asked})
+        kvs = [one for part in found["responses"] for one in part["response_range"].get("kvs", ())]
+        return Snapshot(int(found["header"]["revision"]), dict(map(self._read_item, kvs)))
 
-    def commit(self, transaction: Transaction) -> bool:
-        """Carry out a transaction, and return whether all was as it had to be; raises `LeaseLostError`."""
+    def commit(self, transaction: Transaction) -> int:
+        """Carry out a transaction, and return its revision; 0: not all was as it had to be. Raises `LeaseLostError`."""
         compares: list[object] = [
             {"target": "MOD", "result": "EQUAL", "mod_revision": str(seen), "key": self._key(key)}
             for key, seen in transaction.unchanged.items()
@@ -77,40 +77,70 @@ class Etcd:
             for key, value in values.items()
         ]
         does += [{"request_delete_range": {"key": self._key(key)}} for key in transaction.deletes]
-        return bool(self._call("kv/txn", {"compare": compares, "success": does}).get("succeeded", False))
+        found = self._call("kv/txn", {"compare": compares, "success": does})
+        return int(found["header"]["revision"]) if found.get("succeeded") else 0
 
     def grant(self, ttl_s: float) -> tuple[int, float]:
         """Begin a lease; return its number and its seconds, which etcd rounds up, and which have a least value."""
         found = self._call("lease/grant", {"TTL": str(max(1, -int(-ttl_s // 1)))})
         return int(found["ID"]), float(found["TTL"])
 
-    def keep_alive(self, lease: int) -> bool:
-        """Renew a lease, and return whether there was one."""
-        return int(self._call("lease/keepalive", {"ID": str(lease)})["result"].get("TTL", 0)) > 0
+    def keep_alive(self, lease: int) -> int:
+        """Renew a lease, and return the revision that the keys are at; 0: there was no lease."""
+        found = self._call("lease/keepalive", {"ID": str(lease)})["result"]
+        return int(found["header"]["revision"]) if int(found.get("TTL", 0)) > 0 else 0
+
+    def watch(self, first: str, last: str, after: int) -> None:
+        """Begin to take down what changes after a revision from one prefix to another, instead of what was watched."""
+        with self._watched:
+            self._watch_number, self._changes = self._watch_number + 1, []
+            whole = {"key": self._key(first), "range_end": self._range_of(last)["range_end"]}
+            request = {**whole, "start_revision": str(after + 1), "prev_kv": True}
+            arguments = (self._watch_number, json.dumps({"create_request": request}))
+            threading.Thread(target=self._follow, args=arguments, name="fleet-watch", daemon=True).start()
+
+    def take(self) -> list[Change] | None:
+        """Return what has changed since the last time; `None` where nothing is watched, or the watch was cut off."""
+        with self._watched:
+            changes = self._changes
+            self._changes = None if changes is None else []
+            return changes
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until something has changed since the last wait, or the watch was begun anew; return whether it has."""
-        if self._watch is None:
-            self._watch = threading.Thread(target=self._follow, name="fleet-watch", daemon=True)
-            self._watch.start()
+        """Wait until there is something to take; return whether there is."""
         is_woken = self._woken.wait(timeout_s)
         self._woken.clear()
         return is_woken
 
-    def _follow(self) -> None:
-        """Wake with each line of a watch, be it a change, its begin or an error of it."""
-        pause = threading.Event()
-        while True:
-            try:
-                connection = self._connect(_WATCH_TIMEOUT_S)
-                body = json.dumps({"create_request": self._range_of("")})
-                connection.request("POST", "/v3/watch", body, self._headers())
-                with connection.getresponse() as response:
-                    while response.readline():
-                        self._woken.set()
-            except (OSError, http.client.HTTPException):
-                self._woken.set()
-            pause.wait(_TIMEOUT_S / 4)
+    def _follow(self, number: int, request: str) -> None:
+        """Take down a watch until it ends, or another one was begun."""
+        began_s = time.monotonic()
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+            connection = self._connect(_WATCH_TIMEOUT_S)
+            connection.request("POST", "/v3/watch", request, self._headers())
+            with connection.getresponse() as response:
+                while self._note(number, json.loads(response.readline())["result"]):
+                    continue
+        time.sleep(max(0.0, began_s + _TIMEOUT_S / 4 - time.monotonic()))  # else one that is refused is a loop
+        with self._watched:
+            if self._watch_number == number:
+                self._changes = None
+        self._woken.set()
+
+    def _note(self, number: int, found: Mapping[str, Any]) -> bool:
+        """Take down one line of a watch, and return whether it goes on."""
+        changes = []
+        for event in found.get("events", ()):
+            (key, item), before = self._read_item(event["kv"]), event.get("prev_kv", {}).get("mod_revision", 0)
+            is_gone = event.get("type") == "DELETE"
+            changes.append(Change(key, item.changed, None if is_gone else item, int(before)))
+        with self._watched:
+            if self._watch_number != number or self._changes is None or found.get("canceled"):
+                return False
+            self._changes += changes
+        if changes:
+            self._woken.set()
+        return True
 
     def _call(self, path: str, body: Mapping[str, object]) -> Any:
         with self._lock:
@@ -159,10 +189,15 @@ class Etcd:
     def _key(self, key: str) -> str:
         return _encode(self._prefix + key)
 
-    def _range_of(self, prefix: str) -> dict[str, str]:
+    def _range_of(self, place: str) -> dict[str, str]:
+        if not place.endswith("/"):
+            return {"key": self._key(place)}
         # All keys that begin so: up to the prefix whose last byte is one higher.
-        whole = self._prefix + prefix
-        return {"key": _encode(whole), "range_end": _encode(whole[:-1] + chr(ord(whole[-1]) + 1))}
+        return {"key": self._key(place), "range_end": self._key(place[:-1] + chr(ord("/") + 1))}
+
+    def _read_item(self, stated: Mapping[str, Any]) -> tuple[str, Item]:
+        numbers = (int(stated.get(name, 0)) for name in ("create_revision", "mod_revision", "lease"))
+        return _decode(stated["key"])[len(self._prefix) :], Item(_decode(stated.get("value", "")), *numbers)
 
 
 def connect(settings: Settings) -> Etcd:

@@ -21,7 +21,19 @@ from serve.fleet.etcd import Etcd, connect
 from serve.fleet.gate import Gate
 from serve.fleet.keys import Transaction
 from serve.fleet.member import FleetMember, Setup, carry_out
-from serve.fleet.messages import COMMITTED, NOW, PIN, PREPARE, PROPOSAL, Failure, Member, View, is_same, write_proposal
+from serve.fleet.messages import (
+    COMMITTED,
+    NOW,
+    PIN,
+    PREPARE,
+    PROPOSAL,
+    ROSTER,
+    Failure,
+    Member,
+    View,
+    is_same,
+    write_proposal,
+)  # fmt: skip
 from serve.fleet.state import LONGER, REFUSE, Driver, Local
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.ledger import CHECKPOINT
@@ -180,7 +192,7 @@ class FleetCommitter(HostCommitter):
     def move(self, loader: ModelLoader, stored: Stored, proposed: Entry) -> Ignore | Wait:
         """Propose an admitted checkpoint to the fleet; attending to what is proposed makes it live."""
         keys = self._shared_keys()
-        view = View.parse(keys.read(NOW))
+        view = View.parse(keys.read(NOW, ROSTER + self._setup.host))
         if view.committed is not None and view.committed.has_same_content(proposed):
             is_live = self._context.slot.live is not None and self._coordinator.shared_state.committed
             is_there = is_live == view.generation
@@ -195,12 +207,11 @@ class FleetCommitter(HostCommitter):
             return Wait(f"no host moved: {refused.reason}", _AWAY_S)
         if view.text(PIN) and is_automatic:
             return Wait(f"the fleet is pinned: {view.text(PIN)}", _AWAY_S)
-        mine = view.roster.get(self._setup.host)
-        if mine is None or mine.incarnation != self._gate.incarnation or view.proposal is not None:
+        if not view.has(self._setup.host, Member(self._gate.incarnation)) or view.proposal is not None:
             return Wait("the fleet is about to move, or has not taken this host in", _AGAIN_S)
         entry = replace(proposed, generation=view.generation + 1, committed="")
-        asked = {NOW + key: view.changed(key) for key in (PROPOSAL, COMMITTED)}
-        keys.commit(Transaction(asked, puts={NOW + PROPOSAL: write_proposal(entry, PREPARE)}))
+        asked = {key: view.changed(key) for key in (PROPOSAL, COMMITTED)}
+        keys.commit(Transaction(asked, puts={PROPOSAL: write_proposal(entry, PREPARE)}))
         return Wait("it is proposed to the fleet", _AGAIN_S)
 
     def _make_coordinator(self) -> Coordinator:

@@ -6,7 +6,7 @@ changed it last, and a transaction is carried out whole, if all that it rests on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -23,10 +23,39 @@ class Item(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """All items below a prefix at one revision, by what follows the prefix."""
+    """All items of what was read, at one revision."""
 
     revision: int
     items: Mapping[str, Item]
+
+
+class Change(NamedTuple):
+    """What a revision made of a key (`None`: it is gone), and the revision that had changed it last before, or 0."""
+
+    key: str
+    revision: int
+    item: Item | None
+    before: int
+
+
+def follow(snapshot: Snapshot, changes: Iterable[Change], read: int) -> Snapshot | None:
+    """Return a snapshot with the changes that a watch tells of; `None` where one was lost on the way, or overtaken.
+
+    `read`: the revision of the last read, which has what is older.
+    """
+    items, revision = dict(snapshot.items), snapshot.revision
+    for key, changed, item, before in changes:
+        known = items[key].changed if key in items else 0
+        if changed <= read or known >= changed:
+            continue
+        if known != before or changed < revision:
+            return None
+        revision = changed
+        if item is None:
+            items.pop(key, None)
+        else:
+            items[key] = item
+    return Snapshot(revision, items)
 
 
 @dataclass(frozen=True)

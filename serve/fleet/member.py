@@ -1,4 +1,7 @@
-"""The host's part in a fleet: read, decide, act, say, over and over.
+"""The host's part in a fleet: look, decide, act, say, over and over.
+
+It looks at what a watch keeps up to date, and reads where that may have missed something: where the watch was cut off,
+or overtaken, or has told nothing of a revision that the renewal of the lease came back with, and before each commit.
 
 `Member.turn` asks for what it wants of the shared keys, and is given it: a generator, so that the tests can have
 anything happen between two of its steps, and `Link` is all that touches a network.
@@ -18,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from serve import durable_files
 from serve.errors import FleetError
-from serve.fleet.keys import LeaseLostError, Transaction
-from serve.fleet.messages import DRIVER, ENTRIES, HOSTS, NOW, Member, View, read_entries
-from serve.fleet.state import SHORTER, Driver, HostAction, Local, join, leave, respond, say
+from serve.fleet.keys import Item, LeaseLostError, Snapshot, Transaction, follow
+from serve.fleet.messages import ALL, DRIVER, ENTRIES, HOSTS, NOW, ROSTER, Member, View, read_entries
+from serve.fleet.state import COMMIT, SHORTER, Driver, HostAction, Local, join, leave, respond, say
 from serve.store.quarantine import explain
 from serve.swap.host_coordinator import FLEET_LOCK
 
@@ -57,6 +60,9 @@ class FleetMember:
         self._describe = describe
         self._renew_at_s = 0.0
         self._view: View | None = None
+        self._copy: Snapshot | None = None
+        # The last read, what it was of, and the newest revision that was heard of.
+        self._read_at, self._is_wide, self._heard = 0, True, 0
         self._local: Local | None = None
         self._told = ("", "")
         self._is_stopping = threading.Event()
@@ -66,14 +72,14 @@ class FleetMember:
 
     def turn(self) -> Ask:
         """Do what there is to do now, and return after how many seconds to look again, should nothing change."""
-        self._view = view = View.parse((yield "read", (NOW,)))
         me, host = self._describe(), self._setup.host
+        self._view = view = yield from self._look(me)
         self._local = self._workers.look(view)
         if view.proposal is None and self._local.generation >= view.generation:
             self._workers.drop()  # it was closed
         action = respond(view, self._local, host, me)
         is_busy = yield from self._act(view, action, me)
-        is_in = host in view.roster and view.roster[host].incarnation == me.incarnation
+        is_in = view.has(host, me)
         if is_in and view.proposal is not None and view.generation < view.proposal.entry.generation:
             self._workers.prepare(view.proposal.entry, view.proposal.number)
         yield from self._renew(view, me)
@@ -81,7 +87,49 @@ class FleetMember:
             is_busy = (yield from self._drive(view)) or is_busy
         # Only who drives a proposal has to look by the clock; the others are woken by a change, or by their workers.
         is_timed = view.proposal is not None and view.text(DRIVER) in ("", host)
-        return 0.0 if is_busy else _OPEN_S if is_timed else _IDLE_S
+        if is_busy or self._copy is None:
+            return 0.0
+        return _OPEN_S if is_timed or self._heard > self._copy.revision else _IDLE_S
+
+    def lose_lease(self) -> None:
+        """Go on without the lease, with which the host's beat went."""
+        self._gate.lease, self._copy = (0, 0.0), None
+
+    def _look(self, me: Member) -> Ask:
+        """Return the fleet as it is known; who follows knows nothing of the beats of the others."""
+        changes = yield "take", ()
+        known = self._copy = follow(self._copy, changes, self._read_at) if self._copy and changes is not None else None
+        is_due = known is None or self._heard > known.revision
+        while True:
+            if is_due:
+                found = yield from self._read()
+                if known is None or changed(known) != changed(found):  # what it tells comes late, or not at all
+                    yield "watch", (*((HOSTS, ROSTER) if self._is_wide else (NOW, NOW)), found.revision)
+            assert self._copy is not None
+            view = View.parse(self._copy)
+            # Who joins compares itself with the others, and who drives needs their beats.
+            is_wide = not view.has(self._setup.host, me) or view.text(DRIVER) == self._setup.host
+            if is_wide == self._is_wide:
+                return view
+            self._is_wide, self._copy, known, is_due = is_wide, None, None, True
+
+    def _read(self) -> Ask:
+        places = ALL if self._is_wide else (HOSTS + self._setup.host, NOW, ROSTER + self._setup.host)
+        self._copy = found = yield "read", places
+        self._read_at = self._heard = found.revision
+        return found
+
+    def _commit(self, transaction: Transaction) -> Ask:
+        """Carry out a transaction; where it fails, what it rests on is read again."""
+        revision = yield "commit", (transaction,)
+        if not revision or self._copy is None:
+            self._copy = None
+            return revision
+        own, items = {HOSTS + self._setup.host, ROSTER + self._setup.host}, dict(self._copy.items)
+        for lease, values in ((0, transaction.puts), (transaction.lease, transaction.leased)):
+            items.update({key: Item(values[key], 0, revision, lease) for key in own.intersection(values)})
+        self._copy = self._copy._replace(items=items)
+        return revision
 
     def stop(self) -> None:
         """End `run`."""
@@ -114,7 +162,7 @@ class FleetMember:
                 while time.monotonic() < until_s and not self._is_stale() and not keys.wait(look_s):
                     continue
             except LeaseLostError:
-                self._gate.lease = (0, 0.0)
+                self.lose_lease()
             except Exception as error:  # a dead thread would shut the host out, unnoticed
                 self._tell("away", error.message if isinstance(error, FleetError) else explain(error))
                 self._is_stopping.wait(_AWAY_S)
@@ -123,9 +171,8 @@ class FleetMember:
     def leave(self) -> Ask:
         """Go, so that nobody waits for this host; its gate is shut first."""
         self._gate.fence = 1
-        view = View.parse((yield "read", (NOW,)))
-        mine = view.roster.get(self._setup.host)
-        if mine is not None and mine.incarnation == self._describe().incarnation:
+        view = View.parse((yield "read", (HOSTS + self._setup.host, ROSTER + self._setup.host)))
+        if view.has(self._setup.host, self._describe()):
             yield "commit", (leave(view, self._setup.host),)  # where it fails, another worker has said more
 
     def _act(self, view: View, action: HostAction, me: Member) -> Ask:
@@ -145,13 +192,12 @@ class FleetMember:
             return True
         if action.join is not None:
             lease = yield from self._lease()
-            done = yield "commit", (join(view, self._setup.host, me, action.join, lease),)
-            return bool(done)
+            return bool((yield from self._commit(join(view, self._setup.host, me, action.join, lease))))
         if action.say is not None:
             lease = yield from self._lease()
-            yield "commit", (say(view, self._setup.host, action.say, lease),)
+            yield from self._commit(say(view, self._setup.host, action.say, lease))
             return True
-        return action.fence is not None
+        return self._local is not None and action.fence not in (None, self._local.fence)
 
     def _tell(self, state: str, reason: str = "") -> None:
         """Tell, once, where this host is, and why."""
@@ -174,11 +220,13 @@ class FleetMember:
         is_ours = own is not None and own.lease == lease and beat is not None and beat.incarnation == me.incarnation
         if not is_ours or sent_s < self._renew_at_s:
             return
-        if (yield "keep_alive", (lease,)):
+        revision = yield "keep_alive", (lease,)
+        self._heard = max(self._heard, revision)
+        if revision:
             self._renew_at_s = sent_s + ttl_s / _KEEP_ALIVES
             self._gate.believe(sent_s + ttl_s * SHORTER)
         else:
-            self._gate.lease = (0, 0.0)
+            self.lose_lease()
 
     def _drive(self, view: View) -> Ask:
         host, driver = self._setup.host, view.text(DRIVER)
@@ -186,17 +234,28 @@ class FleetMember:
             return False
         if not driver:
             lease = yield from self._lease()
-            yield "commit", (Transaction({NOW + DRIVER: 0}, leased={NOW + DRIVER: host}, lease=lease),)
-            return True
+            # The watch tells who was first.
+            yield "commit", (Transaction({DRIVER: 0}, leased={DRIVER: host}, lease=lease),)
+            return False
         found = self._driver.decide(view, self._setup.now_s())
+        if found is not None and found[1] == COMMIT:
+            # Nobody is passed over for a beat that the watch has lost.
+            view = View.parse((yield from self._read()))
+            found = self._driver.decide(view, self._setup.now_s())
         if found is None:
             return False
         transaction, event = found
         if transaction.leased:
             transaction = replace(transaction, lease=(yield "grant", (_RETRY_S,))[0])
-        if (yield "commit", (transaction,)):
-            self._setup.emit("fleet", state=event, reason="", revision=view.revision)
-        return True
+        if not (yield from self._commit(transaction)):
+            return True
+        self._setup.emit("fleet", state=event, reason="", revision=view.revision)
+        return False
+
+
+def changed(snapshot: Snapshot) -> dict[str, int]:
+    """Return the revision that changed each key last."""
+    return {key: item.changed for key, item in snapshot.items.items()}
 
 
 def carry_out(asking: Ask, keys: Any) -> Any:

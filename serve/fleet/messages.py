@@ -1,32 +1,34 @@
 """What hosts tell each other, as frozen values, and their form in the shared keys.
 
-Below `PREFIX/MODEL/LABEL/`, with "now/" before all but the entries:
+Below `PREFIX/MODEL/LABEL/`; all hosts follow what is below "now/", the driver what is below "hosts/" and "roster/" too:
 
-    committed          the entry of the newest generation; the commit of a fleet is the write of it
-    proposal           what all hosts are to prepare. Its number is the revision that made it, its round the one that
-                       last changed it, so neither comes twice
-    hosts/HOST         the beat of a host, with its lease
-    roster/HOST        who must be prepared, without a lease: written at each join, deleted at each leave
-    refused/SHA256     why, for the time of a lease, in which each host takes over what is lasting
-    driver             who makes proposals go on, with its lease; every host can, and safety does not rest on it
-    pin                why there are no automatic moves
-    entry/NUMBER       every generation
+    hosts/HOST             the beat of a host, with its lease
+    roster/HOST            who must be prepared, without a lease: written at each join, deleted at each leave
+    now/committed          the entry of the newest generation; the commit of a fleet is the write of it
+    now/proposal           what all hosts are to prepare. Its number is the revision that made it, its round the one
+                           that last changed it, so neither comes twice
+    now/refused/SHA256     why, for the time of a lease, in which each host takes over what is lasting
+    now/driver             who makes proposals go on, with its lease; every host can, and safety does not rest on it
+    now/pin                why there are no automatic moves
+    entry/NUMBER           every generation
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from serve.fleet.keys import Item, Snapshot
 from serve.store.ledger import Entry
 
 PROTOCOL = "1"
-NOW, ENTRIES = "now/", "entry/"
-COMMITTED, PROPOSAL, DRIVER, PIN = "committed", "proposal", "driver", "pin"
-HOSTS, ROSTER, REFUSED = "hosts/", "roster/", "refused/"
+HOSTS, NOW, ROSTER, ENTRIES = "hosts/", "now/", "roster/", "entry/"
+# Between the first and the last, in the order of keys, is nothing else: one watch is over all of them.
+ALL = (HOSTS, NOW, ROSTER)
+COMMITTED, PROPOSAL, DRIVER, PIN, REFUSED = "now/committed", "now/proposal", "now/driver", "now/pin", "now/refused/"
 PREPARE, FENCE = "prepare", "fence"
 # The gate of a host that has not joined; rounds are revisions, and higher.
 SHUT = 1
@@ -104,6 +106,11 @@ class View:
         beat, member = self.beats.get(host), self.roster.get(host)
         return beat if beat is not None and member is not None and beat.incarnation == member.incarnation else None
 
+    def has(self, host: str, me: Member) -> bool:
+        """Whether a host is in the roster, as this incarnation of it."""
+        mine = self.roster.get(host)
+        return mine is not None and mine.incarnation == me.incarnation
+
     def changed(self, key: str) -> int:
         """Return the revision that changed a key last; 0 where there is none."""
         return self.items[key].changed if key in self.items else 0
@@ -114,14 +121,14 @@ class View:
 
     @classmethod
     def parse(cls, snapshot: Snapshot) -> View:
-        """Read what is below "now/"; keys of a newer version are passed over."""
+        """Read what was read; keys of a newer version are passed over."""
         items, proposal = snapshot.items, None
         if PROPOSAL in items:
             stated, item = json.loads(items[PROPOSAL].value), items[PROPOSAL]
             proposal = Proposed(_read(Entry, stated["entry"]), stated["phase"], item.created, item.changed)
-        committed = _read(Entry, json.loads(items[COMMITTED].value)) if COMMITTED in items else None
+        committed = _parse(Entry, items[COMMITTED].value) if COMMITTED in items else None
         found = (_below(items, kind, prefix) for kind, prefix in ((Beat, HOSTS), (Member, ROSTER), (Failure, REFUSED)))
-        return cls(snapshot.revision, items, committed, proposal, *found)  # type: ignore[arg-type]
+        return cls(snapshot.revision, items, committed, proposal, *found)
 
 
 def write(value: Beat | Member | Failure | Entry) -> str:
@@ -141,7 +148,7 @@ def name_entry(generation: int) -> str:
 
 def read_entries(snapshot: Snapshot) -> list[Entry]:
     """Read what is below "entry/", the oldest first."""
-    return [_read(Entry, json.loads(snapshot.items[key].value)) for key in sorted(snapshot.items)]
+    return [_parse(Entry, snapshot.items[key].value) for key in sorted(snapshot.items)]
 
 
 def is_same(one: Entry, other: Entry) -> bool:
@@ -149,14 +156,16 @@ def is_same(one: Entry, other: Entry) -> bool:
     return (one.generation, one.fingerprint) == (other.generation, other.fingerprint) and one.has_same_content(other)
 
 
-V = TypeVar("V")
-
-
-def _read(kind: type[V], stated: Mapping[str, Any]) -> V:
-    found = {known.name: stated[known.name] for known in fields(kind) if known.name in stated}  # type: ignore[arg-type]
+def _read(kind: Any, stated: Mapping[str, Any]) -> Any:
+    found = {known.name: stated[known.name] for known in fields(kind) if known.name in stated}
     return kind(**{**found, "failed": _read(Failure, found["failed"])} if found.get("failed") else found)
 
 
-def _below(items: Mapping[str, Item], kind: type[V], prefix: str) -> dict[str, V]:
-    found = {key[len(prefix) :]: item.value for key, item in items.items() if key.startswith(prefix)}
-    return {name: _read(kind, json.loads(text)) for name, text in found.items()}
+# Most of what a driver sees it has seen before.
+@functools.lru_cache(maxsize=4096)
+def _parse(kind: Any, text: str) -> Any:
+    return _read(kind, json.loads(text))
+
+
+def _below(items: Mapping[str, Item], kind: Any, prefix: str) -> dict[str, Any]:
+    return {key[len(prefix) :]: _parse(kind, item.value) for key, item in items.items() if key.startswith(prefix)}

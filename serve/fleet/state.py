@@ -20,7 +20,6 @@ from serve.fleet.messages import (
     COMMITTED,
     FENCE,
     HOSTS,
-    NOW,
     PROPOSAL,
     ROSTER,
     SHUT,
@@ -32,6 +31,7 @@ from serve.fleet.messages import (
 )
 
 WAIT, REFUSE = "wait", "refuse"
+COMMIT = "commit"
 # By how much a host believes its lease to be shorter, and the others take it to be longer, than it was granted.
 SHORTER, LONGER = 0.99, 1.01
 # How long all may be held for one that does not answer; the next attempt is later each time.
@@ -72,9 +72,8 @@ class HostAction(NamedTuple):
 
 def respond(view: View, local: Local, host: str, me: Member) -> HostAction:
     """Decide what a host does."""
-    mine, beat, proposal = view.roster.get(host), view.beats.get(host), view.proposal
-    is_in = mine is not None and mine.incarnation == me.incarnation
-    if not is_in or beat is None or beat.incarnation != me.incarnation:
+    beat, proposal = view.beat_of(host), view.proposal
+    if not view.has(host, me) or beat is None:
         return _come_in(view, local, host, me)
     if local.generation < view.generation:
         # It was prepared and fenced, or the others had not moved. Without its standby it loads, and stays shut.
@@ -91,12 +90,10 @@ def respond(view: View, local: Local, host: str, me: Member) -> HostAction:
 
 
 def _come_in(view: View, local: Local, host: str, me: Member) -> HostAction:
-    mine = view.roster.get(host)
-    is_in = mine is not None and mine.incarnation == me.incarnation
     refusal = local.refusal or _find_refusal(view, host, me)
     is_behind = local.generation < view.generation
     # It was in, and is not any more: the others may move without it. Not so where the fleet itself was lost.
-    is_out = not is_in and local.generation <= view.generation
+    is_out = not view.has(host, me) and local.generation <= view.generation
     shut = SHUT if (is_behind or is_out) and local.fence != SHUT else None
     if refusal:
         return HostAction(shut, reason=refusal)
@@ -121,19 +118,19 @@ def _find_refusal(view: View, host: str, me: Member) -> str:
 
 def join(view: View, host: str, me: Member, beat: Beat, lease: int) -> Transaction:
     """Return the transaction by which a host becomes one who must be prepared."""
-    unchanged = {NOW + key: view.changed(key) for key in (COMMITTED, ROSTER + host)}
-    return Transaction(unchanged, {}, {NOW + ROSTER + host: write(me)}, {NOW + HOSTS + host: write(beat)}, lease)
+    unchanged = {key: view.changed(key) for key in (COMMITTED, ROSTER + host)}
+    return Transaction(unchanged, {}, {ROSTER + host: write(me)}, {HOSTS + host: write(beat)}, lease)
 
 
 def say(view: View, host: str, beat: Beat, lease: int) -> Transaction:
     """Return the transaction by which a host tells what it is; a late one overwrites no newer one."""
     key = HOSTS + host
-    return Transaction({NOW + key: view.changed(key)}, leased={NOW + key: write(beat)}, lease=lease)
+    return Transaction({key: view.changed(key)}, leased={key: write(beat)}, lease=lease)
 
 
 def leave(view: View, host: str) -> Transaction:
     """Return the transaction by which a host goes, or is taken for gone; not where it has spoken since."""
-    unchanged = {NOW + key: view.changed(key) for key in (ROSTER + host, HOSTS + host)}
+    unchanged = {key: view.changed(key) for key in (ROSTER + host, HOSTS + host)}
     return Transaction(unchanged, deletes=tuple(unchanged))
 
 
@@ -185,7 +182,7 @@ class Driver:
         assert proposal is not None
         beats = [view.beat_of(host) for host in view.roster]
         if beats and all(beat is not None and beat.fenced == proposal.round for beat in beats):
-            return self._commit(view), "commit"
+            return self._commit(view), COMMIT
         if now_s - self._since[(FENCE, proposal.round)] > _FENCE_S:
             self._attempts += 1
             self._fence_at_s = now_s + min(_FENCE_S * 2**self._attempts, _LONGEST_PAUSE_S)
@@ -197,23 +194,21 @@ class Driver:
         assert view.proposal is not None
         entry = view.proposal.entry
         return Transaction(
-            {NOW + key: view.changed(key) for key in (PROPOSAL, COMMITTED)},
-            {NOW + HOSTS: view.revision, NOW + ROSTER: view.revision},
-            {NOW + COMMITTED: write(entry), messages.name_entry(entry.generation): write(entry)},
-            deletes=(NOW + PROPOSAL,),
+            {key: view.changed(key) for key in (PROPOSAL, COMMITTED)},
+            {HOSTS: view.revision, ROSTER: view.revision},
+            {COMMITTED: write(entry), messages.name_entry(entry.generation): write(entry)},
+            deletes=(PROPOSAL,),
         )
 
 
 def _put(view: View, phase: str) -> Transaction:
     assert view.proposal is not None
     entry = view.proposal.entry
-    return Transaction(
-        {NOW + PROPOSAL: view.proposal.round}, puts={NOW + PROPOSAL: messages.write_proposal(entry, phase)}
-    )
+    return Transaction({PROPOSAL: view.proposal.round}, puts={PROPOSAL: messages.write_proposal(entry, phase)})
 
 
 def _close(view: View, failure: Failure) -> Transaction:
     """Return the end of a proposal that no host follows; its refusal is for a lease, which is to be added."""
     assert view.proposal is not None
-    said = {NOW + messages.REFUSED + view.proposal.entry.sha256: write(failure)}
-    return Transaction({NOW + PROPOSAL: view.proposal.round}, leased=said, deletes=(NOW + PROPOSAL,))
+    said = {messages.REFUSED + view.proposal.entry.sha256: write(failure)}
+    return Transaction({PROPOSAL: view.proposal.round}, leased=said, deletes=(PROPOSAL,))

@@ -12,7 +12,7 @@ from etcd import Cluster
 
 from serve.errors import FleetError
 from serve.fleet.etcd import Etcd
-from serve.fleet.keys import LeaseLostError, Transaction
+from serve.fleet.keys import LeaseLostError, Transaction, follow
 
 
 @pytest.fixture
@@ -40,35 +40,76 @@ def test_a_transaction_is_carried_out_whole_if_nothing_has_changed(start):
     keys = Etcd(tuple(cluster.clients), "p/")
     assert keys.commit(Transaction({"now/a": 0}, puts={"now/a": "1", "entry/1": "x"}))
     first = keys.read("now/")
-    assert [(key, item.value) for key, item in first.items.items()] == [("a", "1")]
+    assert [(key, item.value) for key, item in first.items.items()] == [("now/a", "1")]
     assert not keys.commit(Transaction({"now/a": 0}, puts={"now/b": "2"}))
-    assert keys.commit(Transaction({"now/a": first.items["a"].changed}, puts={"now/a": "2"}))
+    assert keys.commit(Transaction({"now/a": first.items["now/a"].changed}, puts={"now/a": "2"}))
     assert not keys.commit(Transaction(quiet={"now/": first.revision}, puts={"now/c": "3"}))
     now = keys.read("now/")
     assert keys.commit(Transaction(quiet={"now/": now.revision}, deletes=("now/a",)))
     assert keys.read("now/").items == {}
 
 
-def test_what_hangs_on_a_lease_goes_with_it_and_a_watch_wakes(start):
+def take(keys):
+    """Wait for what the watch tells next; `None` where it was cut off."""
+    until_s = time.monotonic() + 10
+    while True:
+        found = keys.take()
+        if found is None or found:
+            return found
+        assert time.monotonic() < until_s
+        keys.wait(0.2)
+
+
+def test_what_hangs_on_a_lease_goes_with_it_and_a_watch_tells_what_changes(start):
     cluster = start()
     cluster.wait()
     keys, other = (Etcd(tuple(cluster.clients), "p/") for _ in range(2))
     lease, ttl_s = keys.grant(1.0)
     assert ttl_s >= 1
-    assert keys.commit(Transaction(leased={"now/a": "1"}, lease=lease))
-    assert keys.read("now/").items["a"].lease == lease
-    assert keys.keep_alive(lease)
-    while other.wait(0.5):  # until the watch was begun
-        continue
+    seen = other.read("hosts/", "now/", "roster/a")
+    other.watch("hosts/", "roster/", seen.revision)
+    first = keys.commit(Transaction(puts={"entry/1": "x", "now/b": "2"}, leased={"hosts/a": "1"}, lease=lease))
+    found = take(other)
+    assert [(one.key, one.revision, one.before) for one in sorted(found)] == [
+        ("hosts/a", first, 0),
+        ("now/b", first, 0),
+    ]
+    assert follow(seen, found, seen.revision) == other.read("hosts/", "now/")
+    assert keys.read("hosts/a", "hosts/b").items["hosts/a"].lease == lease
+    assert keys.keep_alive(lease) == first
+    second = keys.commit(Transaction(leased={"hosts/a": "2"}, lease=lease))
     post(cluster.clients[0], "lease/revoke", ID=str(lease))
-    assert other.wait(5.0)
-    assert keys.read("now/").items == {}
+    while len(found) < 4:
+        found += take(other)
+    assert [(one.key, one.before) for one in found[2:]] == [("hosts/a", first), ("hosts/a", second)]
+    assert follow(seen, found, seen.revision) == other.read("hosts/", "now/")
+    assert list(other.read("hosts/", "now/").items) == ["now/b"]
     assert not keys.keep_alive(lease)
     with pytest.raises(LeaseLostError):
-        keys.commit(Transaction(leased={"now/a": "1"}, lease=lease))
-    post(cluster.clients[0], "kv/compaction", revision=str(keys.read("now/").revision))
-    assert keys.commit(Transaction(puts={"now/a": "2"}))
-    assert other.wait(5.0)
+        keys.commit(Transaction(leased={"hosts/a": "1"}, lease=lease))
+
+
+def test_a_watch_that_cannot_go_on_is_known_to_be_cut_off(start):
+    cluster = start()
+    cluster.wait()
+    keys = Etcd(tuple(cluster.clients), "p/")
+    assert keys.take() is None
+    first = keys.commit(Transaction(puts={"now/a": "1"}))
+    last = keys.commit(Transaction(puts={"now/a": "2"}))
+    post(cluster.clients[0], "kv/compaction", revision=str(last), physical=True)
+    keys.watch("now/", "now/", first - 1)
+    while keys.take() is not None:
+        keys.wait(0.2)
+    keys.watch("now/", "now/", last)
+    third = keys.commit(Transaction(puts={"now/a": "3"}))
+    assert [one.revision for one in take(keys)] == [third]
+    keys.watch("roster/", "roster/", third)
+    keys.commit(Transaction(puts={"now/a": "4"}))
+    keys.commit(Transaction(puts={"roster/a": "4"}))
+    assert [one.key for one in take(keys)] == ["roster/a"]
+    cluster.kill()
+    while keys.take() is not None:
+        keys.wait(0.2)
 
 
 def test_one_of_three_nodes_may_die(start):
@@ -83,7 +124,7 @@ def test_one_of_three_nodes_may_die(start):
     until_s = time.monotonic() + 30
     while True:
         try:
-            assert keys.read("now/").items["a"].value == "1"
+            assert keys.read("now/").items["now/a"].value == "1"
             assert keys.commit(Transaction(puts={"now/a": "2"}))
             break
         except FleetError:  # they choose another leader
@@ -108,7 +149,7 @@ def test_a_user_has_to_show_the_password(start, tmp_path):
     keys = Etcd((url,), "p/", secrets)
     assert keys.commit(Transaction(puts={"now/a": "1"}))
     keys._token = "of another node"
-    assert keys.read("now/").items["a"].value == "1"
+    assert keys.read("now/").items["now/a"].value == "1"
 
 
 def make_certificates(directory):

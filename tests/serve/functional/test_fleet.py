@@ -16,7 +16,7 @@ from serving import ROOT, Load, Server, find_steps_back, wait_until
 from trainer import ROW, mark
 
 from serve.fleet.etcd import Etcd
-from serve.fleet.messages import NOW, View
+from serve.fleet.messages import ALL, View
 
 pytestmark = pytest.mark.needs_torch
 
@@ -47,7 +47,7 @@ class Hosts:
             wait_until(is_ready, f"{name} at {generation}", lambda server=server: server.text)
 
     def view(self) -> View:
-        return View.parse(Etcd(tuple(self.cluster.clients), "tests/affine/stable/").read(NOW))
+        return View.parse(Etcd(tuple(self.cluster.clients), "tests/affine/stable/").read(*ALL))
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         environ = {key: value for key, value in os.environ.items() if not key.startswith("SERVE_")}

@@ -6,11 +6,14 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-from fleet_simulator import World
+from fleet_simulator import MemoryKeys, SimulatedHost, World
 
 from serve.fleet import member, state
-from serve.fleet.messages import FENCE
+from serve.fleet.keys import Snapshot, Transaction
+from serve.fleet.member import carry_out
+from serve.fleet.messages import ALL, FENCE, PIN, PREPARE, PROPOSAL, View, write_proposal
 from serve.fleet.state import REFUSE, WAIT, Driver
+from serve.store.ledger import Entry
 
 POLICIES = [WAIT, REFUSE]
 SECONDS = 15.0
@@ -138,10 +141,25 @@ class CountsOn(Driver):
         return super().decide(view, now_s)
 
 
+def follow_all(follow):
+    """Take what the watch tells for all that there is."""
+
+    def found(snapshot, changes, read):
+        for one in changes:
+            items = {**snapshot.items, **({one.key: one.item} if one.item is not None else {})}
+            if one.item is None:
+                items.pop(one.key, None)
+            snapshot = Snapshot(one.revision, items)
+        return snapshot
+
+    return found
+
+
 MUTANTS = {
+    "trusts the watch": (WAIT, Driver, {"follow": follow_all}),
     "counts on": (REFUSE, CountsOn, {}),
     "drops at once": (REFUSE, DropsAtOnce, {}),
-    "commits whoever came": (WAIT, AsksNobody, {}),
+    "commits whoever came": (REFUSE, AsksNobody, {}),
     "takes any fence": (WAIT, TakesAnyFence, {}),
     "forgets who is lost": (WAIT, ForgetsTheLost, {}),
     "lease from its receipt": (REFUSE, Driver, {"renew": believe_late}),
@@ -152,16 +170,20 @@ MUTANTS = {
 }
 
 
+# Found where workers come and go as well.
+MANY = ("opens for a worker", "commits whoever came")
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_every_mutant_is_caught(monkeypatch, name):
     policy, driver, changes = MUTANTS[name]
     if "renew" in changes:
         monkeypatch.setattr(member.FleetMember, "_renew", changes["renew"](member.FleetMember._renew))
-    if "respond" in changes:
-        monkeypatch.setattr(member, "respond", changes["respond"](state.respond))
+    for name_in_module in {"respond", "follow"} & set(changes):
+        monkeypatch.setattr(member, name_in_module, changes[name_in_module](getattr(member, name_in_module)))
     for seed in range(300):
         # Where hosts are only cut off and hang, leases matter most.
-        world = World(seed, policy, 0.1, events=3 if "lease" in name else 10 if "worker" in name else 8)
+        world = World(seed, policy, 0.1, events=3 if "lease" in name else 10 if name in MANY else 8)
         world.make_driver = driver
         if world.run(20.0).violations:
             return
@@ -171,3 +193,63 @@ def test_every_mutant_is_caught(monkeypatch, name):
 def test_clocks_of_other_rates_break_the_promise():
     """What is stated as the bound is one: beyond it, `refuse` does not hold."""
     assert run(REFUSE, range(60), 0.02, skew=1.0)[0] > 0
+
+
+class Told:
+    """The keys, and a watch that tells nothing of a host, while `is_deaf_to` names it."""
+
+    def __init__(self, keys):
+        self.keys, self.changes, self.is_deaf_to = keys, None, ""
+
+    def __getattr__(self, name):
+        return getattr(self.keys, name)
+
+    def watch(self, first, last, after):
+        self.changes = []
+        tell = lambda found: self.changes.extend(  # noqa: E731
+            one
+            for one in found
+            if first <= one.key < last + "~" and not (self.is_deaf_to and self.is_deaf_to in one.key)
+        )
+        self.keys.watches.append(tell)
+
+    def take(self):
+        found, self.changes = self.changes, None if self.changes is None else []
+        return found
+
+
+def test_nobody_is_passed_over_whose_coming_the_watch_has_lost():
+    keys = MemoryKeys(now_s=lambda: 0.0)
+    world, hosts = World(0, WAIT), {}
+    world.random.random = lambda: 0.5  # nothing fails
+    for name in "ab":
+        host = SimulatedHost(world, name, 1.0)
+        host.gate.incarnation, host.told = ord(name), Told(keys)
+        host.take_over()
+        hosts[name] = host
+
+    def turn(*names):
+        for name in names:
+            carry_out(hosts[name].member.turn(), hosts[name].told)
+
+    turn(*"aaaabbbb")
+    entry = Entry(1, "x", 1, "1", "x", 0, "x")
+    keys.commit(Transaction({PROPOSAL: 0}, puts={PROPOSAL: write_proposal(entry, PREPARE)}))
+    turn(*"ab")
+    world.now_s = 5.0  # they have prepared it
+    turn(*"ababa")  # the next one commits
+    assert View.parse(keys.read(*ALL)).proposal.phase == FENCE
+    hosts["a"].told.is_deaf_to = "/b"
+    hosts["b"].start()
+    hosts["b"].workers.loaded_at_s = 0.0
+    turn(*"bbb")
+    assert hosts["b"].gate.fence == 0
+    keys.commit(Transaction(puts={PIN: "later than all that was lost"}))
+    turn(*"aa")
+    assert View.parse(keys.read(*ALL)).committed is None
+    hosts["a"].told.is_deaf_to = ""
+    for _ in range(5):
+        world.now_s += 1.0
+        turn(*"abab")
+    assert View.parse(keys.read(*ALL)).committed == entry
+    assert [host.workers.generation for host in hosts.values()] == [1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import heapq
 import itertools
 import math
@@ -12,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from serve.errors import FleetError
-from serve.fleet.keys import Item, LeaseLostError, Snapshot, Transaction
+from serve.fleet.keys import Change, Item, LeaseLostError, Snapshot, Transaction
 from serve.fleet.member import FleetMember, Setup
-from serve.fleet.messages import COMMITTED, NOW, PREPARE, PROPOSAL, SHUT, Failure, Member, View, is_same, write_proposal
+from serve.fleet.messages import ALL, COMMITTED, PREPARE, PROPOSAL, SHUT, Failure, Member, View, is_same, write_proposal
 from serve.fleet.state import LONGER, REFUSE, Driver, Local
 from serve.store.ledger import Entry
 
@@ -34,15 +35,21 @@ class MemoryKeys:
         # Not the numbers of an earlier process: its leases are gone, and its members must notice.
         self._numbers = itertools.count(time.time_ns())
         self.revision = 1
+        self.watches: list[Callable[[list[Change]], None]] = []
+        self._history: collections.deque[list[Change]] = collections.deque(maxlen=100)
 
-    def read(self, prefix: str) -> Snapshot:
-        """Return what is below a prefix."""
+    def history(self, after: int) -> list[list[Change]]:
+        """Return what has changed since a revision."""
+        return [found for found in self._history if found and found[0].revision > after]
+
+    def read(self, *places: str) -> Snapshot:
+        """Return keys, and what is below prefixes."""
         with self._changed:
             self._expire()
-            found = {key[len(prefix) :]: item for key, item in self._items.items() if key.startswith(prefix)}
-            return Snapshot(self.revision, found)
+            is_asked = lambda key: any(key == one or (one[-1] == "/" and key.startswith(one)) for one in places)  # noqa: E731
+            return Snapshot(self.revision, {key: item for key, item in self._items.items() if is_asked(key)})
 
-    def commit(self, transaction: Transaction) -> bool:
+    def commit(self, transaction: Transaction) -> int:
         """Carry out a transaction.
 
         Raises:
@@ -52,10 +59,10 @@ class MemoryKeys:
             self._expire()
             none = Item("", 0, 0)
             if any(self._items.get(key, none).changed != seen for key, seen in transaction.unchanged.items()):
-                return False
+                return 0
             for prefix, seen in transaction.quiet.items():
                 if any(item.changed > seen for key, item in self._items.items() if key.startswith(prefix)):
-                    return False
+                    return 0
             if transaction.leased and transaction.lease not in self._leases:
                 raise LeaseLostError("the lease has ended")
             revision, items = self.revision + 1, dict(self._items)
@@ -64,9 +71,8 @@ class MemoryKeys:
                     items[key] = Item(value, items[key].created if key in items else revision, revision, lease)
             for key in transaction.deletes:
                 items.pop(key, None)
-            self._items, self.revision = items, revision
-            self._changed.notify_all()
-            return True
+            self._replace(items, {*transaction.puts, *transaction.leased, *transaction.deletes})
+            return revision
 
     def grant(self, ttl_s: float) -> tuple[int, float]:
         """Begin a lease."""
@@ -75,15 +81,15 @@ class MemoryKeys:
             self._leases[lease] = (ttl_s, self._now_s() + ttl_s)
             return lease, ttl_s
 
-    def keep_alive(self, lease: int) -> bool:
-        """Renew a lease, and return whether there was one."""
+    def keep_alive(self, lease: int) -> int:
+        """Renew a lease, and return the revision; 0: there was none."""
         with self._changed:
             self._expire()
             if lease not in self._leases:
-                return False
+                return 0
             ttl_s = self._leases[lease][0]
             self._leases[lease] = (ttl_s, self._now_s() + ttl_s)
-            return True
+            return self.revision
 
     def revoke(self, lease: int) -> None:
         """End a lease, and with it its items."""
@@ -92,9 +98,20 @@ class MemoryKeys:
                 return
             left = {key: item for key, item in self._items.items() if item.lease != lease}
             if len(left) < len(self._items):
-                self.revision += 1
-                self._items = left
-                self._changed.notify_all()
+                self._replace(left, set(self._items) - set(left))
+
+    def _replace(self, items: dict[str, Item], keys: set[str]) -> None:
+        """Make a revision, and tell who watches of what it is about."""
+        before, self._items, self.revision = self._items, items, self.revision + 1
+        found = [
+            Change(key, self.revision, items.get(key), before[key].changed if key in before else 0)
+            for key in sorted(keys)
+            if before.get(key) != items.get(key)
+        ]
+        self._history.append(found)
+        for tell in list(self.watches):
+            tell(found)
+        self._changed.notify_all()
 
     def _expire(self) -> None:
         for lease in [lease for lease, (_, until_s) in self._leases.items() if self._now_s() > until_s]:
@@ -169,6 +186,9 @@ class SimulatedHost:
         self.workers = SimulatedWorkers(world, self.gate)
         self.is_up, self.paused_until_s, self.cut_until_s = False, 0.0, 0.0
         self.life = 0
+        self._watch = self._rest = 0
+        self._is_resting = False
+        self._changes: list[Change] | None = None
 
     def now_s(self) -> float:
         return self.world.now_s * self.rate + 100 * len(self.name)
@@ -184,6 +204,7 @@ class SimulatedHost:
     def take_over(self) -> None:
         """Have another worker hold the lock: only the cells and the workers are left."""
         self.life += 1
+        self._changes, self._is_resting = None, False
         setup = Setup(self.name, LEASE_S, lambda *_, **__: None, self.now_s)
         gone_s = LEASE_S * LONGER if self.world.policy == REFUSE else math.inf
         driver = self.world.make_driver(gone_s, 20.0)
@@ -193,6 +214,11 @@ class SimulatedHost:
     def _begin(self, life: int) -> None:
         if life == self.life and self.is_up and not self._postpone(self._begin, life):
             self._go_on(self.member.turn(), None, life)
+
+    def _wake(self, rest: int) -> None:
+        if self._is_resting and rest == self._rest:
+            self._is_resting = False
+            self._begin(self.life)
 
     def _postpone(self, *call) -> bool:
         if self.world.now_s < self.paused_until_s:
@@ -205,10 +231,13 @@ class SimulatedHost:
             return
         try:
             asked = turn.throw(given) if isinstance(given, Exception) else turn.send(given)
+            while asked[0] in ("watch", "take"):  # no request, or none that is waited for
+                asked = turn.send(getattr(self, asked[0])(*asked[1]))
         except StopIteration as ended:
-            self.world.at(max(ended.value, 0.001) * self.world.random.random(), self._begin, life)
+            self._rest, self._is_resting = self._rest + 1, True
+            self.world.at(max(ended.value, 0.001) * self.world.random.random(), self._wake, self._rest)
         except LeaseLostError:
-            self.gate.lease = (0, 0.0)
+            self.member.lose_lease()
             self.world.at(0.1, self._begin, life)
         except FleetError:
             self.world.at(0.2, self._begin, life)
@@ -229,6 +258,39 @@ class SimulatedHost:
                 self.world.at(self.world.random.random(), self._go_on, turn, found, life)
                 return
         self.world.at(self.world.delay(), self._go_on, turn, found, life)
+
+    def take(self) -> list[Change] | None:
+        found, self._changes = self._changes, None if self._changes is None else []
+        return found
+
+    def watch(self, first: str, last: str, after: int) -> None:
+        """Watch: what it tells comes late, is overtaken or lost, and it may fall silent or be cut off."""
+        self._watch, self._changes, last_s = self._watch + 1, [], 0.0
+        number, world, keys = self._watch, self.world, self.world.keys
+
+        def arrive(found: list[Change] | None) -> None:
+            if number == self._watch and self._changes is not None:
+                self._changes = None if found is None else self._changes + found
+                world.at(0.0, self._wake, self._rest)
+
+        def tell(found: list[Change]) -> None:
+            nonlocal last_s
+            found = [one for one in found if first <= one.key < last[:-1] + "0"]
+            if number != self._watch:
+                keys.watches.remove(tell)
+            elif found and world.now_s >= max(self.cut_until_s, world.away_until_s):
+                chance = world.random.random()
+                if chance < world.lateness / 2:
+                    return  # lost
+                if chance < world.lateness:  # others overtake it
+                    world.at(world.random.random(), arrive, found)
+                    return
+                last_s = max(last_s, world.now_s + world.delay())
+                world.at(last_s - world.now_s, arrive, None if chance > 1 - world.lateness / 4 else found)
+
+        for one in keys.history(after):
+            tell(one)
+        keys.watches.append(tell)
 
     @property
     def lets_in(self) -> bool:
@@ -283,10 +345,10 @@ class World:
         self.at(0.02, self._look)
 
     def _check(self) -> None:
-        item = self.keys._items.get(NOW + COMMITTED)
+        item = self.keys._items.get(COMMITTED)
         if item is not None and item.changed != self._newest:
             self._newest, self.commits = item.changed, self.commits + 1
-            self._generation = View.parse(self.keys.read(NOW)).generation
+            self._generation = View.parse(self.keys.read(*ALL)).generation
         for host in self.hosts:
             if host.lets_in and self._newest:
                 self.let_in += 1
@@ -295,13 +357,13 @@ class World:
 
     def _publish(self) -> None:
         self.at(self.random.expovariate(1), self._publish)
-        view = View.parse(self.keys.read(NOW))
+        view = View.parse(self.keys.read(*ALL))
         if view.proposal is None:
             self._published += 1
             name = str(self._published)
             entry = Entry(view.generation + 1, name, 1, name, name, 0, name)
-            asked = {NOW + key: view.changed(key) for key in (PROPOSAL, COMMITTED)}
-            self.keys.commit(Transaction(asked, puts={NOW + PROPOSAL: write_proposal(entry, PREPARE)}))
+            asked = {key: view.changed(key) for key in (PROPOSAL, COMMITTED)}
+            self.keys.commit(Transaction(asked, puts={PROPOSAL: write_proposal(entry, PREPARE)}))
 
     def _disturb(self) -> None:
         self.at(self.random.expovariate(1), self._disturb)
