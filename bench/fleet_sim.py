@@ -3,10 +3,11 @@
     python bench/fleet_sim.py                  on made-up time, with costs that are measured first
     python bench/fleet_sim.py --hosts 10 100 --prepare 0.5 --slow 5
 
-The members are the real ones (`serve.fleet.member`, with every decision of `serve.fleet.state`); simulated are time,
-the network, the workers and the keys. What a request costs etcd is measured with a real one, what a look costs a host
-with the real parser; a network takes `--rtt` there and back. etcd answers one request after the other, as a single core
-of it would; so where its share nears 1 the fleet has reached its end.
+The members are the real ones (`serve.fleet.member`, with every decision of `serve.fleet.state`), and what they compute
+takes the time that it takes; simulated are the network, the workers and the keys. What a request, and what telling one
+watch of a change, costs etcd and its client is measured in processor time with a real one; a network takes `--rtt`
+there and back, and etcd as much longer for a change as it was seen to (it writes to the disk). etcd does one thing
+after the other, as a single core of it would; so where its share nears 1 the fleet has reached its end.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ import argparse
 import collections
 import functools
 import heapq
-import http.client
 import itertools
-import json
 import math
+import os
 import statistics
 import sys
 import tempfile
@@ -31,12 +31,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "serve" / "support")]
 from etcd import Cluster  # noqa: E402
 from fleet_simulator import LEASE_S, MemoryKeys, SimulatedGate  # noqa: E402
 
-from serve.fleet import member as member_module  # noqa: E402
 from serve.fleet.etcd import Etcd  # noqa: E402
 from serve.fleet.keys import LeaseLostError, Snapshot, Transaction  # noqa: E402
 from serve.fleet.member import FleetMember, Setup  # noqa: E402
 from serve.fleet.messages import (  # noqa: E402
+    ALL,
     COMMITTED,
+    DRIVER,
     HOSTS,
     NOW,
     PREPARE,
@@ -56,38 +57,52 @@ TERMS = {"environment": "sha256:" + "0" * 64, "source": "1" * 64, "settings": "2
 
 
 def costs(directory: Path) -> dict[str, float]:
-    """Measure, in seconds: a change, a renewal, a read, and what a read and a look cost for each host more."""
+    """Measure, in seconds of a core: what etcd and its client do for a request, an item that is read, a change told."""
     cluster = Cluster(directory)
     try:
         cluster.wait()
-        keys = Etcd(tuple(cluster.clients), "sim/")
+        keys, other = (Etcd(tuple(cluster.clients), "sim/") for _ in range(2))
+        found: dict[str, float] = {}
 
-        def median(call, times: int = 60) -> float:
-            taken = []
+        def server_s() -> float:
+            stated = Path(f"/proc/{cluster.processes[0].pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(stated[11]) + int(stated[12])) / os.sysconf("SC_CLK_TCK")
+
+        def measure(kind: str, call, times: int = 500) -> None:
+            began_s, own_s, took = server_s(), time.thread_time(), []
             for _ in range(times):
-                began_s = time.perf_counter()
+                asked_s = time.perf_counter()
                 call()
-                taken.append(time.perf_counter() - began_s)
-            return statistics.median(taken)
+                took.append(time.perf_counter() - asked_s)
+            found[kind] = (server_s() - began_s) / times
+            found[f"{kind} (client)"] = (time.thread_time() - own_s) / times
+            found[f"{kind} (latency)"] = statistics.median(took)
 
         lease, _ = keys.grant(600.0)
-        change_s = median(lambda: keys.commit(Transaction(leased={NOW + HOSTS + "x": write(Beat(1))}, lease=lease)))
-        # Bytes alone, since what a host makes of them is no part of what etcd does.
-        link = http.client.HTTPConnection(keys._connection.host, keys._connection.port)
-        wanted = json.dumps(keys._range_of(NOW))
-
-        def fetch() -> None:
-            link.request("POST", "/v3/kv/range", wanted)
-            link.getresponse().read()
-
-        renew_s, read_s = median(lambda: keys.keep_alive(lease)), median(fetch)
+        change = lambda: keys.commit(Transaction(leased={HOSTS + "x": write(Beat(1))}, lease=lease))  # noqa: E731
+        measure("change", change)
+        measure("renew", lambda: keys.keep_alive(lease))
+        measure("read", lambda: keys.read(HOSTS + "x", NOW, ROSTER + "x"))
+        other.watch(HOSTS, HOSTS, keys.read(HOSTS).revision)
+        began_s, own_s = time.process_time(), time.thread_time()
+        for _ in range(300):
+            change()
+        found["told (client)"] = (time.process_time() - began_s - (time.thread_time() - own_s)) / 300
+        for _ in range(50):
+            Etcd(tuple(cluster.clients), "sim/").watch(HOSTS, HOSTS, keys.read(HOSTS).revision)
+        time.sleep(1.0)
+        began_s = server_s()
+        for _ in range(60):
+            change()
+        time.sleep(1.0)
+        found["told"] = max(0.0, (server_s() - began_s) / 60 - found["change"]) / 51
         for number in range(200):
-            member = Member(number, "machine 0f0f store", TERMS)
-            puts = {NOW + ROSTER + str(number): write(member)}
-            keys.commit(Transaction(puts=puts, leased={NOW + HOSTS + str(number): write(Beat(number))}, lease=lease))
-        each_s = (median(fetch) - read_s) / 200
-        look_s = (median(lambda: View.parse(keys.read(NOW))) - median(fetch)) / 200
-        return {"change": change_s, "renew": renew_s, "read": read_s, "read_each": max(each_s, 0), "look_each": look_s}
+            puts = {ROSTER + str(number): write(Member(number, "machine 0f0f store", TERMS))}
+            keys.commit(Transaction(puts=puts, leased={HOSTS + str(number): write(Beat(number))}, lease=lease))
+        measure("whole", lambda: keys.read(*ALL), 100)
+        for who in ("", " (client)"):
+            found[f"item{who}"] = max(0.0, found.pop(f"whole{who}") - found[f"read{who}"]) / 400
+        return found
     finally:
         cluster.stop()
 
@@ -119,7 +134,7 @@ class Workers:
 
 
 class Host:
-    """One host: turn after turn, and between them it waits for a change."""
+    """One host: turn after turn, and between them it waits for a change. It computes one thing after the other."""
 
     def __init__(self, fleet: Fleet, number: int, prepare_s: float) -> None:
         self.fleet, self.gate = fleet, SimulatedGate(incarnation=number + 1)
@@ -127,35 +142,72 @@ class Host:
         setup = Setup(f"host{number}", LEASE_S, fleet.note, lambda: fleet.now_s)
         described = functools.partial(Member, number + 1, "machine 0f0f store", TERMS)
         self.member = FleetMember(setup, self.gate, self.workers, Driver(math.inf, 600.0), described)
-        self.turns, self.wake, self.seen = 0, 0, 0
-        fleet.at(number * 0.001, self.begin, 0)
+        self.rests, self.is_resting, self.busy_s = 0, False, 0.0
+        self.changes: list | None = None
+        self.watched = 0
+        fleet.at(number * 0.001, self.begin)
 
-    def begin(self, wake: int) -> None:
-        if wake == self.wake:
-            self.wake += 1
-            self.turns += 1
-            self.seen = self.fleet.keys.revision
-            self.go_on(self.member.turn(), None)
+    def begin(self) -> None:
+        self.is_resting = False
+        self.go_on(self.member.turn(), None)
+
+    def wake(self, rests: int) -> None:
+        if self.is_resting and rests == self.rests:
+            self.begin()
 
     def go_on(self, turn, given) -> None:
+        began_s = time.thread_time()
         try:
             name, arguments = turn.throw(given) if isinstance(given, Exception) else turn.send(given)
+            while name in ("take", "watch"):
+                name, arguments = turn.send(getattr(self, name)(*arguments))
         except StopIteration as ended:
-            look_s = self.fleet.costs["look_each"] * len(self.fleet.hosts)
-            self.fleet.at(look_s, self.rest, ended.value)
+            self.fleet.at(self.compute(time.thread_time() - began_s), self.rest, ended.value)
         except LeaseLostError:
-            self.gate.lease = (0, 0.0)
-            self.fleet.at(0.1, self.begin, self.wake)
+            self.member.lose_lease()
+            self.fleet.at(0.1, self.begin)
         else:
-            self.fleet.at(self.fleet.rtt_s / 2, self.fleet.serve, self, turn, name, arguments)
+            own_s = time.thread_time() - began_s + self.fleet.costs[f"{KINDS[name]} (client)"]
+            self.fleet.at(self.compute(own_s) + self.fleet.rtt_s / 2, self.fleet.serve, self, turn, name, arguments)
+
+    def compute(self, seconds: float) -> float:
+        self.busy_s += seconds
+        return seconds
 
     def rest(self, pause_s: float) -> None:
-        if self.fleet.keys.revision > self.seen:
-            pause_s = self.fleet.rtt_s / 2
+        self.rests, self.is_resting = self.rests + 1, True
+        if self.changes or self.changes is None:
+            pause_s = 0.0
         elif self.workers.standby is not None and self.workers.ready_s > self.fleet.now_s:
             pause_s = min(pause_s, self.workers.ready_s - self.fleet.now_s + 1e-6)
-        self.fleet.resting.add(self)
-        self.fleet.at(pause_s, self.begin, self.wake)
+        self.fleet.at(pause_s, self.wake, self.rests)
+
+    def take(self):
+        found, self.changes = self.changes, None if self.changes is None else []
+        return found
+
+    def watch(self, first: str, last: str, after: int) -> None:
+        self.watched, self.changes = self.watched + 1, []
+        number, keys = self.watched, self.fleet.keys
+
+        def arrive(found) -> None:
+            if number == self.watched:
+                self.compute(self.fleet.costs["told (client)"])
+                self.changes += found
+                self.wake(self.rests)
+
+        def tell(found) -> None:
+            if number != self.watched:
+                keys.watches.remove(tell)
+            elif found := [one for one in found if first <= one.key < last[:-1] + "0"]:
+                self.fleet.tell(arrive, found)
+
+        for one in keys.history(after):
+            tell(one)
+        keys.watches.append(tell)
+
+
+KINDS = {"read": "read", "commit": "change", "grant": "change", "keep_alive": "renew"}
 
 
 class Fleet:
@@ -166,7 +218,6 @@ class Fleet:
         self._queue: list = []
         self._order = itertools.count()
         self.keys = MemoryKeys(now_s=lambda: self.now_s)
-        self.resting: set[Host] = set()
         self.notes: list[tuple[str, float]] = []
         self.hosts: list[Host] = []
         self.asked, self.bytes, self.busy_s = collections.Counter(), 0, 0.0
@@ -178,25 +229,35 @@ class Fleet:
     def note(self, _: str, **facts: object) -> None:
         self.notes.append((str(facts["state"]), self.now_s))
 
+    def spend(self, cost_s: float) -> float:
+        """Have etcd do something; return in how many seconds it has done it."""
+        self.free_s = max(self.free_s, self.now_s) + cost_s
+        self.busy_s += cost_s
+        return self.free_s - self.now_s
+
+    def tell(self, arrive, found: list) -> None:
+        self.asked["told"] += 1
+        # The value, and the one before it, in base64.
+        self.bytes += sum(300 + 8 * len(one.item.value) // 3 for one in found if one.item is not None) + 300
+        self.at(self.spend(self.costs["told"]) + self.rtt_s / 2, arrive, found)
+
     def serve(self, host: Host, turn, name: str, arguments: tuple) -> None:
-        """Answer one request of a host; whoever rests wakes at a change."""
-        before = self.keys.revision
+        """Answer one request of a host."""
+        kind = KINDS[name]
+        cost_s, items = self.costs[kind], 0
+        slower_s = max(0.0, self.costs[f"{kind} (latency)"] - cost_s - self.costs[f"{kind} (client)"])
         try:
             found: object = getattr(self.keys, name)(*arguments)
         except LeaseLostError as error:
             found = error
-        items = len(found.items) if isinstance(found, Snapshot) else 0
-        kind = {"read": "read", "commit": "change", "grant": "change", "keep_alive": "renew"}[name]
-        cost_s = self.costs[kind] + self.costs["read_each"] * items / 2  # a host has two items
-        self.free_s = max(self.free_s, self.now_s) + cost_s
-        self.busy_s += cost_s
+        if isinstance(found, Snapshot):
+            items = len(found.items)
+            self.bytes += sum(200 + 4 * len(one.value) // 3 for one in found.items.values())
+        host.compute(self.costs["item (client)"] * items)
         self.asked[kind] += 1
-        self.bytes += 220 * items + 300
-        self.at(self.free_s - self.now_s + self.rtt_s / 2, host.go_on, turn, found)
-        if self.keys.revision > before:
-            for one in self.resting:
-                self.at(self.rtt_s / 2, one.begin, one.wake)
-            self.resting = set()
+        self.bytes += 700 if name == "commit" else 300
+        after_s = self.spend(cost_s + self.costs["item"] * items) + slower_s + self.costs["item (client)"] * items
+        self.at(after_s + self.rtt_s / 2, host.go_on, turn, found)
 
     def run(self, is_over, until_s: float) -> bool:
         while self._queue and self.now_s < until_s:
@@ -207,44 +268,53 @@ class Fleet:
         return is_over()
 
     def propose(self, generation: int) -> None:
-        view = View.parse(self.keys.read(NOW))
+        view = View.parse(self.keys.read(*ALL))
         entry = Entry(generation, f"{generation:064d}", 1, str(generation), "m", 0, str(generation))
-        asked = {NOW + key: view.changed(key) for key in (PROPOSAL, COMMITTED)}
-        self.keys.commit(Transaction(asked, puts={NOW + PROPOSAL: write_proposal(entry, PREPARE)}))
-        for one in self.resting:
-            self.at(self.rtt_s / 2, one.begin, one.wake)
-        self.resting = set()
+        asked = {key: view.changed(key) for key in (PROPOSAL, COMMITTED)}
+        self.keys.commit(Transaction(asked, puts={PROPOSAL: write_proposal(entry, PREPARE)}))
 
 
 def measure(count: int, known: dict[str, float], options: argparse.Namespace, slow_s: float) -> dict[str, float]:
     fleet = Fleet(count, known, options.rtt, options.prepare, slow_s)
-    is_in = lambda: sum(key.startswith(NOW + ROSTER) for key in fleet.keys._items) == count  # noqa: E731
+    is_in = lambda: sum(key.startswith(ROSTER) for key in fleet.keys._items) == count  # noqa: E731
     if not fleet.run(is_in, 600.0):
         return {"joined after s": math.inf}
     joined_s = fleet.now_s
     fleet.run(lambda: False, joined_s + 3)
-    began_s, busy_s, before, sent = fleet.now_s, fleet.busy_s, sum(fleet.asked.values()), fleet.bytes
-    turns = sum(host.turns for host in fleet.hosts)
-    fleet.run(lambda: False, began_s + 3)
-    idle_s = fleet.now_s - began_s
-    turns = (sum(host.turns for host in fleet.hosts) - turns) / count / idle_s
-    idle = {
-        "joined after s": joined_s, "requests/s": (sum(fleet.asked.values()) - before) / idle_s,
-        "MB/s": (fleet.bytes - sent) / idle_s / 1e6, "share of etcd": (fleet.busy_s - busy_s) / idle_s,
-        "share of a host's core": turns * known["look_each"] * count,
+    driver = fleet.hosts[int(fleet.keys.read(DRIVER).items[DRIVER].value[len("host") :])]
+
+    def state() -> tuple[float, float, int, int, int, float, float]:
+        others_s = sum(host.busy_s for host in fleet.hosts) - driver.busy_s
+        told = fleet.asked["told"]
+        asked = sum(fleet.asked.values()) - told
+        return fleet.now_s, fleet.busy_s, asked, told, fleet.bytes, driver.busy_s, others_s / max(1, count - 1)
+
+    def since(before: tuple) -> list[float]:
+        return [now - then for now, then in zip(state(), before)]
+
+    before = state()
+    fleet.run(lambda: False, fleet.now_s + 3)
+    seconds, busy_s, asked, _, sent, driver_s, other_s = since(before)
+    found = {
+        "joined after s": joined_s, "idle: requests/s": asked / seconds, "idle: MB/s": sent / seconds / 1e6,
+        "idle: share of etcd": busy_s / seconds, "idle: share of the driver's core": driver_s / seconds,
+        "idle: share of another host's core": other_s / seconds,
     }  # fmt: skip
-    asked, sent = sum(fleet.asked.values()), fleet.bytes
     fleet.notes.clear()
-    proposed_s = fleet.now_s
+    before = state()
     fleet.propose(1)
-    is_done = fleet.run(lambda: all(host.workers.generation == 1 for host in fleet.hosts), proposed_s + 600)
+    is_done = fleet.run(lambda: all(host.workers.generation == 1 for host in fleet.hosts), fleet.now_s + 600)
+    moved_s = since(before)[0]
+    fleet.run(lambda: False, fleet.now_s + 2)
+    _, busy_s, asked, told, sent, driver_s, other_s = since(before)
     times = dict(fleet.notes)
     fences = sum(state == "fence" for state, _ in fleet.notes)
     return {
-        **idle, "swap: requests": sum(fleet.asked.values()) - asked, "swap: MB": (fleet.bytes - sent) / 1e6,
-        "swap: s": fleet.now_s - proposed_s if is_done else math.inf,
+        **found, "swap: requests": asked, "swap: changes told": told, "swap: MB": sent / 1e6,
+        "swap: s": moved_s if is_done else math.inf,
         "swap: fence to commit ms": (times["commit"] - times["fence"]) * 1000 if is_done else math.inf,
-        "swap: fences": fences,
+        "swap: fences": fences, "swap: s of etcd": busy_s, "swap: s of the driver's core": driver_s,
+        "swap: s of another host's core": other_s,
     }  # fmt: skip
 
 
@@ -258,17 +328,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         known = costs(Path(directory))
     print("costs in ms: " + ", ".join(f"{name} {seconds * 1000:.3f}" for name, seconds in known.items()))
-    # All hosts read the same snapshots; what that costs each is in the measured figure.
-    parse = View.parse
-    parsed: dict[int, View] = {}
-
-    def parse_once(snapshot: Snapshot) -> View:
-        if snapshot.revision not in parsed:
-            parsed.clear()
-            parsed[snapshot.revision] = parse(snapshot)
-        return parsed[snapshot.revision]
-
-    member_module.View.parse = parse_once
     columns = {}
     for count in options.hosts:
         columns[f"{count}"] = measure(count, known, options, options.prepare)

@@ -108,9 +108,10 @@ class Etcd:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until there is something to take; return whether there is."""
-        is_woken = self._woken.wait(timeout_s)
+        if not self._woken.wait(timeout_s):
+            return False  # what comes now wakes the next wait
         self._woken.clear()
-        return is_woken
+        return True
 
     def _follow(self, number: int, request: str) -> None:
         """Take down a watch until it ends, or another one was begun."""

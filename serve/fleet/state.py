@@ -34,8 +34,8 @@ WAIT, REFUSE = "wait", "refuse"
 COMMIT = "commit"
 # By how much a host believes its lease to be shorter, and the others take it to be longer, than it was granted.
 SHORTER, LONGER = 0.99, 1.01
-# How long all may be held for one that does not answer; the next attempt is later each time.
-_FENCE_S = 0.25
+# How long all may be held for one that does not answer: at least so long, and for each host; later each time.
+_FENCE_S, _FENCE_EACH_S = 0.25, 0.004
 _LONGEST_PAUSE_S = 5.0
 
 
@@ -183,7 +183,7 @@ class Driver:
         beats = [view.beat_of(host) for host in view.roster]
         if beats and all(beat is not None and beat.fenced == proposal.round for beat in beats):
             return self._commit(view), COMMIT
-        if now_s - self._since[(FENCE, proposal.round)] > _FENCE_S:
+        if now_s - self._since[(FENCE, proposal.round)] > max(_FENCE_S, _FENCE_EACH_S * len(beats)):
             self._attempts += 1
             self._fence_at_s = now_s + min(_FENCE_S * 2**self._attempts, _LONGEST_PAUSE_S)
             return _put(view, messages.PREPARE), "unfence"

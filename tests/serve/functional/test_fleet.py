@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from etcd import Cluster
+from etcd import Cluster, LossyWatch
 from serving import ROOT, Load, Server, find_steps_back, wait_until
 from trainer import ROW, mark
 
@@ -220,3 +220,23 @@ def test_an_answer_is_not_older_than_its_client_knows(hosts, trainer):
     assert late.received_s - late.sent_s > 0.3
     trainer.publish(2)
     wait_until(lambda: ask("2").status == 200, "generation 2")
+
+
+@pytest.mark.nightly
+def test_a_watch_that_loses_and_delays_what_it_tells_breaks_no_promise(hosts, trainer, request):
+    trainer.publish(1)
+    ways = [LossyWatch(hosts.cluster.clients[0], seed) for seed in (1, 2)]
+    for name, way in zip("ab", ways):
+        request.addfinalizer(way.stop)
+        hosts.start(name, fleet=way.address)
+    hosts.wait_ready(1)
+    with Load(hosts.servers["a"], ROW, threads=2) as one, Load(hosts.servers["b"], ROW, threads=2) as other:
+        for generation in range(2, 10):
+            trainer.publish(generation)
+            hosts.wait_ready(generation)
+        one.wait_for_more(20)
+        other.wait_for_more(20)
+    replies = judge(one, other)
+    assert replies[-1].generation == 9
+    mishaps = ways[0].mishaps + ways[1].mishaps
+    assert min(mishaps[what] for what in ("lost", "late", "overtaken", "cut off")) > 0, mishaps

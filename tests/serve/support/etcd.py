@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import collections
 import fcntl
+import http.client
+import http.server
 import os
+import random
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -99,3 +105,67 @@ class Cluster:
         for process in self.processes:
             process.kill()
             process.wait()
+
+
+class LossyWatch:
+    """A way to a node of etcd on which watches suffer: lines of them are lost, late, overtaken, or cut off."""
+
+    def __init__(self, url: str, seed: int) -> None:
+        upstream, chance = urllib.parse.urlsplit(url).netloc, random.Random(seed)
+        self.mishaps = mishaps = collections.Counter()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                connection = http.client.HTTPConnection(upstream, timeout=120)
+                try:
+                    connection.request("POST", self.path, body, {"Content-Type": "application/json"})
+                    response = connection.getresponse()
+                    if self.path.endswith("/watch"):
+                        self._watch(response)
+                        return
+                    found, status = response.read(), response.status
+                except OSError:
+                    found, status = b"{}", 503
+                finally:
+                    connection.close()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(found)))
+                self.end_headers()
+                self.wfile.write(found)
+
+            def _watch(self, response: http.client.HTTPResponse) -> None:
+                self.close_connection = True
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                held = b""
+                while line := response.readline():
+                    what = chance.choices(("", "lost", "late", "overtaken", "cut off"), (12, 2, 2, 2, 1))[0]
+                    what = what if b'"events"' in line else ""
+                    mishaps[what] += 1
+                    if what == "cut off":
+                        return
+                    if what == "late":
+                        time.sleep(chance.random() / 2)
+                    if what == "overtaken":
+                        held = line
+                    elif what != "lost":
+                        for one in filter(None, (line, held)):
+                            self.wfile.write(b"%x\r\n%s\r\n" % (len(one), one))
+                        self.wfile.flush()
+                        held = b""
+
+            def log_message(self, *_) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.address = f"etcd:http://127.0.0.1:{self._server.server_address[1]}/tests"
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
