@@ -108,7 +108,7 @@ def look_s() -> float:
     from serve.model.request_state import Versions
 
     scope: dict = {}
-    exec(_MODEL, scope)  # noqa: S102 - the text above
+    exec(_MODEL, scope)
     versions = Versions(scope["Net"](1_000_000))
     times_s = []
     for _ in range(200):
@@ -126,9 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     swap.MODEL = _MODEL
     took_s = look_s()
-    print(
-        f"one look at the versions of 503 tensors: {1e3 * took_s:.2f} ms, {100 * took_s:.2f} % of a core at one a second"
-    )
+    print(f"a look at the versions of 503 tensors: {1e3 * took_s:.2f} ms; once a second {100 * took_s:.2f} % of a core")
     for name in options.case or _CASES:
         compare(name, options)
 

@@ -39,7 +39,7 @@ _TIMEOUT = Field("timeout_s", parsers.seconds(1.0), 3600.0, "seconds after which
 _COMPARE = Field("compare", parsers.one_of("tolerance", "exact", "top1"), "tolerance",
     "when two answers agree: within the tolerances of golden requests, exactly, or by the place of the largest number")
 _COMPARE_TIME = Field("compare_time", parsers.share, 0.01,
-    "share of a worker's time that comparisons may take; the rest is skipped. More reaches a verdict sooner, and costs p99")
+    "share of a worker's time that comparisons may take; the rest is skipped. More is a verdict sooner and a worse p99")
 _OF_LABELS = {
     CANARY: (
         Field("share", parsers.share, 0.1, "which part of the requests it answers: 0.1 is one of ten"),
