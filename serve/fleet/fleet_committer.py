@@ -20,26 +20,31 @@ from serve.errors import FleetError
 from serve.fleet.etcd import Etcd, connect
 from serve.fleet.gate import Gate
 from serve.fleet.keys import Transaction
-from serve.fleet.member import FleetMember, Setup, carry_out
+from serve.fleet.member import RETRY_S, FleetMember, Setup, carry_out
 from serve.fleet.messages import (
     COMMITTED,
     NOW,
     PIN,
     PREPARE,
     PROPOSAL,
+    REFUSED,
     ROSTER,
     Failure,
     Member,
     View,
     is_same,
+    write,
     write_proposal,
 )  # fmt: skip
 from serve.fleet.state import LONGER, REFUSE, Driver, Local
+from serve.rollout.decision import CRASH
 from serve.source.observation import SERVED, Ignore, Wait
-from serve.store.ledger import CHECKPOINT
+from serve.store.ledger import CHECKPOINT, RETURN
 from serve.store.quarantine import Rejection
+from serve.swap.generation import kept
 from serve.swap.host_committer import HostCommitter
 from serve.swap.host_coordinator import Coordinator, Proposal
+from serve.swap.probation import reject_return
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Stored
@@ -56,11 +61,32 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class FleetCoordinator(Coordinator):
-    """The agreement of one host, of which the fleet decides what comes of it."""
+    """The agreement of one host, of which the fleet decides what comes of it; `ask_back` asks it for a return."""
+
+    def __init__(
+        self, root: Path, context: Context, timeout_s: float, ask_back: Callable[[Entry, int, str], None]
+    ) -> None:
+        super().__init__(root, context.ledger, timeout_s, context.probation is not None)
+        self._ask_back, self._has_room = ask_back, True
 
     def try_commit(self, proposal: Proposal, has_room: bool = True) -> bool:
         """Commit nothing: the fleet does, when every host is prepared."""
+        self._has_room = has_room
         return False
+
+    def take_back(self, generation: int, reason: str = "") -> None:
+        """Ask the fleet for a return from the trial to what is kept: all hosts go back, or none."""
+        kept = self._ledger.find(self.shared_state.kept)
+        if kept is not None and generation == self.shared_state.on_trial == self.shared_state.committed:
+            self._ask_back(replace(kept, cause=RETURN, fingerprint=f"{RETURN}:{generation}"), generation, reason)
+
+    def can_return(self, entry: Entry | None) -> bool:
+        """Whether an entry is a return to what the workers have kept: they stand by with it."""
+        shared_state = self.shared_state
+        if entry is None or entry.fingerprint != f"{RETURN}:{shared_state.on_trial}":
+            return False
+        kept = self._ledger.find(shared_state.kept)
+        return shared_state.on_trial == shared_state.committed and kept is not None and kept.has_same_content(entry)
 
     def is_prepared(self, proposal: Proposal) -> bool:
         """Whether every living worker stands by with a proposal."""
@@ -79,10 +105,17 @@ class FleetCoordinator(Coordinator):
                     raise FleetError(f"the store has another generation {last.generation} than the fleet", hint=_HINT)
                 if last is None or entry.generation > last.generation:
                     self._ledger.append(entry)
-            proposal = self.open_proposal()
-            if proposal is not None and is_same(proposal.entry, entries[-1]):
-                self.shared_state.done_number = proposal.number
-            self.shared_state.committed = entries[-1].generation
+            shared_state, proposal, generation = self.shared_state, self.open_proposal(), entries[-1].generation
+            is_return = self.can_return(entries[-1])
+            if is_return:
+                shared_state.returned = generation
+            elif proposal is not None and is_same(proposal.entry, entries[-1]):
+                self._begin_trial(entries[-1], self._has_room)
+                shared_state.done_number = proposal.number
+            shared_state.committed = generation
+            if shared_state.on_trial != generation:
+                shared_state.on_trial = 0
+                shared_state.kept = shared_state.kept if is_return else 0
             self._close()
 
     def shut_if_first(self, gate: Gate) -> None:
@@ -97,30 +130,32 @@ class Workers:
 
     def __init__(self, context: Context, coordinator: FleetCoordinator, gate: Gate) -> None:
         self._context, self._coordinator, self._gate = context, coordinator, gate
-        self.follow = coordinator.follow
         self._closed = (0, 0.0)
+        self._refused: Mapping[str, Failure] = {}
 
     def look(self, view: View) -> Local:
         """Return what they are."""
-        shared_state = self._coordinator.shared_state
+        shared_state, self._refused = self._coordinator.shared_state, view.refused
         generation, own = shared_state.committed, self._coordinator.open_proposal()
         rows = [row for row in map(shared_state.read_row, range(shared_state.used_rows)) if row.pid]
         if any(row.live != generation for row in rows):  # the kernel is asked for the dead only where it matters
             rows = list(self._coordinator.membership.survey().alive.values())
         is_live = all(row.live == generation for row in rows)
-        prepared = stands_by = False
+        proposed = view.proposal.entry if view.proposal is not None else None
+        prepared, stands_by = map(self._coordinator.can_return, (proposed, view.committed))
         failed: Failure | None = None
         if own is not None and self._coordinator.is_prepared(own):
-            prepared = view.proposal is not None and is_same(own.entry, view.proposal.entry)
-            stands_by = view.committed is not None and is_same(own.entry, view.committed)
-        if own is None and view.proposal is not None and view.generation < view.proposal.entry.generation:
+            prepared = prepared or (proposed is not None and is_same(own.entry, proposed))
+            stands_by = stands_by or (view.committed is not None and is_same(own.entry, view.committed))
+        is_news = view.proposal is not None and view.generation < view.proposal.entry.generation
+        if own is None and is_news and not prepared and view.proposal is not None:
             failed = self._find_failure(view.proposal.entry, view.proposal.number)
         live, doubt = generation if is_live else -1, self._doubt(view)
         return Local(generation, live, self._gate.fence, prepared, stands_by, failed, doubt)
 
     def prepare(self, entry: Entry, number: int) -> None:
-        """Have them prepare a proposal."""
-        if self._gate.attempt == number:
+        """Have them prepare a proposal, unless they stand by with what it returns to."""
+        if self._gate.attempt == number or self._coordinator.can_return(entry):
             return
         own = self._coordinator.open_proposal()
         if own is not None and not is_same(own.entry, entry):
@@ -133,6 +168,20 @@ class Workers:
         own = self._coordinator.open_proposal()
         if own is not None and own.entry.generation > self._coordinator.shared_state.committed:
             self._coordinator.close(own)
+
+    def follow(self, entries: Sequence[Entry]) -> None:
+        """Have them take over what the fleet has committed, and quarantine what it has returned from."""
+        self._coordinator.follow(entries)
+        last, context = entries[-1], self._context
+        bad = context.ledger.find(int(last.fingerprint.partition(":")[2])) if last.cause == RETURN else None
+        if bad is None:
+            return
+        stated = self._refused.get(bad.sha256)
+        reason = stated.reason if stated is not None else "by the fleet, while this host was out"
+        signal, colon, _ = reason.partition(":")
+        facts = {"previous": bad.identity, "signal": signal if colon else CRASH, "reason": reason}
+        context.log.emit("returned", **last.identity, **facts)
+        context.reject(reject_return(bad, reason), lambda: kept(context))
 
     def _find_failure(self, entry: Entry, number: int) -> Failure | None:
         if self._gate.attempt != number:
@@ -209,13 +258,34 @@ class FleetCommitter(HostCommitter):
             return Wait(f"the fleet is pinned: {view.text(PIN)}", _AWAY_S)
         if not view.has(self._setup.host, Member(self._gate.incarnation)) or view.proposal is not None:
             return Wait("the fleet is about to move, or has not taken this host in", _AGAIN_S)
-        entry = replace(proposed, generation=view.generation + 1, committed="")
-        asked = {key: view.changed(key) for key in (PROPOSAL, COMMITTED)}
-        keys.commit(Transaction(asked, puts={PROPOSAL: write_proposal(entry, PREPARE)}))
+        self._propose(view, proposed)
         return Wait("it is proposed to the fleet", _AGAIN_S)
 
     def _make_coordinator(self) -> Coordinator:
-        return FleetCoordinator(self._root, self._context.ledger, self._timeout_s)
+        return FleetCoordinator(self._root, self._context, self._timeout_s, self._ask_back)
+
+    def _ask_back(self, entry: Entry, generation: int, reason: str) -> None:
+        """Propose a return, with the reason for the other hosts; what is open is closed, to be proposed again."""
+        try:
+            keys = self._shared_keys()
+            view = View.parse(keys.read(NOW))
+            if view.generation != generation or (view.proposal is not None and view.proposal.entry.cause == RETURN):
+                return
+            if view.text(PIN):
+                self._coordinator.end_trial(generation)
+            elif view.proposal is not None:
+                keys.commit(Transaction({PROPOSAL: view.changed(PROPOSAL)}, deletes=(PROPOSAL,)))
+            else:
+                bad = Failure(generation, f"{reason} (host {self._setup.host})", True)
+                self._propose(view, entry, {REFUSED + view.committed.sha256: write(bad)} if view.committed else {})
+        except FleetError as error:  # nobody moves; the next look tries again
+            self._context.log.emit("fleet", state="away", reason=error.message)
+
+    def _propose(self, view: View, proposed: Entry, leased: Mapping[str, str] | None = None) -> None:
+        entry = replace(proposed, generation=view.generation + 1, committed="")
+        asked, keys = {key: view.changed(key) for key in (PROPOSAL, COMMITTED)}, self._shared_keys()
+        lease = keys.grant(RETRY_S)[0] if leased else 0
+        keys.commit(Transaction(asked, {}, {PROPOSAL: write_proposal(entry, PREPARE)}, leased or {}, lease))
 
     @property
     def _fleet_coordinator(self) -> FleetCoordinator:

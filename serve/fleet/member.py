@@ -1,7 +1,7 @@
 """The host's part in a fleet: look, decide, act, say, over and over.
 
 It looks at what a watch keeps up to date, and reads where that may have missed something: where the watch was cut off,
-or overtaken, or has told nothing of a revision that the renewal of the lease came back with, and before each commit.
+or overtaken, or knows nothing of a revision that the renewal of the lease came back with, and before each commit.
 
 `Member.turn` asks for what it wants of the shared keys, and is given it: a generator, so that the tests can have
 anything happen between two of its steps, and `Link` is all that touches a network.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from serve.fleet.gate import Gate
 
 # How long a refusal keeps a checkpoint from being proposed again.
-_RETRY_S = 15.0
+RETRY_S = 15.0
 _KEEP_ALIVES = 4
 _OPEN_S, _IDLE_S, _AWAY_S = 0.05, 0.5, 0.2
 # How often the workers are looked at meanwhile.
@@ -246,7 +246,7 @@ class FleetMember:
             return False
         transaction, event = found
         if transaction.leased:
-            transaction = replace(transaction, lease=(yield "grant", (_RETRY_S,))[0])
+            transaction = replace(transaction, lease=(yield "grant", (RETRY_S,))[0])
         if not (yield from self._commit(transaction)):
             return True
         self._setup.emit("fleet", state=event, reason="", revision=view.revision)

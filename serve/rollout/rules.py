@@ -36,8 +36,6 @@ def why_no_probation(settings: Settings) -> str:
         return 'memory = "resource" keeps no second model'
     if settings.commit == "worker":
         return 'commit = "worker" moves each worker for itself'
-    if settings.commit == "fleet":
-        return 'commit = "fleet" moves all hosts, and what one of them saw is not yet counted together'
     return "a shadow's answers reach no client" if settings.label == "shadow" else ""
 
 

@@ -154,7 +154,7 @@ class Coordinator:
             self._close()
             return True
 
-    def take_back(self, generation: int) -> Entry | None:
+    def take_back(self, generation: int, reason: str = "") -> Entry | None:
         """Return from the trial to what is kept; `None` when it has ended. Raises `OSError`, none moved."""
         shared_state = self.shared_state
         with durable_files.hold(self._ledger.lock_path):

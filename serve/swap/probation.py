@@ -16,6 +16,8 @@ from serve.rollout.evidence_board import EvidenceBoard
 from serve.store.quarantine import reject_entry
 
 if TYPE_CHECKING:
+    from serve.store.ledger import Entry
+    from serve.store.quarantine import Rejection
     from serve.swap.context import Context
     from serve.swap.host_coordinator import Coordinator
 
@@ -47,21 +49,25 @@ class Probation:
         if verdict.step is Step.KEEP:
             self.end(number, verdict.reason, evidence)
             return
-        returned = self._coordinator.take_back(number)
+        returned = self._coordinator.take_back(number, verdict.reason)
         if returned is None:
-            return  # another worker was faster
+            return  # another worker was faster, or the fleet was asked
         bad = next(entry for entry in self._context.ledger.read() if entry.generation == number)
         previous = {**bad.identity, **self._board.sum_up(number)}
         facts = {"previous": previous, "signal": verdict.signal, "reason": verdict.reason}
         self._context.log.emit("returned", **returned.identity, **facts, **_as_facts(evidence))
-        error = CheckpointError(PROBATION, f"taken back from generation {number}: {verdict.reason}")
-        self._context.reject(reject_entry(error, bad), self._kept)
+        self._context.reject(reject_return(bad, verdict.reason), self._kept)
 
     def end(self, number: int, reason: str, evidence: Evidence | None = None) -> None:
         """Let it stay, once on this host."""
         if self._coordinator.end_trial(number):
             counts = {} if evidence is None else _as_facts(evidence)
             self._context.log.emit("held", generation=number, reason=reason, **counts)
+
+
+def reject_return(bad: Entry, reason: str) -> Rejection:
+    """Refuse what was taken back."""
+    return reject_entry(CheckpointError(PROBATION, f"taken back from generation {bad.generation}: {reason}"), bad)
 
 
 def _as_facts(evidence: Evidence) -> dict[str, object]:
