@@ -330,8 +330,9 @@ def main() -> None:
     print("costs in ms: " + ", ".join(f"{name} {seconds * 1000:.3f}" for name, seconds in known.items()))
     columns = {}
     for count in options.hosts:
-        columns[f"{count}"] = measure(count, known, options, options.prepare)
-        columns[f"{count}, one slow"] = measure(count, known, options, options.slow)
+        for name, slow_s in ((f"{count}", options.prepare), (f"{count}, one slow", options.slow)):
+            columns[name] = measure(count, known, options, slow_s)
+            print(name, columns[name], file=sys.stderr, flush=True)
     print("| | " + " | ".join(columns) + " |\n|---|" + "---:|" * len(columns))
     for name in next(iter(columns.values())):
         print(f"| {name} | " + " | ".join(f"{found.get(name, math.nan):.3g}" for found in columns.values()) + " |")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Callable
 
@@ -13,8 +12,9 @@ import click
 from serve.errors import OperationError
 from serve.fleet.etcd import Etcd, connect
 from serve.fleet.keys import Transaction
-from serve.fleet.messages import ALL, COMMITTED, DRIVER, PIN, View, name_entry, write
+from serve.fleet.messages import ALL, COMMITTED, PIN, View, name_entry, write
 from serve.fleet.state import leave
+from serve.fleet.status import describe
 from serve.settings.settings import Settings, load_settings
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
@@ -53,21 +53,11 @@ def _change(keys: Etcd, make: Callable[[View], Transaction]) -> View:
 @fleet.command()
 @_model
 def status(model: str | None) -> None:
-    """Print as JSON what every host is, and what all of them do."""
-    view = View.parse(_open(model)[1].read(*ALL))
-    beats = {name: view.beat_of(name) for name in view.roster}
-    found = {
-        "committed": None if view.committed is None else asdict(view.committed),
-        "proposed": None if (one := view.proposal) is None else {"phase": one.phase, **asdict(one.entry)},
-        "refused": {sha256: failure.reason for sha256, failure in view.refused.items()},
-        "pin": view.text(PIN),
-        "driver": view.text(DRIVER),
-        "hosts": {
-            name: {**asdict(member), "beat": None if (beat := beats[name]) is None else asdict(beat)}
-            for name, member in sorted(view.roster.items())
-        },
-    }
-    click.echo(json.dumps(found, indent=1))
+    """Print as JSON what every host is, and what all of them do.
+
+    Each with its generation, phase, lease and environment, and why it is out.
+    """
+    click.echo(json.dumps(describe(_open(model)[1]), indent=1))
 
 
 @fleet.command()

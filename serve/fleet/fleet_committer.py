@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from serve import durable_files
 from serve.errors import FleetError
@@ -21,22 +21,9 @@ from serve.fleet.etcd import Etcd, connect
 from serve.fleet.gate import Gate
 from serve.fleet.keys import Transaction
 from serve.fleet.member import RETRY_S, FleetMember, Setup, carry_out
-from serve.fleet.messages import (
-    COMMITTED,
-    NOW,
-    PIN,
-    PREPARE,
-    PROPOSAL,
-    REFUSED,
-    ROSTER,
-    Failure,
-    Member,
-    View,
-    is_same,
-    write,
-    write_proposal,
-)  # fmt: skip
+from serve.fleet.messages import NOW, PIN, PROPOSAL, REFUSED, ROSTER, Failure, Member, View, is_same, propose, write
 from serve.fleet.state import LONGER, REFUSE, Driver, Local
+from serve.fleet.status import describe
 from serve.rollout.decision import CRASH
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.ledger import CHECKPOINT, RETURN
@@ -217,6 +204,17 @@ class FleetCommitter(HostCommitter):
         self._keys: Etcd | None = None
         self._thread: threading.Thread | None = None
         self._member: FleetMember | None = None
+        self._described: tuple[float, Mapping[str, Any]] = (0.0, {})
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return what every host is, at most two seconds old; `error` alone where etcd does not answer."""
+        if time.monotonic() > self._described[0]:
+            try:
+                found = describe(self._shared_keys())
+            except FleetError as error:
+                found = {"error": error.message}
+            self._described = time.monotonic() + _AWAY_S, found
+        return self._described[1]
 
     def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live; the gate stays shut until the fleet has taken this host in."""
@@ -258,7 +256,7 @@ class FleetCommitter(HostCommitter):
             return Wait(f"the fleet is pinned: {view.text(PIN)}", _AWAY_S)
         if not view.has(self._setup.host, Member(self._gate.incarnation)) or view.proposal is not None:
             return Wait("the fleet is about to move, or has not taken this host in", _AGAIN_S)
-        self._propose(view, proposed)
+        keys.commit(propose(view, proposed))
         return Wait("it is proposed to the fleet", _AGAIN_S)
 
     def _make_coordinator(self) -> Coordinator:
@@ -277,15 +275,10 @@ class FleetCommitter(HostCommitter):
                 keys.commit(Transaction({PROPOSAL: view.changed(PROPOSAL)}, deletes=(PROPOSAL,)))
             else:
                 bad = Failure(generation, f"{reason} (host {self._setup.host})", True)
-                self._propose(view, entry, {REFUSED + view.committed.sha256: write(bad)} if view.committed else {})
+                stated = {REFUSED + view.committed.sha256: write(bad)} if view.committed is not None else {}
+                keys.commit(propose(view, entry, stated, keys.grant(RETRY_S)[0]))
         except FleetError as error:  # nobody moves; the next look tries again
             self._context.log.emit("fleet", state="away", reason=error.message)
-
-    def _propose(self, view: View, proposed: Entry, leased: Mapping[str, str] | None = None) -> None:
-        entry = replace(proposed, generation=view.generation + 1, committed="")
-        asked, keys = {key: view.changed(key) for key in (PROPOSAL, COMMITTED)}, self._shared_keys()
-        lease = keys.grant(RETRY_S)[0] if leased else 0
-        keys.commit(Transaction(asked, {}, {PROPOSAL: write_proposal(entry, PREPARE)}, leased or {}, lease))
 
     @property
     def _fleet_coordinator(self) -> FleetCoordinator:

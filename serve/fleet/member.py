@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import json
 import os
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from serve import durable_files
 from serve.errors import FleetError
 from serve.fleet.keys import Item, LeaseLostError, Snapshot, Transaction, follow
-from serve.fleet.messages import ALL, DRIVER, ENTRIES, HOSTS, NOW, ROSTER, Member, View, read_entries
+from serve.fleet.messages import ALL, AWAY, DRIVER, ENTRIES, HOSTS, NOW, ROSTER, Member, View, read_entries
 from serve.fleet.state import COMMIT, SHORTER, Driver, HostAction, Local, join, leave, respond, say
 from serve.store.quarantine import explain
 from serve.swap.host_coordinator import FLEET_LOCK
@@ -64,7 +65,7 @@ class FleetMember:
         # The last read, what it was of, and the newest revision that was heard of.
         self._read_at, self._is_wide, self._heard = 0, True, 0
         self._local: Local | None = None
-        self._told = ("", "")
+        self._told, self._stated = ("", ""), ("", 0.0)
         self._is_stopping = threading.Event()
 
     def _is_stale(self) -> bool:
@@ -178,6 +179,10 @@ class FleetMember:
     def _act(self, view: View, action: HostAction, me: Member) -> Ask:
         if action.join is None:
             self._tell("out" if action.reason else "in", action.reason)
+        if action.reason and (action.reason, self._setup.now_s() // (RETRY_S / 2)) != self._stated:
+            self._stated = action.reason, self._setup.now_s() // (RETRY_S / 2)
+            lease, stated = (yield "grant", (RETRY_S,))[0], json.dumps({"reason": action.reason, **asdict(me)})
+            yield "commit", (Transaction(leased={AWAY + self._setup.host: stated}, lease=lease),)
         if action.fence is not None:
             self._gate.fence = action.fence
         if action.follow:
@@ -249,7 +254,8 @@ class FleetMember:
             transaction = replace(transaction, lease=(yield "grant", (RETRY_S,))[0])
         if not (yield from self._commit(transaction)):
             return True
-        self._setup.emit("fleet", state=event, reason="", revision=view.revision)
+        trace = {"trace_id": view.proposal.entry.trace_id} if view.proposal is not None else {}
+        self._setup.emit("fleet", state=event, reason="", revision=view.revision, **trace)
         return False
 
 

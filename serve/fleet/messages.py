@@ -2,6 +2,7 @@
 
 Below `PREFIX/MODEL/LABEL/`; all hosts follow what is below "now/", the driver what is below "hosts/" and "roster/" too:
 
+    away/HOST              why a host is not taken in, for people
     hosts/HOST             the beat of a host, with its lease
     roster/HOST            who must be prepared, without a lease: written at each join, deleted at each leave
     now/committed          the entry of the newest generation; the commit of a fleet is the write of it
@@ -18,14 +19,14 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
-from serve.fleet.keys import Item, Snapshot
+from serve.fleet.keys import Item, Snapshot, Transaction
 from serve.store.ledger import Entry
 
 PROTOCOL = "1"
-HOSTS, NOW, ROSTER, ENTRIES = "hosts/", "now/", "roster/", "entry/"
+AWAY, ENTRIES, HOSTS, NOW, ROSTER = "away/", "entry/", "hosts/", "now/", "roster/"
 # Between the first and the last, in the order of keys, is nothing else: one watch is over all of them.
 ALL = (HOSTS, NOW, ROSTER)
 COMMITTED, PROPOSAL, DRIVER, PIN, REFUSED = "now/committed", "now/proposal", "now/driver", "now/pin", "now/refused/"
@@ -139,6 +140,13 @@ def write(value: Beat | Member | Failure | Entry) -> str:
 def write_proposal(entry: Entry, phase: str) -> str:
     """Write the value of `proposal`."""
     return json.dumps({"entry": asdict(entry), "phase": phase})
+
+
+def propose(view: View, proposed: Entry, leased: Mapping[str, str] | None = None, lease: int = 0) -> Transaction:
+    """Return the transaction by which a host proposes the next generation; `leased`: what goes with it."""
+    entry = replace(proposed, generation=view.generation + 1, committed="")
+    asked = {key: view.changed(key) for key in (PROPOSAL, COMMITTED)}
+    return Transaction(asked, {}, {PROPOSAL: write_proposal(entry, PREPARE)}, leased or {}, lease)
 
 
 def name_entry(generation: int) -> str:

@@ -16,19 +16,7 @@ from typing import NamedTuple
 
 from serve.fleet import messages
 from serve.fleet.keys import Transaction
-from serve.fleet.messages import (
-    COMMITTED,
-    FENCE,
-    HOSTS,
-    PROPOSAL,
-    ROSTER,
-    SHUT,
-    Beat,
-    Failure,
-    Member,
-    View,
-    write,
-)
+from serve.fleet.messages import COMMITTED, FENCE, HOSTS, PROPOSAL, ROSTER, SHUT, Beat, Failure, Member, View, write
 
 WAIT, REFUSE = "wait", "refuse"
 COMMIT = "commit"

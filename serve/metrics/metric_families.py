@@ -81,6 +81,7 @@ READ = {
     "envserve_unserved_seconds": "The age of the newest published checkpoint while it is not served; 0 when it is.",
     "envserve_quarantined_checkpoints": "The checkpoints that are refused.",
     "envserve_changed_tensor": "A parameter or buffer that differs from the published one in some worker; always 1.",
+    "envserve_fleet_out": "Whether the fleet has not taken this host in, or is out of its reach.",
     "envserve_pinned": "Whether automatic moves are stopped.",
     "envserve_probation_generation": "The generation that is on probation; 0 for none.",
     "envserve_probation_bad_answers": "Answers that the generation on probation spoils, and the one before does not.",

@@ -50,13 +50,16 @@ class Spans:
     def begin(self, method: str, route: str, path: str, parent: TraceParent | None) -> Any:
         """Begin the span of a request, below its caller's."""
         trace = self._trace
-        context = None
-        if parent is not None:
-            flags = trace.TraceFlags(int(parent.flags, 16))
-            caller = trace.SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, flags)
-            context = trace.set_span_in_context(trace.NonRecordingSpan(caller))
+        context = self._below(parent)
         attributes = {"http.request.method": method, "http.route": route, "url.path": path}
         return self._tracer.start_span(f"{method} {route}", context, trace.SpanKind.SERVER, attributes)
+
+    def _below(self, parent: TraceParent | None) -> Any:
+        if parent is None:
+            return None
+        trace, flags = self._trace, self._trace.TraceFlags(int(parent.flags, 16))
+        caller = trace.SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, flags)
+        return trace.set_span_in_context(trace.NonRecordingSpan(caller))
 
     def place_of(self, span: Any) -> TraceParent:
         """Return a span's place in its trace, for the log and the answer."""
@@ -84,7 +87,10 @@ class Spans:
         began_ns = ended_ns - (sum(phases.values()) or int(1e9 * facts.get("seconds", 0)))
         attributes = {f"envserve.{key}": value for key, value in facts.items()}
         name = "swap" if is_swap else f"trial {OUTCOMES[event.name]}"
-        span = self._tracer.start_span(name, None, attributes=attributes, start_time=began_ns)
+        # All workers of all hosts put a swap into one trace, below a span that none of them reports.
+        trace_id = facts.get("trace_id")
+        context = self._below(TraceParent(trace_id, trace_id[:16], "01") if trace_id else None)
+        span = self._tracer.start_span(name, context, attributes=attributes, start_time=began_ns)
         context = self._trace.set_span_in_context(span)
         for phase, took_ns in phases.items():
             self._tracer.start_span(phase, context, start_time=began_ns).end(began_ns + took_ns)

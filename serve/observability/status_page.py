@@ -35,6 +35,7 @@ class Look:
     unserved_s: float  # the age of the newest published checkpoint while it is not served
     traffic: Traffic
     memory: Mapping[int, Mapping[str, int]]
+    fleet: Mapping[str, Any] | None = None
 
 
 def describe_model(look: Look) -> dict[str, object]:
@@ -53,6 +54,7 @@ def describe_model(look: Look) -> dict[str, object]:
         "pin": stated["pin"],
         "probation": stated["probation"],
         "drift": stated["drift"],
+        "fleet": look.fleet,
         "is_short": stated["is_short"],
         "verdict": look.verdict,
         "unserved_s": round(look.unserved_s, 3),

@@ -95,6 +95,7 @@ class Telemetry:
                 unserved_s=unserved_s(instance.reloader.status.unserved_ns, status),
                 traffic=traffic.get((settings.name, settings.label), Traffic()),
                 memory=self._read_memory([row.pid for row in status.workers]),
+                fleet=instance.fleet.describe() if instance.fleet is not None else None,
             )
 
     def readings(self) -> Iterator[Reading]:
@@ -110,6 +111,8 @@ class Telemetry:
             workers |= {row.pid for row in status.workers}
             whose = ModelLabel(instance.settings.name, instance.settings.label)
             generations = operations.generations() if operations else []
+            if instance.fleet is not None:
+                yield Reading("envserve_fleet_out", whose._asdict(), instance.is_cut_off)
             yield from read_model(whose, status, generations, unserved_s(instance.reloader.status.unserved_ns, status))
         yield from read_memory(sorted(workers))
 

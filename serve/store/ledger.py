@@ -7,6 +7,7 @@ then. The commit word is only its last number, where requests can read it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -58,7 +59,14 @@ class Entry:
     @property
     def identity(self) -> dict[str, object]:
         """The keys by which the log names it."""
-        return {"generation": self.generation, "version": self.version, "sha256": self.sha256}
+        known = {"generation": self.generation, "version": self.version, "sha256": self.sha256}
+        return {**known, "trace_id": self.trace_id}
+
+    @property
+    def trace_id(self) -> str:
+        """The trace of its swap, 32 hexadecimal digits; the same in all workers of all hosts."""
+        stated = f"{self.generation} {self.version} {self.sha256} {self.fingerprint} {self.marker_mtime_ns}"
+        return hashlib.sha256(stated.encode()).hexdigest()[:32]
 
     def has_same_content(self, other: Entry) -> bool:
         """Whether the other entry would answer the same under the same version."""

@@ -59,12 +59,14 @@ def log_live(
     facts = dict(generation.facts)
     marker_mtime_ns = facts.pop("marker_mtime_ns")
     since_s = time.time() - marker_mtime_ns / 1e9 if isinstance(marker_mtime_ns, int) else None
+    entry = context.ledger.find(generation.provenance.generation)
     context.log.emit(
         event,
         **identify(generation),
         **facts,
         commit_s=round(commit_s, 6),
         since_marker_s=None if since_s is None else round(since_s, 3),
+        trace_id=entry.trace_id if entry is not None else None,
         previous={**identify(previous), **totals} if previous else None,
     )
 

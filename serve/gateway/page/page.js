@@ -20,10 +20,10 @@ function showModel(model) {
     card = make("article", { class: "card model", id, "data-model": model.full_name },
       make("header"), make("div", { class: "facts" }, make("div"), make("div")),
       make("section", { class: "part" }), make("section", { class: "part" }), make("section", { class: "part" }),
-      make("section", { class: "part" }));
+      make("section", { class: "part" }), make("section", { class: "part" }));
     byId("models").append(card);
   }
-  const [header, facts, workers, timeline, quarantine, trial] = card.children;
+  const [header, facts, workers, timeline, quarantine, trial, fleet] = card.children;
   card.style.order = String(-rank(model));
   const now = Date.parse(state.time), minute = Math.floor(now / 10000), isOperator = Boolean(adminToken && state.has_admin);
   const order = isOperator ? (action, version) => askOrder(model.full_name, action, version) : null;
@@ -41,6 +41,7 @@ function showModel(model) {
   showPart(workers, key(model.workers, model.committed), () => makeWorkers(model));
   showPart(timeline, key(model.swaps, model.committed, model.probation && model.probation.generation, minute), () => makeTimeline(model, now, order));
   showPart(quarantine, key(model.quarantine, model.unserved, minute), () => [...makeUnserved(model, now), ...makeQuarantine(model, now)]);
+  showPart(fleet, key(model.fleet, model.committed), () => makeFleet(model));
   if (model.committed) showPart(trial, key(), () => makeTrial(model));
 }
 

@@ -116,6 +116,20 @@ function makeWorkers(model) {
   ];
 }
 
+function makeFleet(model) {
+  if (!model.fleet) return [];
+  const hosts = Object.entries(model.fleet.hosts || {}), committed = model.fleet.committed ? model.fleet.committed.generation : 0;
+  return [
+    make("h3", {}, `${say("hosts")} · ${model.fleet.error ? "?" : hosts.length}`),
+    model.fleet.error ? make("p", { class: "empty" }, model.fleet.error) : null,
+    make("div", { class: "workers" }, ...hosts.map(([name, host]) => make("div", { class: host.generation === committed ? "worker" : "worker behind", "data-host": name, title: host.place },
+      make("b", { class: "num", title: say("generation") }, host.generation > 0 ? String(host.generation) : "–"),
+      make("div", {}, make("div", {}, name, name === model.fleet.driver ? ` · ${say("drives")}` : ""),
+        make("div", { class: "quiet" }, `${say(`host_${host.phase}`)} · `, host.digest ? makeDigest(host.digest) : say("unknown")),
+        host.reason ? make("div", { class: "quiet brief", title: host.reason }, host.reason) : null)))),
+  ];
+}
+
 function addUp(phases) { return PHASES.reduce((sum, phase) => sum + (phases[phase] || 0), 0); }
 
 function makePhases(phases, longest) {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from affine import Turning
+from browser import Browser, find_browser
 from etcd import Cluster, LossyWatch
 from serving import ROOT, Load, Server, find_steps_back, wait_until
 from trainer import ROW, mark
@@ -131,6 +132,11 @@ def test_all_hosts_move_as_one_and_etcd_may_die(hosts, trainer):
         one.wait_for_more(20)
         other.wait_for_more(20)
     replies = judge(one, other)
+    traces = [{line["trace_id"] for line in host.events("swapped")} for host in (first, second)]
+    assert (len(traces[0]), traces[0]) == (5, traces[1])  # one for each generation, on both
+    assert {
+        line["trace_id"] for line in [*first.events("fleet"), *second.events("fleet")] if line["state"] == "commit"
+    } == traces[0]
     assert {reply.generation for reply in replies} == {1, 2, 3, 4, 5}
     assert hosts.history("a") == hosts.history("b")
 
@@ -145,7 +151,7 @@ def test_a_swap_waits_for_a_host_that_was_killed_until_somebody_says_that_it_is_
         trainer.publish(2)
         time.sleep(4.0)  # two leases
         assert load.all()[-1].generation == 1
-        assert json.loads(hosts.command("status").stdout)["hosts"]["b"]["beat"] is None
+        assert json.loads(hosts.command("status").stdout)["hosts"]["b"]["phase"] == "out"
         assert "is out" in hosts.command("evict", "b").stdout
         hosts.wait_ready(2, "a")
         load.wait_for_more(20)
@@ -197,6 +203,11 @@ def test_a_host_that_leaves_is_not_waited_for_and_one_of_other_terms_is_not_take
         lambda: any("settings" in line["reason"] for line in other.events("fleet")), "the reason", str(out).strip
     )
     assert other.get("/readyz").status == 503
+    found = json.loads(first.get("/status.json").body)["models"][0]["fleet"]["hosts"]
+    assert found == json.loads(hosts.command("status").stdout)["hosts"]
+    assert (found["a"]["phase"], found["a"]["generation"], found["a"]["digest"]) == ("idle", 2, "sha256:0123")
+    assert (found["c"]["phase"], "settings: expected" in found["c"]["reason"]) == ("out", True)
+    assert 'envserve_fleet_out{label="stable",model="affine"} 1.0' in other.get("/metrics").body.decode()
     assert list(hosts.view().roster) == ["a"]
     assert "pinned" in hosts.command("pin", "--reason", "look").stdout
     trainer.publish(3)
@@ -246,6 +257,23 @@ def test_an_answer_is_not_older_than_its_client_knows(hosts, trainer):
     assert late.received_s - late.sent_s > 0.3
     trainer.publish(2)
     wait_until(lambda: ask("2").status == 200, "generation 2")
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium; install one, or name it as CHROMIUM")
+def test_the_page_shows_every_host(hosts, trainer, tmp_path):
+    trainer.publish(1)
+    first = hosts.start("a")
+    hosts.start("b")
+    hosts.wait_ready(1)
+    browser = Browser(tmp_path / "profile")
+    try:
+        browser.open(f"http://127.0.0.1:{first.port}/")
+        browser.wait_for("document.querySelectorAll('[data-host]').length === 2")
+        hosts.kill("b")
+        browser.wait_for("document.querySelector('[data-host=b]').innerText.includes('its lease is over')")
+    finally:
+        browser.close()
 
 
 @pytest.mark.nightly
