@@ -207,12 +207,32 @@ def test_hadolint_finds_nothing_in_the_image(tmp_path: Path) -> None:
     assert_accepted(tool("hadolint"), path)
 
 
-@pytest.mark.parametrize("values", [{}, {"gpus": "1", "storage_class": "nfs"}], ids=["cpu", "gpu"])
-def test_the_manifests_are_what_kubernetes_schemas_say(tmp_path: Path, values: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [({}, 5), ({"gpus": "1", "storage_class": "nfs"}, 5), ({"etcd_image": "registry.example/etcd:3.5"}, 9)],
+    ids=["cpu", "gpu", "fleet"],
+)
+def test_the_manifests_are_what_kubernetes_schemas_say(tmp_path: Path, values: dict[str, str], count: int) -> None:
     path = tmp_path / "manifests.yml"
     path.write_text(make("kubernetes", **values))
     said = assert_accepted(tool("kubernetes-validate"), "--strict", path)
-    assert said.count("passed") == 5
+    assert said.count("passed") == count
+
+
+def test_pods_of_a_fleet_serve_by_settings_that_there_are() -> None:
+    manifests = list(yaml.safe_load_all(make("kubernetes", name="word", etcd_image="registry.example/etcd:3.5")))
+    (container,) = next(one for one in manifests if one["kind"] == "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    stated = {one["name"]: one.get("value", "word-7d9f") for one in container["env"]}
+    own = {"SERVE_MODEL": "models:Word", **stated}
+    script = (
+        "import os, pathlib; from serve.settings.settings import load_settings;"
+        "found = load_settings(os.environ, pathlib.Path.cwd()).find(None);"
+        "print(found.commit, found.fleet, found.fleet_cut_off, found.fleet_host)"
+    )
+    said = assert_accepted(sys.executable, "-c", script, **own)
+    assert said == "fleet etcd:http://word-etcd:2379/word refuse word-7d9f\n"
 
 
 def inventory(directory: Path) -> Sequence[object]:
