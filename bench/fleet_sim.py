@@ -145,7 +145,7 @@ class Host:
         self.rests, self.is_resting, self.busy_s = 0, False, 0.0
         self.changes: list | None = None
         self.watched = 0
-        fleet.at(number * 0.001, self.begin)
+        fleet.at(number * 0.01, self.begin)  # one after the other, as an orchestrator starts them
 
     def begin(self) -> None:
         self.is_resting = False

@@ -48,8 +48,8 @@ class Reply:
 class Client:
     """One keep-alive connection."""
 
-    def __init__(self, port: int) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.connection = http.client.HTTPConnection(address, port, timeout=60)
 
     def request(self, method: str, path: str, body: bytes | None = None, headers=None) -> Reply:
         sent_s = time.monotonic()
@@ -100,7 +100,8 @@ class Server:
             self._log_path.touch()
             self.process = INTERPRETER.start(command, directory, environ, self._log_path)
         # With reuse_port each worker listens for itself, and gunicorn names no address.
-        stated = int(str(values["bind"]).rpartition(":")[2])
+        self._address, _, stated_port = str(values["bind"]).rpartition(":")
+        stated = int(stated_port)
         self.port = stated or int(self.wait_for_text(r"Listening at: https?://127\.0\.0\.1:(\d+)"))
 
     @property
@@ -118,7 +119,7 @@ class Server:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
     def client(self) -> Client:
-        return Client(self.port)
+        return Client(self.port, self._address)
 
     def get(self, path: str) -> Reply:
         client = self.client()
