@@ -14,7 +14,7 @@ import pytest
 from affine import Turning
 from browser import Browser, find_browser
 from etcd import Cluster, LossyWatch
-from serving import ROOT, Load, Server, find_steps_back, wait_until
+from serving import ROOT, Load, Requests, Server, find_steps_back, wait_until
 from trainer import ROW, mark
 
 from serve.fleet.etcd import Etcd
@@ -223,7 +223,9 @@ def test_what_is_bad_on_one_host_is_taken_back_on_all_of_them(hosts, trainer):
     good = trainer.publish_kind(0)
     first, second = (hosts.start(name, model="affine:Turning") for name in "ab")
     hosts.wait_ready(1)
-    with Load(first, [1.0, 2.0, 3.0, 4.0], threads=2) as one, Load(second, ROW, threads=2) as other:
+    for server in (first, second):
+        server.wait_live(1)  # a worker that comes in meanwhile has to load
+    with Load(first, [1.0, 2.0, 3.0, 4.0], threads=2) as one, Requests(second, ROW, threads=2) as other:
         one.wait_for_more(20)
         bad = trainer.publish_kind(Turning.NAN)
         hosts.wait_ready(3)

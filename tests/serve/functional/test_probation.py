@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -11,7 +10,7 @@ import time
 
 import pytest
 from affine import Turning
-from serving import Load, find_steps_back, wait_until
+from serving import Requests, find_steps_back, wait_until
 from trainer import ROW
 
 pytestmark = pytest.mark.needs_torch
@@ -30,22 +29,6 @@ def start(start_server, trainer):
         return server, good
 
     return start
-
-
-class Requests(Load):
-    """Like `Load`, with rows that differ, so that a model of one class is seen."""
-
-    def _send(self, index):
-        client, count = self.server.client(), 0
-        while not self._stopping.is_set():
-            count += 1
-            row = [3.0, float(index), float(count % 1000), 2.0]
-            try:
-                self.replies[index].append(client.predict([row]))
-            except (OSError, http.client.HTTPException) as error:  # its worker was killed
-                self.failures.append(repr(error))
-                client.close()
-        client.close()
 
 
 KINDS = {

@@ -240,6 +240,22 @@ class Load:
         client.close()
 
 
+class Requests(Load):
+    """Like `Load`, with rows that differ, so that a model of one class is seen."""
+
+    def _send(self, index):
+        client, count = self.server.client(), 0
+        while not self._stopping.is_set():
+            count += 1
+            row = [3.0, float(index), float(count % 1000), 2.0]
+            try:
+                self.replies[index].append(client.predict([row]))
+            except (OSError, http.client.HTTPException) as error:  # its worker was killed
+                self.failures.append(repr(error))
+                client.close()
+        client.close()
+
+
 def ask_at_once(server, rows):
     """Ask for each row on a connection of its own, all at the same time."""
     replies = {}
