@@ -20,7 +20,7 @@ _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z
 # Whoever guesses it can roll back.
 _SHORTEST_TOKEN = 16
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+")
-_FLEET = re.compile(r"etcd:https?://[\w.:\[\]-]+(,https?://[\w.:\[\]-]+)*/[\w./-]*\w")
+_FLEET = re.compile(r"etcd:https?://[\w.:\[\]-]+(,https?://[\w.:\[\]-]+)*/[\w./-]*\w|ray:/.*\S")
 _MLFLOW = re.compile(r"mlflow:models:/{1,3}([^/:@]+)@([^/:@]+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -75,7 +75,7 @@ def token_file(value: object, base: Path) -> Path | None:
 def fleet(value: object, base: Path) -> str:
     """Read the address of a fleet, or an empty text for none."""
     if value != "" and (not isinstance(value, str) or not _FLEET.fullmatch(value)):
-        raise ValueError(f"expected etcd:URL,URL/PREFIX, found {value!r}")
+        raise ValueError(f"expected etcd:URL,URL/PREFIX or ray:/DIRECTORY, found {value!r}")
     return str(value)
 
 

@@ -109,7 +109,9 @@ class Settings:
         "OMP_NUM_THREADS", scope=SERVER)
     commit: str = key(parsers.one_of("host", "worker", "fleet"), "host",
         "host: all workers move at the same instant; worker: each for itself; fleet: all workers of all hosts")
-    fleet: str = key(parsers.fleet, "", "with commit = fleet, what the hosts share: etcd:URL,URL/PREFIX", scope=SERVER)
+    fleet: str = key(parsers.fleet, "",
+        "with commit = fleet, what the hosts share: etcd:URL,URL/PREFIX, or ray:/DIRECTORY, of the head node",
+        scope=SERVER)
     fleet_secrets: Path | None = key(parsers.optional_path, "",
         "directory with what etcd wants to see: ca.pem; client.pem and client.key; user, with NAME:PASSWORD",
         scope=SERVER)

@@ -17,9 +17,11 @@ def test_a_fleet_without_an_address_is_an_error(tmp_path):
     assert load_settings({**STATED, "SERVE_COMMIT": "host"}, tmp_path).find().fleet == ""
 
 
-@pytest.mark.parametrize("stated", ["etcd:h:2379/p", "etcd:http://h:2379", "http://h:2379/p", "etcd:http://h:2379/"])
+@pytest.mark.parametrize(
+    "stated", ["etcd:h:2379/p", "etcd:http://h:2379", "http://h:2379/p", "etcd:http://h:2379/", "ray:fleet"]
+)
 def test_another_address_is_an_error(tmp_path, stated):
-    with pytest.raises(SettingsError, match="expected etcd:URL,URL/PREFIX"):
+    with pytest.raises(SettingsError, match="expected etcd:URL,URL/PREFIX or ray:/DIRECTORY"):
         load_settings({**STATED, "SERVE_FLEET": stated}, tmp_path)
 
 
