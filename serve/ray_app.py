@@ -11,19 +11,20 @@ reason.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Callable, Union
 
 from serve.errors import FleetError, Issue, SettingsError
 from serve.fleet.carriers import connect
 from serve.fleet.keys import Transaction
-from serve.fleet.ray_keys import HINT, name_replica, ray
+from serve.fleet.ray_keys import HINT, name_actor, name_replica
 from serve.metrics import multiprocess_directory
-from serve.settings.settings import CONFIG_VARIABLE, DEFAULT_FILE, load_settings, tomllib
+from serve.settings.settings import CONFIG_VARIABLE, load_settings, read_file
 
 try:
     from ray import serve
@@ -60,11 +61,11 @@ def _read(stated: Stated) -> tuple[Path, dict[str, Any]]:
     here = {"commit": "fleet", "python_path": ["."]}
     if isinstance(stated, Mapping):
         return Path.cwd(), {**here, **stated}
-    path = Path(stated or os.environ.get(CONFIG_VARIABLE) or DEFAULT_FILE).absolute()
-    try:
-        return path.parent, {**here, **tomllib.loads(path.read_text(encoding="utf-8"))}
-    except (OSError, ValueError) as error:
-        raise SettingsError([Issue(str(path), f"expected the settings in TOML, found {error}")]) from error
+    issues: list[Issue] = []
+    path, keys = read_file(os.environ if stated is None else {CONFIG_VARIABLE: stated}, Path.cwd(), issues)
+    if issues:
+        raise SettingsError(issues)
+    return path.absolute().parent, {**here, **keys}
 
 
 class _Replica:
@@ -78,15 +79,16 @@ class _Replica:
         from serve.http.drain import find_server
 
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        until_s = time.monotonic() + settings.boot_wait_s
         for one in settings.by_name.values():
             if one.commit == "fleet" and one.fleet.startswith("ray:"):
-                _register(one.fleet_host or os.uname().nodename, connect(one))
+                _register(one.fleet_host or os.uname().nodename, connect(one), until_s)
         app = create_app(settings)
         self._server = find_server(app)
         _BUILT[:] = [_Asgi(app, self._server)]
-        self._server.start(lambda: _BUILT[0].waiting)
+        self._server.start(lambda: _BUILT[0].waiting())
         self._server.wait_until_booted(lambda: True)
-        self._wait_until_in(time.monotonic() + settings.boot_wait_s)
+        self._wait_until_in(until_s)
 
     def check_health(self) -> None:
         """Tell Ray whether the process is worth keeping; raises `FleetError`."""
@@ -110,12 +112,8 @@ class _Asgi:
     """What Ray hands requests to, in its loop."""
 
     def __init__(self, app: Any, server: Any) -> None:
-        self._app, self._server, self._inner, self._scheduler = app, server, None, None
-
-    @property
-    def waiting(self) -> int:
-        """How many predictions wait for their model."""
-        return 0 if self._scheduler is None else self._scheduler.waiting
+        self._app, self._server = app, server
+        self.waiting: Callable[[], int] = lambda: 0  # how many predictions wait for their model
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer one request, or see to the end of the replica."""
@@ -126,21 +124,22 @@ class _Asgi:
             await asyncio.get_running_loop().run_in_executor(None, self._server.stop)
             await send({"type": "lifespan.shutdown.complete"})
             return
-        self._inner = self._inner or self._begin()
         root = scope.get("root_path", "")
         if root and scope["path"].startswith(root):  # `route_prefix` of the application
             scope = {**scope, "root_path": "", "path": scope["path"][len(root) :] or "/"}
         await self._inner(scope, receive, send)
 
-    def _begin(self) -> Any:
+    @functools.cached_property
+    def _inner(self) -> Any:
         from a2wsgi import WSGIMiddleware
 
         from serve.batching.scheduler import Scheduler
         from serve.gateway.asgi_app import AsgiApp
 
         batch = self._server.telemetry.worker_metrics.request_counters.batch
-        self._scheduler = Scheduler(asyncio.get_running_loop(), batch)
-        return AsgiApp(self._server, WSGIMiddleware(self._app, workers=self._server.settings.threads), self._scheduler)
+        scheduler = Scheduler(asyncio.get_running_loop(), batch)
+        self.waiting = lambda: scheduler.waiting
+        return AsgiApp(self._server, WSGIMiddleware(self._app, workers=self._server.settings.threads), scheduler)
 
 
 # The one of this process; Ray asks for it when the replica is made.
@@ -154,12 +153,14 @@ def _build() -> _Asgi:
 Replica = serve.ingress(_build)(_Replica)
 
 
-def _register(host: str, keys: Any) -> None:
+def _register(host: str, keys: Any, until_s: float) -> None:
     """Make the replica known, before it can answer anything, so that its death is not the death of its host."""
-    actor = ray.get_runtime_context().get_actor_name()
+    actor = name_actor()
     while True:
         try:
             keys.commit(Transaction(puts={name_replica(host, actor): ""}))
             return
         except FleetError:  # the keeper is being made, or made anew
+            if time.monotonic() > until_s:
+                raise
             time.sleep(_AGAIN_S)

@@ -37,6 +37,11 @@ _TIMEOUT_S, _WATCH_S, _LOOK_S, _LOCK_S = 2.0, 10.0, 0.5, 0.1
 _HEAD = "node:__internal_head__"
 
 
+def name_actor() -> str:
+    """Return the name by which Ray knows this process."""
+    return str(ray.get_runtime_context().get_actor_name())
+
+
 def name_replica(host: str, actor: str) -> str:
     """Return the key by which a replica is known."""
     return f"{REPLICAS}{host}/{actor}"

@@ -261,7 +261,7 @@ def load_settings(
         SettingsError: with every issue found in the file and in the variables.
     """
     issues: list[Issue] = []
-    file, stated = _read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))
+    file, stated = read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))
     models = stated.pop(_MODELS, None)
     variables = Layer(
         "", {field.key: environ[field.variable] for field in FIELDS if field.variable in environ}, directory, True
@@ -352,7 +352,8 @@ def _parse_label(store: Path, layers: list[Layer], wanted: list[Field], issues: 
     return {"store": store, **found, **(parse(layers, [_STORE], issues) if has_store else {})}
 
 
-def _read_file(environ: Mapping[str, str], directory: Path, issues: list[Issue]) -> tuple[Path, dict[str, object]]:
+def read_file(environ: Mapping[str, str], directory: Path, issues: list[Issue]) -> tuple[Path, dict[str, object]]:
+    """Return the path of the file, and what stands in it; adds to the issues."""
     named = environ.get(CONFIG_VARIABLE)
     path = directory / (named or DEFAULT_FILE)
     if not named and not path.exists():
