@@ -6,18 +6,21 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 import click
 
 from serve.errors import OperationError
-from serve.fleet.carriers import Keys, connect
+from serve.fleet.carriers import connect
 from serve.fleet.keys import Transaction
 from serve.fleet.messages import COMMITTED, DRIVER, NOW, PIN, View, name_entry, write
 from serve.fleet.state import leave
 from serve.settings.settings import Settings, load_settings
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from serve.fleet.carriers import Keys
 
 
 @click.group()
