@@ -22,7 +22,8 @@ from typing import Any, Callable, Union
 from serve.errors import FleetError, Issue, SettingsError
 from serve.fleet.carriers import connect
 from serve.fleet.keys import Transaction
-from serve.fleet.ray_keys import HINT, name_actor, name_replica
+from serve.fleet.memory_keys import name_replica
+from serve.fleet.ray_keys import HINT, name_actor
 from serve.metrics import multiprocess_directory
 from serve.settings.settings import CONFIG_VARIABLE, load_settings, read_file
 
@@ -68,46 +69,6 @@ def _read(stated: Stated) -> tuple[Path, dict[str, Any]]:
     return path.absolute().parent, {**here, **keys}
 
 
-class _Replica:
-    """One worker, which Ray starts; its code is the same for every application, so that Ray can scale it in place."""
-
-    def __init__(self, directory: str, keys: Mapping[str, Any]) -> None:
-        settings = load_settings(os.environ, Path(directory), keys)
-        multiprocess_directory.join(os.environ, next(iter(settings.by_name.values())).store / "metrics")
-        # Not above: it brings prometheus_client, which reads the variable when it is imported.
-        from serve.gateway.flask_app import create_app
-        from serve.http.drain import find_server
-
-        sys.setswitchinterval(_SWITCH_INTERVAL_S)
-        until_s = time.monotonic() + settings.boot_wait_s
-        for one in settings.by_name.values():
-            if one.commit == "fleet" and one.fleet.startswith("ray:"):
-                _register(one.fleet_host or os.uname().nodename, connect(one), until_s)
-        app = create_app(settings)
-        self._server = find_server(app)
-        _BUILT[:] = [_Asgi(app, self._server)]
-        self._server.start(lambda: _BUILT[0].waiting())
-        self._server.wait_until_booted(lambda: True)
-        self._wait_until_in(until_s)
-
-    def check_health(self) -> None:
-        """Tell Ray whether the process is worth keeping; raises `FleetError`."""
-        dead = [instance for instance in self._server.instances if not instance.is_reloading]
-        if dead:
-            raise FleetError(f"the reloader is not running: {dead[0].reloader.status.verdict}")
-
-    def _wait_until_in(self, until_s: float) -> None:
-        """Wait until the fleet has taken this host in; raises `FleetError`, with the reason why not."""
-        out = list(self._server.instances)
-        while out := [instance for instance in out if instance.is_cut_off]:
-            if time.monotonic() > until_s:
-                told = [event for event in out[0].journal.read(100) if event["event"] == "fleet"]
-                self._server.stop()
-                reason = told[-1]["reason"] if told else "nothing is known of why"
-                raise FleetError(f"the fleet has not taken this host in: {reason}")
-            time.sleep(_AGAIN_S)
-
-
 class _Asgi:
     """What Ray hands requests to, in its loop."""
 
@@ -150,7 +111,45 @@ def _build() -> _Asgi:
     return _BUILT[0]
 
 
-Replica = serve.ingress(_build)(_Replica)
+@serve.ingress(_build)
+class Replica:
+    """One worker, which Ray starts; Ray finds its code by name."""
+
+    def __init__(self, directory: str, keys: Mapping[str, Any]) -> None:
+        settings = load_settings(os.environ, Path(directory), keys)
+        multiprocess_directory.join(os.environ, next(iter(settings.by_name.values())).store / "metrics")
+        # Not above: it brings prometheus_client, which reads the variable when it is imported.
+        from serve.gateway.flask_app import create_app
+        from serve.http.drain import find_server
+
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
+        until_s = time.monotonic() + settings.boot_wait_s
+        for one in settings.by_name.values():
+            if one.commit == "fleet" and one.fleet.startswith("ray:"):
+                _register(one.fleet_host or os.uname().nodename, connect(one), until_s)
+        app = create_app(settings)
+        self._server = find_server(app)
+        _BUILT[:] = [_Asgi(app, self._server)]
+        self._server.start(lambda: _BUILT[0].waiting())
+        self._server.wait_until_booted(lambda: True)
+        self._wait_until_in(until_s)
+
+    def check_health(self) -> None:
+        """Tell Ray whether the process is worth keeping; raises `FleetError`."""
+        dead = [instance for instance in self._server.instances if not instance.is_reloading]
+        if dead:
+            raise FleetError(f"the reloader is not running: {dead[0].reloader.status.verdict}")
+
+    def _wait_until_in(self, until_s: float) -> None:
+        """Wait until the fleet has taken this host in; raises `FleetError`, with the reason why not."""
+        out = list(self._server.instances)
+        while out := [instance for instance in out if instance.is_cut_off]:
+            if time.monotonic() > until_s:
+                known = [one.committer.reason for one in out if one.committer is not None and one.committer.reason]
+                reason = known[0] if known else "the log of another replica has the reason"
+                self._server.stop()
+                raise FleetError(f"the fleet has not taken this host in: {reason}")
+            time.sleep(_AGAIN_S)
 
 
 def _register(host: str, keys: Any, until_s: float) -> None:

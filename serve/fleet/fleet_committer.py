@@ -158,6 +158,11 @@ class FleetCommitter(HostCommitter):
         self._thread: threading.Thread | None = None
         self._member: FleetMember | None = None
 
+    @property
+    def reason(self) -> str:
+        """Why the fleet has not taken this host in; empty where it has, and in workers that do not speak to it."""
+        return self._member.reason if self._member is not None else ""
+
     def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live; the gate stays shut until the fleet has taken this host in."""
         self._fleet_coordinator.shut_if_first(self._gate)

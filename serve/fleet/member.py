@@ -153,6 +153,11 @@ class FleetMember:
             return True
         return action.fence is not None
 
+    @property
+    def reason(self) -> str:
+        """Why this host is out, as far as this worker knows; empty while it is in."""
+        return self._told[1]
+
     def _tell(self, state: str, reason: str = "") -> None:
         """Tell, once, where this host is, and why."""
         if self._told != (state, reason):

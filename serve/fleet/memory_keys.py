@@ -9,13 +9,18 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
 from serve.errors import FleetError
 from serve.fleet.keys import Item, LeaseLostError, Snapshot, Transaction
+from serve.fleet.messages import View
+from serve.fleet.state import leave
 
+# Below it, by host, the names of its replicas; none is taken away before it is known to be dead.
+REPLICAS = "replicas/"
 _NONE = Item("", 0, 0)
 # Those of a process that died may have been higher than what it wrote down.
 _NEXT_PROCESS = 2**20
@@ -119,3 +124,24 @@ class MemoryKeys:
         """End the leases that nobody has renewed."""
         for lease in [lease for lease, (_, until_s) in self._leases.items() if self._now_s() > until_s]:
             self.revoke(lease)
+
+
+def name_replica(host: str, name: str) -> str:
+    """Return the key by which a replica is known."""
+    return f"{REPLICAS}{host}/{name}"
+
+
+def find_gone(view: View, replicas: Collection[str], alive: Collection[str]) -> list[Transaction]:
+    """Return how to take those out of the roster that are silent, and of which no replica lives.
+
+    Args:
+        replicas: what is below `REPLICAS`: `HOST/NAME` of all that have ever been.
+        alive: the names of those that live.
+    """
+    found = []
+    for host in view.roster:
+        known = [name for name in replicas if name.startswith(f"{host}/")]
+        if view.beat_of(host) is None and known and not {name.partition("/")[2] for name in known} & set(alive):
+            gone = leave(view, host)
+            found.append(replace(gone, deletes=(*gone.deletes, *(REPLICAS + name for name in known))))
+    return found

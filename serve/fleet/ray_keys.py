@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from serve import durable_files
 from serve.errors import FleetError, ServeError
 from serve.fleet.keys import Snapshot, Transaction
-from serve.fleet.memory_keys import MemoryKeys, Register
+from serve.fleet.memory_keys import REPLICAS, MemoryKeys, Register, find_gone
 from serve.fleet.messages import NOW, View
-from serve.fleet.state import leave
 
 _LEAST = (2, 51)
 HINT = "pip install 'envserve[ray]' on every node of the cluster"
@@ -31,8 +28,6 @@ if tuple(map(int, ray.__version__.split(".")[:2])) < _LEAST:
     raise FleetError(f"expected ray {'.'.join(map(str, _LEAST))} or newer, found {ray.__version__}", HINT)
 
 NAMESPACE = "envserve"
-# Below it, by host, the names of its replicas' actors; none is taken away before Ray knows that it is dead.
-REPLICAS = "replicas/"
 _TIMEOUT_S, _WATCH_S, _LOOK_S, _LOCK_S = 2.0, 10.0, 0.5, 0.1
 _HEAD = "node:__internal_head__"
 
@@ -40,27 +35,6 @@ _HEAD = "node:__internal_head__"
 def name_actor() -> str:
     """Return the name by which Ray knows this process."""
     return str(ray.get_runtime_context().get_actor_name())
-
-
-def name_replica(host: str, actor: str) -> str:
-    """Return the key by which a replica is known."""
-    return f"{REPLICAS}{host}/{actor}"
-
-
-def find_gone(view: View, replicas: Collection[str], alive: Collection[str]) -> list[Transaction]:
-    """Return how to take those out of the roster that are silent, and of which no replica lives.
-
-    Args:
-        replicas: `HOST/ACTOR` of all that have ever been.
-        alive: the actors that live.
-    """
-    found = []
-    for host in view.roster:
-        known = [name for name in replicas if name.startswith(f"{host}/")]
-        if view.beat_of(host) is None and known and not {name.partition("/")[2] for name in known} & set(alive):
-            gone = leave(view, host)
-            found.append(replace(gone, deletes=(*gone.deletes, *(REPLICAS + name for name in known))))
-    return found
 
 
 class Keeper:

@@ -83,10 +83,10 @@ class ModelInstance:
         self.operator_requests, self.policy = context.operator_requests, context.policy
         is_recorded = settings.record_share > 0 and settings.label != SHADOW
         self.recorder = Recorder(settings, self.log.emit) if is_recorded else None
-        committer = None
+        self.committer: FleetCommitter | None = None
         if gate is not None:
-            committer = FleetCommitter(context, settings, gate, lambda: terms_of(settings, self.env_digest))
-        self.reloader = make_reloader(settings, context, self._make_loader, committer)
+            self.committer = FleetCommitter(context, settings, gate, lambda: terms_of(settings, self.env_digest))
+        self.reloader = make_reloader(settings, context, self._make_loader, self.committer)
         self._thread: threading.Thread | None = None
 
     @property

@@ -25,6 +25,7 @@ ENVIRON = {
     "RAY_enable_metrics_collection": "0",
     "RAY_agent_register_timeout_ms": "100000",
     "RAY_worker_register_timeout_seconds": "300",
+    "RAY_worker_niceness": "0",
     "PYTHONPATH": f"{ROOT}:{SUPPORT}",
     "ENVSERVE_ENV_DIGEST": "sha256:0123",
     "PYTHONWARNINGS": "ignore",
@@ -35,7 +36,6 @@ SMALL = {
     "include_log_monitor": False,
     "no_monitor": True,
     "object_store_memory": 80 * 1024 * 1024,
-    "node_ip_address": "127.0.0.1",
 }
 
 
@@ -64,6 +64,7 @@ class RayHosts:
             "poll_s": 0.2,
         }
         services.get_node = functools.partial(_ask_patiently, services.get_node)
+        services.start_raylet = functools.partial(_start_without_waiting, services.start_raylet)
         node.Node.start_api_server = lambda *_, **__: None
         utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
         (self.port,) = free_ports(1)
@@ -81,7 +82,8 @@ class RayHosts:
     def add(self, name: str):
         """Start a raylet."""
         env = {"SERVE_FLEET_HOST": name, "SERVE_STORE": str(self.store(name))}
-        return self.cluster.add_node(num_cpus=self.cpus, env_vars=env, **SMALL)
+        (port,) = free_ports(1)
+        return self.cluster.add_node(num_cpus=self.cpus, env_vars=env, runtime_env_agent_port=port, **SMALL)
 
     def run(self, replicas: int, wait: bool = True, **settings: object) -> None:
         """Deploy, or scale what is deployed."""
@@ -114,9 +116,15 @@ class RayHosts:
         return RayKeys(f"{self.directory}/keeper", "affine@stable")
 
     def view(self):
+        """What the fleet knows; the actor that has it may be about to start."""
+        from serve.errors import FleetError
         from serve.fleet.messages import NOW, View
 
-        return View.parse(self.keys().read(NOW))
+        def read():
+            with contextlib.suppress(FleetError):
+                return View.parse(self.keys().read(NOW))
+
+        return wait_until(read, "the keeper")
 
     def keeper(self) -> int:
         """The process id of the actor that has the keys."""
@@ -156,6 +164,19 @@ class RayHosts:
         self.ray.shutdown()
         self.cluster.shutdown()
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _start_without_waiting(start, *arguments, **keywords):
+    """A raylet waits 15 seconds, and dies, for two interpreters that write down where they listen."""
+    import ray._raylet
+
+    if hasattr(ray._raylet, "persist_port"):
+        node_id, session = arguments[2], arguments[11]
+        ports = dict.fromkeys(("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port"), -1)
+        ports["runtime_env_agent_port"] = keywords["runtime_env_agent_port"]
+        for name, port in ports.items():
+            ray._raylet.persist_port(session, node_id, name, port)
+    return start(*arguments, **keywords)
 
 
 def _ask_patiently(get_node, *arguments):

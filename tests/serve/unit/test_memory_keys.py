@@ -1,15 +1,14 @@
-"""Keys in the memory of one process: what outlives it, and who is taken out because Ray knows that it is dead."""
+"""Keys in the memory of one process: what outlives it, and who is taken out because none of its replicas lives."""
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
 
 import pytest
 
 from serve.errors import FleetError
 from serve.fleet.keys import LeaseLostError, Transaction
-from serve.fleet.memory_keys import MemoryKeys, Register
+from serve.fleet.memory_keys import REPLICAS, MemoryKeys, Register, find_gone, name_replica
 from serve.fleet.messages import HOSTS, NOW, ROSTER, Beat, Member, View, write
 
 
@@ -62,10 +61,7 @@ def test_a_lease_ends_with_its_items(tmp_path):
     assert keys.revision > revision  # who watches is woken
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: pip install 'envserve[ray]'")
 def test_a_silent_host_is_gone_where_none_of_its_replicas_lives():
-    from serve.fleet.ray_keys import REPLICAS, find_gone, name_replica
-
     keys = MemoryKeys(Clock())
     lease, _ = keys.grant(2.0)
     for host in "abcd":
