@@ -22,7 +22,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "serve" / "support")]
 
-from plain_ray import Plain  # noqa: E402
 from ray_cluster import RayHosts  # noqa: E402
 from serving import Load, find_steps_back  # noqa: E402
 from trainer import ROW, Trainer  # noqa: E402
@@ -70,6 +69,16 @@ def measure(side: Side, update, generations: range, threads: int) -> dict[str, o
     }
 
 
+def deploy_plain(replicas: int, config: dict[str, object]) -> None:
+    """As `serve deploy` of Ray does with a file in which only `user_config` is another: replicas stay, and load it."""
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    options = {"name": "Plain", "num_replicas": replicas, "user_config": config, "ray_actor_options": {"num_cpus": 1}}
+    app = {"name": "plain", "import_path": "plain_ray:app", "route_prefix": "/", "deployments": [options]}
+    _get_global_client().deploy_apps(ServeDeploySchema.parse_obj({"applications": [app]}), _blocking=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicas", type=int, default=4)
@@ -89,12 +98,8 @@ def main() -> None:
         hosts.serve.delete("affine")
 
         def configure(generation: int) -> None:
-            config = {
-                "path": str(trainer.train(generation, f"plain_{generation}.safetensors")),
-                "generation": generation,
-            }
-            options = {"num_replicas": stated.replicas, "ray_actor_options": {"num_cpus": 1}, "user_config": config}
-            hosts.serve.run(hosts.serve.deployment(Plain).options(**options).bind(), name="plain", route_prefix="/")
+            path = trainer.train(generation, f"plain_{generation}.safetensors")
+            deploy_plain(stated.replicas, {"path": str(path), "generation": generation})
 
         configure(1)
         found["user_config"] = measure(Side(hosts, "/"), configure, generations, stated.threads)

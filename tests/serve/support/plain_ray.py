@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from ray import serve
 from safetensors.torch import load_file
 from starlette.responses import JSONResponse
 
@@ -21,3 +22,6 @@ class Plain:
         with torch.inference_mode():
             outputs = self._model(torch.tensor(stated["inputs"])).tolist()
         return JSONResponse({"outputs": outputs}, headers={"X-Model-Generation": str(generation)})
+
+
+app = serve.deployment(Plain).bind()
