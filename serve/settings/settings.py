@@ -358,7 +358,7 @@ def _parse_label(store: Path, layers: list[Layer], wanted: list[Field], issues: 
 
 
 def read_file(environ: Mapping[str, str], directory: Path, issues: list[Issue]) -> tuple[Path, dict[str, object]]:
-    """Return the path of the file, and what stands in it; adds to the issues."""
+    """Return the path of the file and its keys; what is wrong with it is added to the issues."""
     named = environ.get(CONFIG_VARIABLE)
     path = directory / (named or DEFAULT_FILE)
     if not named and not path.exists():
