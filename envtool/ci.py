@@ -1,9 +1,6 @@
-"""The reproducibility check of a CI server: is the lock fresh, can it be downloaded, does it give the same files twice?
-
-Every step runs that can, so that one run tells everything; the first that fails decides the exit code. There are
-three ways to fail, on which different people act: a stale lock is the author's, an unreachable package the network's
-(run it again), an environment that differs is a finding.
-"""
+"""The reproducibility check of a CI server. Every step runs that can; the first that fails decides the exit code, by
+who has to act: a stale lock is the author's, an unreachable package the network's (run it again), an environment that
+differs is a finding."""
 
 from __future__ import annotations
 
@@ -59,8 +56,7 @@ def is_installed() -> bool:
 
 
 def conda_lock_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> dict[str, str]:
-    """The content hash of each platform as conda-lock computes it, after it has read the lock. Raises ProcessError if
-    conda-lock cannot read the lock or the sources."""
+    """Each platform's content hash as conda-lock computes it. Raises ProcessError if it cannot read lock or sources."""
     declared = {platform.platform: platform.virtual_packages for platform in with_virtual_packages(spec).platforms}
     with scratch_directory() as scratch:
         (scratch / "conda-lock.yml").write_text(format_lockfile(lockfile), encoding="utf-8")
@@ -151,7 +147,7 @@ def run(job: Job, cache: Cache, display: ProgressDisplay) -> CiReport:
     if is_installed():
         steps.append(_attempt("conda-lock reads the lock and computes its content hash", lambda: _second_judge(job)))
     receipt = job.prefix.receipt() if made.verdict is Verdict.GOOD else None
-    count = len(receipt.packages) if receipt else len(job.request.packages())
+    count = len(receipt.packages) if receipt else len(job.request.packages)
     return CiReport(tuple(steps), receipt.env_digest if receipt else None, count)
 
 
@@ -189,7 +185,7 @@ def _create(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, 
 
 
 def _verify(job: Job, cache: Cache, display: ProgressDisplay) -> tuple[Verdict, Sequence[str]]:
-    result = verify(job.prefix, job.request.packages(), cache, display)
+    result = verify(job.prefix, job.request.packages, cache, display)
     if job.is_rebuilt:
         result = compare_with_rebuilt(job.prefix, job.lockfile, result, cache, display)
     findings = result.findings

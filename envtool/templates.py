@@ -97,8 +97,7 @@ def template_root() -> Path:
 
 
 def render(template: Template, values: Mapping[str, str]) -> str:
-    """Render a template (`values`: a value for each variable that has no default, and for any other). Raises
-    TemplateError if a variable is missing or unknown, or the template has an error, with its line."""
+    """Render a template. Raises TemplateError if a variable is missing or unknown, or at the line of an error."""
     known = {each.name: each for each in template.variables}
     unknown = sorted(values.keys() - known.keys())
     if unknown:

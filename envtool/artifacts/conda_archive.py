@@ -1,8 +1,5 @@
-"""Contents of package archives: the files of its `info/` directory and its payload, from .conda and .tar.bz2 alike.
-
-Source: the conda package specification (CEP 26 file names, .conda format version 2). Out of scope: writing archives
-(`envtool.artifacts.conda_package`) and linking them (`envtool.solve.conda_solver`).
-"""
+"""Contents of package archives: `info/` and the payload, from .conda and .tar.bz2 alike. Source: the conda package
+specification (CEP 26, .conda format version 2)."""
 
 from __future__ import annotations
 
@@ -106,8 +103,7 @@ class _BoundedTarInfo(tarfile.TarInfo):
 
 
 def bounded(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a part of an archive, without `./` before their names. Raises ArchiveError if there are too many,
-    or one that is to be read whole is too large."""
+    """The members of a part, without `./` before their names. Raises ArchiveError if they are too many or too large."""
     info_bytes = payload_bytes = 0
     most_bytes = max(_ALWAYS_ALLOWED_BYTES, _MOST_TIMES * archive.stat().st_size)
     for count, member in enumerate(tar):
@@ -188,8 +184,7 @@ class Member:
 
 
 def read_payload(archive: Path) -> list[Member]:
-    """Read every file of an archive's payload, everything but `info/`. Raises ArchiveError if it is not a valid package
-    archive."""
+    """Read every file of an archive but `info/`. Raises ArchiveError if it is not a valid package archive."""
     members: dict[str, Member] = {}
     try:
         with open_part(archive, "pkg") as tar:
@@ -229,8 +224,7 @@ def read_member(
 
 @contextmanager
 def open_part(archive: Path, part: str) -> Iterator[tarfile.TarFile]:
-    """Open a part of an archive, `pkg` or `info`, to be read from its beginning to its end; a .tar.bz2 holds both in
-    one."""
+    """Open a part of an archive, `pkg` or `info`, to be read once; a .tar.bz2 holds both in one."""
     with _open_stream(archive, part) as stream, closing(ReadAhead(stream)) as ahead:
         yield tarfile.open(fileobj=cast("IO[bytes]", ahead), mode="r|", tarinfo=_BoundedTarInfo)  # noqa: SIM115 - closed with its stream
 

@@ -1,13 +1,7 @@
-"""A conda package before it is packed, metadata and files as frozen values; and its `.conda` archive.
-
-Everything that the archive depends on is here, so that its build string can be a digest of the content: other content,
-other file name, and no cache ever holds a stale package.
-
-It is deterministic: the same package gives the same bytes in every directory, under every umask and hash seed,
-because order, times, owners and modes are fixed and zstd runs in one thread. Another version of libzstd may pack the
-same content into other bytes; what the content is never depends on it. Formats: CEP 26 (names), CEP 34 (what is in a
-package, `info/` included) and CEP 35 (the `.conda` file).
-"""
+"""A conda package before it is packed, and its `.conda` archive. The build string is a digest of all that the archive
+depends on, so that no cache ever holds a stale package. The same package gives the same bytes everywhere: order, times,
+owners and modes are fixed, and zstd runs in one thread; another libzstd may pack the same content otherwise. Source:
+CEP 26 (names), CEP 34 (what is in a package) and CEP 35 (the `.conda` file)."""
 
 from __future__ import annotations
 
@@ -101,8 +95,7 @@ class Package:
 
 
 def safe_path(path: str, owner: str) -> str:
-    """The path in its plain form (`./a//b` becomes `a/b`). Raises ArchiveError if the path would leave the directory
-    that it is unpacked in, or cannot be a path."""
+    """The path in its plain form (`a/b` of `./a//b`). Raises ArchiveError if it leaves the directory or is no path."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or re.search(r"[\x00-\x1f\\]", path):
         hint = "nothing was unpacked; the file was not made by a packaging tool"
@@ -169,7 +162,9 @@ def _info(package: Package) -> list[Entry]:
     texts = {"files": "".join(f"{entry.path}\n" for entry in files)}
     if prefixed := [f"{PLACEHOLDER} text {entry.path}\n" for entry in files if entry.has_placeholder]:
         texts["has_prefix"] = "".join(prefixed)
-    entries = [Entry(name, _json(value)) for name, value in documents.items()]
+    entries = [
+        Entry(name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()) for name, value in documents.items()
+    ]
     entries += [Entry(name, text.encode()) for name, text in texts.items()]
     return [replace(entry, path=f"info/{entry.path}") for entry in (*entries, *package.about)]
 
@@ -194,7 +189,3 @@ def _path(entry: Entry) -> dict[str, Any]:
     if entry.has_placeholder:
         row.update(prefix_placeholder=PLACEHOLDER, file_mode="text")
     return row
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

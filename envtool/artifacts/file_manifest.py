@@ -1,9 +1,6 @@
-"""Contents of proven archives and wheels: the hash and mode of every file that it brings into a prefix.
-
-Taken from the bytes themselves: a package's own list is not always right (torch 1.12.1's RECORD states another hash for
-its METADATA than it has). Reading a wheel of 2 GB takes seconds, so the result is kept in the cache under the hash of
-the archive or wheel.
-"""
+"""Contents of proven archives and wheels: the hash and mode of every file that it brings into a prefix. Taken from the
+bytes themselves, since a package's own list is not always right (torch 1.12.1's RECORD has another hash for its
+METADATA), and kept in the cache, since reading a wheel of 2 GB takes seconds."""
 
 from __future__ import annotations
 
@@ -77,8 +74,7 @@ class FileManifests:
             self._write(sha256, _wheel_content(source))
 
     def keep_archive(self, sha256: str, archive: Path, payload: Iterable[Member], info: Mapping[str, bytes]) -> None:
-        """Keep the manifest of an archive that was read. Raises ArchiveError if one of these is not found, or no
-        JSON."""
+        """Keep the manifest of an archive that was read. Raises ArchiveError if what is needed is not there."""
         self._write(sha256, _archive_content(archive, payload, info))
 
     def _write(self, sha256: str, content: Mapping[str, Any]) -> None:

@@ -1,10 +1,5 @@
-"""Paths that an archive or a wheel states, checked before any other program follows them.
-
-Every path has to be a plain one inside the prefix: py-rattler takes what `paths.json` and `link.json` say, and a
-`..` in them would read or write elsewhere.
-
-Source: the binary distribution format and the entry points specification of PyPA.
-"""
+"""Paths that an archive or a wheel states, checked to be plain ones inside the prefix before py-rattler or uv follows
+them. Source: the binary distribution format and the entry points specification of PyPA."""
 
 from __future__ import annotations
 
@@ -33,8 +28,7 @@ _OLD_PLACEHOLDER = "/opt/" + "anaconda1anaconda2anaconda3"
 
 
 def require_plain(path: object, package: str, where: str) -> str:
-    """A path that stays inside the directory that it is relative to. Raises ArchiveError if it is no plain relative
-    path, or in a directory that belongs to no package."""
+    """A path that stays inside its directory. Raises ArchiveError if it does not, or is in one of no package."""
     parts = path.split("/") if isinstance(path, str) else [""]
     is_plain = not any(part in ("", ".", "..") or "\0" in part for part in parts)
     if not is_plain or len(str(path).encode(errors="surrogatepass")) > _LONGEST_BYTES:
@@ -45,8 +39,7 @@ def require_plain(path: object, package: str, where: str) -> str:
 
 
 def paths(archive: Path, content: Any) -> dict[str, Mapping[str, Any]]:
-    """The entries of `info/paths.json`, by their checked path. Raises ArchiveError if one is malformed, or its path
-    leaves the prefix."""
+    """The entries of `info/paths.json`, by their path. Raises ArchiveError if one is malformed or leaves the prefix."""
     entries = content.get("paths") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise ArchiveError(f"{archive}: info/paths.json has no list of paths")
@@ -89,8 +82,7 @@ def listed(payload: Iterable[Member], info: Mapping[str, bytes]) -> bytes:
 
 
 def entry_points(archive: Path, content: Any) -> list[str]:
-    """The names of the scripts that linking a noarch Python package makes, from `info/link.json`. Raises ArchiveError
-    if one is malformed, or its name is no plain file name."""
+    """The names of the scripts of a noarch Python package, from `info/link.json`. Raises ArchiveError."""
     noarch = content.get("noarch") if isinstance(content, dict) else None
     points = (noarch.get("entry_points") if isinstance(noarch, dict) else None) or []
     if not isinstance(points, (list, tuple)) or not all(isinstance(each, str) for each in points):
@@ -107,8 +99,7 @@ def _file_names(names: list[str], owner: str, where: str, expected: str) -> list
 
 
 def site_packages(archive: Path, index: Mapping[str, Any]) -> str:
-    """Where a package that is Python has the modules of others (CEP 17), relative to the prefix. Raises ArchiveError if
-    the path that it states leaves the prefix."""
+    """Where a Python has its packages (CEP 17), relative to the prefix. Raises ArchiveError if that is outside."""
     path = index.get("python_site_packages_path")
     if path is None:
         version = re.match(r"\d+(\.\d+)?", str(index.get("version")))
@@ -154,16 +145,14 @@ def require_plain_paths(wheel: Path) -> None:
 
 
 def checksums_of(wheel: Path) -> dict[str, Checksum]:
-    """CRC-32, size and permissions of each of its files, from its list of members. Raises ArchiveError if it is not a
-    valid wheel."""
+    """CRC-32, size and permissions of each file of a wheel. Raises ArchiveError if it is not a valid one."""
     with _opened(wheel) as archive:
         members = [each for each in archive.infolist() if not each.is_dir()]
     return {member.filename: (member.CRC, member.file_size, member.external_attr >> 16) for member in members}
 
 
 def scripts_of(wheel: Path) -> list[str]:
-    """The names of the scripts that installing makes of its entry points. Raises ArchiveError if its entry points
-    cannot be read, or one has a name that is no file name."""
+    """The names of the scripts that a wheel's entry points make. Raises ArchiveError if they cannot be read."""
     with _opened(wheel) as archive:
         text = "\n".join(_text(wheel, archive, each) for each in _info(archive, "entry_points.txt"))
     points = configparser.RawConfigParser(delimiters=("=",), strict=False)

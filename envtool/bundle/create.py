@@ -1,7 +1,4 @@
-"""Making a bundle: every archive and wheel of a lock, and envtool itself, proven and put into one file or directory.
-
-Out of scope: how one is read (`envtool.bundle.format`).
-"""
+"""Making a bundle: every archive and wheel of a lock, and envtool itself, proven and put into one file or directory."""
 
 from __future__ import annotations
 
@@ -82,10 +79,7 @@ def write_file(
 def write_directory(
     root: Path, manifest: Manifest, signature: bytes | None, sources: Mapping[str, Path], task: Task
 ) -> None:
-    """Write a bundle as a directory, or bring one up to date.
-
-    A file that is right already is left as it is, so that rsync moves what is new and nothing else.
-    """
+    """Write a bundle as a directory; a file that is right already stays, so that rsync moves what is new alone."""
     root.mkdir(parents=True, exist_ok=True)
     # First, so that a directory is known as a bundle from then on; until it is whole, nothing can be installed from it.
     for name, content in _first(manifest, signature):
@@ -140,8 +134,7 @@ def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
 
 
 def refuse_foreign(target: Path, *, as_directory: bool) -> None:
-    """Refuse to write a bundle over something else. Raises BundleError if there is something that is no bundle of the
-    same form; a file may be any file."""
+    """Raise BundleError if there is something that is no bundle of the same form; a file may be any file."""
     if not target.exists():
         return
     if target.is_dir() is not as_directory:
@@ -180,18 +173,13 @@ class Made:
 
 
 def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *, as_directory: bool = False) -> Made:
-    """Make a bundle.
-
-    Raises:
-        PrefixError: it has nothing for a platform or category.
-        NetworkError, HashMismatchError: an archive or wheel could not be downloaded or proven.
-        SolveError: there are no wheels of envtool for one of the Pythons.
-        BundleError: the target is something else already.
-    """
+    """Make a bundle. Raises PrefixError if the lock has nothing for a platform or category, SolveError if there are no
+    wheels of envtool for one of the Pythons, BundleError if the target is something else already, and what
+    `fetch_or_build` raises."""
     refuse_foreign(target, as_directory=as_directory)
     lockfile = read_complete(order.lockfile_path)
     requests = [Request(lockfile, platform, order.categories, "") for platform in order.platforms]
-    packages = [package for request in requests for package in request.packages()]
+    packages = [package for request in requests for package in request.packages]
     with TemporaryDirectory(prefix="envtool-bundle-") as name:
         scratch = Path(name)
         with display.task("make the wheel of envtool"):

@@ -1,11 +1,7 @@
-"""The format of a bundle: its manifest, and its two forms: a directory, and one file.
-
-Nothing is in a bundle that the manifest does not name, so that one signature over the manifest covers all of it.
-
-Python runs a file that ends with a zip archive, and tar ignores what comes after its end. So one file can be run
-(`python3 serving.pyz`) and listed (`tar tf serving.pyz`); Python 3.12 and older cannot run a zip archive of more than
-4 GB. Nothing is compressed, since archives and wheels are; every file can be read where it is.
-"""
+"""The format of a bundle: a manifest that names all of it, so that one signature covers all, and two forms, a directory
+and one file. Python runs a file that ends with a zip archive (before 3.13 only one of up to 4 GB), and tar ignores what
+comes after its end: so the file can be run (`python3 serving.pyz`) and listed (`tar tf serving.pyz`). Nothing is
+compressed, since archives and wheels are; every file can be read where it is."""
 
 from __future__ import annotations
 
@@ -69,8 +65,7 @@ def path_of(name: str, sha256: str) -> str:
 
 
 def parse(content: bytes, owner: str) -> Manifest:
-    """Read a manifest. Keys that are not known are left alone, since a newer envtool may write more. Raises BundleError
-    if it is no manifest of a bundle, or is of another format."""
+    """Read a manifest; unknown keys are left alone. Raises BundleError if it is none, or of another format."""
     try:
         value: dict[str, Any] = json.loads(content)
         found = value.get("format")
@@ -143,8 +138,7 @@ class Bundle:
     places: Mapping[str, Place]
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """The bytes of a file, hashed while they are read. Raises BundleError, after the last of them, if they are not
-        those that the manifest names."""
+        """The bytes of a file, hashed meanwhile. Raises BundleError, after the last, if they are not the manifest's."""
         place, digest = self.places[path], hashlib.sha256()
         left = place.size_bytes
         with place.open() as file:
@@ -166,8 +160,7 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Look at a bundle of either form. Raises BundleError if it is not found, not a whole bundle, or holds something
-    that its manifest does not name."""
+    """Look at a bundle of either form. Raises BundleError if it is none, not whole, or holds what it does not name."""
     try:
         places = _in_directory(path) if path.is_dir() else _in_file(path)
         found = _read(path, places)

@@ -33,9 +33,8 @@ class Trusted:
 
 
 def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
-    """Open a bundle and check its signature, by these public keys in place of those that this machine is configured to
-    trust. Raises BundleError if it is no bundle, not whole, or altered. Raises SignatureError if keys are trusted, and
-    none of them has signed it."""
+    """Open a bundle and check its signature, by these public keys or those that this machine trusts. Raises BundleError
+    if it is no whole bundle, SignatureError if keys are trusted and none of them has signed it."""
     keyring = trusted_keys(key_files)
     bundle = open_bundle(path)
     key = keyring.require(str(path), bundle.content, bundle.signature) if keyring else None
@@ -44,10 +43,9 @@ def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
 
 
 def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
-    """Make an environment from a bundle; no network is used. Raises BundleError if a file of the bundle is missing,
-    damaged or altered; the environment was not touched."""
+    """Make an environment from a bundle without a network. Raises BundleError before anything of it is touched."""
     bundle = trusted.bundle
-    wanted = [_wanted(bundle, package) for package in request.packages()]
+    wanted = [_wanted(bundle, package) for package in request.packages]
     with display.task(f"prove {len(wanted)} files of {bundle.path.name}", in_bytes=True) as task:
         try:
             fetch(wanted, cache, task)

@@ -1,10 +1,6 @@
-"""A mirror of one lock: a channel that holds exactly its archives and wheels, for all its platforms.
-
-The archives of every channel of the lock are in one, under their own names; wheels are under `wheels/` with the path of
-their URL. So canonical URLs are mirrored prefix by prefix (`ENVTOOL_MIRRORS`), and `create` needs nothing else. The
-index is made from the archives themselves: it lacks what a channel corrects in its repodata only, so do not solve from
-it.
-"""
+"""A mirror of one lock: a channel that holds exactly its archives, under their own names, and its wheels, under
+`wheels/` with the path of their URL, so that `ENVTOOL_MIRRORS` names it prefix by prefix. The index is made from the
+archives alone: do not solve from it, it lacks what a channel corrects in its repodata only."""
 
 from __future__ import annotations
 
@@ -46,9 +42,8 @@ class Mirrored:
 def mirror(
     lockfile: Lockfile, place: Storage, cache: Cache, display: ProgressDisplay, *, key_file: Path | None = None
 ) -> Mirrored:
-    """Bring a mirror up to date with a lock. Raises ChannelError if there is something else in the place, or two files
-    of the lock have one name. Raises LockfileError if a package of the lock has no sha256. Raises NetworkError or
-    HashMismatchError if an archive or wheel could not be downloaded or proven."""
+    """Bring a mirror up to date with a lock. Raises ChannelError if something else is in the place, or two files of the
+    lock have one name, and what `fetch_or_build` raises."""
     there = list(place.paths())
     try:
         is_ours = not there or json.loads(place.read(MARK) or b"{}").get("format") == _FORMAT

@@ -1,8 +1,5 @@
-"""The storage of a channel: a directory here, or a bucket. The door to object stores that speak S3.
-
-Keys and region come from where boto3 finds them: variables, ~/.aws, the machine's role; `AWS_ENDPOINT_URL` names
-another store than Amazon's. Every object has the sha256 of its content among its metadata.
-"""
+"""The storage of a channel: a directory, or a bucket. Keys and region come from where boto3 finds them;
+`AWS_ENDPOINT_URL` names another store than Amazon's. Every object has the sha256 of its content among its metadata."""
 
 from __future__ import annotations
 
@@ -65,8 +62,7 @@ _TYPES = {".json": "application/json", ".zst": "application/zstd"}
 
 
 class S3Storage:
-    """A bucket, or what is below a prefix of one. Raises EnvtoolError if boto3 is not installed, or the URL names no
-    bucket."""
+    """A bucket, or what is below a prefix of one. Raises EnvtoolError if there is no boto3 or no bucket is named."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from envtool.bundle import install as installation
 from envtool.bundle.create import Order
 from envtool.bundle.create import create as create_bundle
 from envtool.cli import options
-from envtool.cli.create import as_told, say_outcome
+from envtool.cli.create import as_told, say_made, say_outcome
 from envtool.cli.groups import CommandGroup
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import read_lockfile
-from envtool.prefix.prefix import find_prefix
+from envtool.prefix.prefix import Prefix
 
 _trusted_option = click.option("--key", "key_files", type=options.PATH, multiple=True, metavar="PEM",
     help="A public key that must have signed it. Repeatable.  [default: the keys that this machine trusts]",
@@ -88,8 +87,7 @@ def create(
 
 @command.command()
 @click.argument("bundle", type=options.PATH)
-@options.name_option
-@options.prefix_option
+@options.environment_options
 @click.option("--category", "categories", multiple=True, help="Install this category. Repeatable.  [default: all that "
               "the bundle has]")  # fmt: skip
 @options.machine_platform_option
@@ -98,8 +96,8 @@ def create(
 @_trusted_option
 @options.json_option
 def install(
-    bundle: Path, name: str | None, path: Path | None, categories: tuple[str, ...], platform: str | None, force: bool,
-    frozen: bool, key_files: tuple[Path, ...], as_json: bool,
+    bundle: Path, prefix: Prefix, categories: tuple[str, ...], platform: str | None, force: bool, frozen: bool,
+    key_files: tuple[Path, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Make an environment from a bundle; no network is used.
 
@@ -111,27 +109,23 @@ def install(
       envtool bundle install serving.pyz -n serving
       python3 serving.pyz -n serving              the same where no envtool is
     """
-    prefix = find_prefix(name, path)
     trusted = installation.open_trusted(bundle, key_files)
     request = Request(
         lockfile=trusted.lockfile, platform=platform or options.this_platform(),
         categories=categories or trusted.bundle.manifest.categories, command=options.command_line(), starts_over=force,
-        is_frozen=frozen,
+        is_frozen=frozen, is_vouched=trusted.key is not None,
     )  # fmt: skip
-    vouched = replace(request, is_vouched=trusted.key is not None)
-    policy.require(vouched, None)
+    policy.require(request, None)
     with console.ProgressDisplay() as display:
         outcome = installation.install(trusted, request, prefix, Cache(paths.cache()), display)
     digest = outcome.receipt.env_digest
-    policy.require(vouched, None, digest)
+    policy.require(request, None, digest)
     say_outcome(outcome)
     if as_json:
         head = {"prefix": str(prefix.path), "changed": not outcome.plan.is_empty, "env_digest": digest}
         console.answer_json({**head, **as_told(outcome), "key": trusted.key})
-        return
-    done, idle = f"made {prefix.path}", f"nothing to do: {prefix.path} is already up to date"
-    console.say(done if outcome.plan.install else idle)
-    console.say(f"env digest {digest}")
+    else:
+        say_made(outcome.plan, prefix, digest)
 
 
 @command.command()

@@ -13,7 +13,6 @@ from envtool import templates as door
 from envtool.cli import options
 from envtool.cli.groups import CommandGroup
 from envtool.cli.init import compare_rendered, describe_variables, pair, write_rendered
-from envtool.cli.options import json_option
 from envtool.deploy.apply import ApplyOptions, Outcome, roll_back
 from envtool.deploy.apply import apply as carry_out
 from envtool.deploy.gunicorn_handover import look
@@ -31,7 +30,25 @@ limit_option = click.option("--timeout", "limit_s", type=click.FloatRange(min=1)
                             metavar="SECONDS", help="How long a release has until it is well.")  # fmt: skip
 
 
-@click.command()
+@click.group("deploy", cls=CommandGroup)
+def command() -> None:
+    """Serve on real machines.
+
+    \b
+    Files for other tools:
+      envtool deploy list                         what can be made
+      envtool deploy explain systemd              what it is, and what it takes
+      envtool deploy render systemd --set user=ml
+
+    \b
+    Releases on this machine:
+      envtool deploy apply /srv/envserve          bring the service to conda-lock.yml
+      envtool deploy status /srv/envserve
+      envtool deploy rollback /srv/envserve
+    """
+
+
+@command.command()
 @root_argument
 @options.file_option
 @options.machine_platform_option
@@ -76,7 +93,7 @@ def apply(
     _tell(place.path, outcome, as_json=as_json)
 
 
-@click.command()
+@command.command()
 @root_argument
 @click.option("--to", "digest", metavar="DIGEST",
               help="The release, or its beginning.  [default: the one before the current]")  # fmt: skip
@@ -95,7 +112,7 @@ def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_jso
     _tell(place.path, outcome, as_json=as_json)
 
 
-@click.command()
+@command.command()
 @root_argument
 @health_option
 @options.json_option
@@ -123,11 +140,11 @@ def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
 
 
 def _tell(root: Path, outcome: Outcome, *, as_json: bool) -> None:
-    digest = outcome.release.digest
+    release, digest = outcome.release, outcome.release.digest
     if as_json:
-        said = {"changed": outcome.is_changed, "serving": outcome.is_serving}
-        digests = {"env_digest": outcome.release.env_digest, "app_digest": outcome.release.app_digest}
-        console.answer_json({"release": digest, **digests, "previous": outcome.previous, **said})
+        digests = {"release": digest, "env_digest": release.env_digest, "app_digest": release.app_digest}
+        said = {"previous": outcome.previous, "changed": outcome.is_changed, "serving": outcome.is_serving}
+        console.answer_json({**digests, **said})
     elif not outcome.is_changed:
         console.say(f"nothing to do: release {digest} is current already")
     else:
@@ -142,31 +159,9 @@ own_option = click.option("--templates", "own", type=click.Path(path_type=Path, 
 )  # fmt: skip
 
 
-@click.group("deploy", cls=CommandGroup)
-def command() -> None:
-    """Serve on real machines.
-
-    \b
-    Files for other tools:
-      envtool deploy list                         what can be made
-      envtool deploy explain systemd              what it is, and what it takes
-      envtool deploy render systemd --set user=ml
-
-    \b
-    Releases on this machine:
-      envtool deploy apply /srv/envserve          bring the service to conda-lock.yml
-      envtool deploy status /srv/envserve
-      envtool deploy rollback /srv/envserve
-    """
-
-
-for _each in (apply, rollback, status):
-    command.add_command(_each)
-
-
 @command.command("list")
 @own_option
-@json_option
+@options.json_option
 def list_(own: Path | None, as_json: bool) -> None:
     """Show what can be made."""
     known = kinds(own)
@@ -180,7 +175,7 @@ def list_(own: Path | None, as_json: bool) -> None:
 @command.command()
 @click.argument("kind")
 @own_option
-@json_option
+@options.json_option
 def explain(kind: str, own: Path | None, as_json: bool) -> None:
     """Show what KIND is and which variables it takes."""
     found = find_kind(kind, own)

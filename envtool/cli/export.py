@@ -12,12 +12,7 @@ from envtool.cli.options import PATH, category_option, chosen_categories, chosen
 from envtool.errors import EnvtoolError
 from envtool.export.conda import conda_only, environment_yml, explicit
 from envtool.export.sbom import SPECIFICATIONS, BomRequest, bill_of_materials, prefix_bom
-from envtool.lockfile.conda_lock_v1 import (
-    VARIABLES_KEY,
-    format_lockfile,
-    read_json_metadata,
-    read_lockfile,
-)
+from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY, format_lockfile, read_json_metadata, read_lockfile
 from envtool.lockfile.pylock import Wheel, format_pylock
 from envtool.solve.content_hash import virtual_package_specification
 from envtool.solve.lock import VIRTUAL_PACKAGES_KEY

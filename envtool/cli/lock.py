@@ -85,7 +85,9 @@ def command(
     if updates and old is None:
         raise click.UsageError(f"{target} does not exist, so that nothing of it can be moved; envtool lock makes it")
     request = staleness.request(paths, target, old, options, keeps_options=bool(updates))
-    if old and not is_upgrade and staleness.has_other_strategy(old, request.options):
+    before = staleness.recorded_options(old).get("strategy", "highest")
+    # To keep what was chosen by another rule would answer nothing.
+    if old and not is_upgrade and before != request.options.get("strategy", "highest"):
         console.say("  every package is chosen anew, since the strategy is another one")
         is_upgrade = True
     _lock(request, old, None if is_upgrade else updates, is_dry_run, as_json)

@@ -47,8 +47,7 @@ class Outcome:
 def apply(
     root: ReleaseDirectory, request: Request, wishes: ApplyOptions, cache: Cache, display: ProgressDisplay
 ) -> Outcome:
-    """Bring a service to a lock. Raises DeployError if the release failed its health check; what served before
-    serves."""
+    """Bring a service to a lock. Raises DeployError if the release is not healthy; what served before serves."""
     with root.locked():
         gunicorn_handover.settle(root)
         write_scripts(root.path, root.start, wishes.app)
@@ -61,8 +60,7 @@ def apply(
 
 
 def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, display: ProgressDisplay) -> Outcome:
-    """Bring a service back to a release that it had. Raises DeployError if there is no such release, or it failed its
-    health check."""
+    """Bring a service back to a release that it had. Raises DeployError if there is none, or it is not healthy."""
     with root.locked():
         gunicorn_handover.settle(root)
         releases, current = root.releases(), root.current()
@@ -83,7 +81,7 @@ def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, 
 def _make(
     root: ReleaseDirectory, request: Request, app_digest: str | None, cache: Cache, display: ProgressDisplay
 ) -> Release:
-    packages = request.packages()
+    packages = request.packages
     env_digest, name = _environment(root, request, lock_id(request.platform, packages), cache, display)
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     release = Release(env_digest, app_digest, name, len(packages), made)

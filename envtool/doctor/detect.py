@@ -39,8 +39,7 @@ _CONNECT_S = 5.0
 
 
 def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None) -> MachineFacts:
-    """Everything that can be known of this machine (`limit_s`: seconds that the network has to answer; None when it is
-    not to be asked)."""
+    """Everything that can be known of this machine; the network has `limit_s` to answer, None if it is not asked."""
     environ = dict(os.environ)
     proxies = [] if limit_s is None else [name for each in _PROXIES for name in (each, each.upper())]
     virtual_packages = rattler.detect_virtual_packages()

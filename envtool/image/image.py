@@ -63,8 +63,7 @@ class Made:
 
 def make(wanted: Wanted, output: Path, cache: Cache, display: ProgressDisplay) -> Made:
     """Make an image of one platform, beside those of other platforms of the same lock that the layout has. Raises
-    ImageError if the output holds something else, or the base does not fit. Raises EnvtoolError if the environment
-    cannot be made."""
+    ImageError if the output holds something else or the base does not fit, and what `create` raises."""
     if not output.name.endswith(".tar"):
         return _make(wanted, Layout(output), cache, display)
     with scratch_directory(output.absolute().parent) as scratch:
@@ -87,7 +86,7 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
         except ProcessError as error:
             error.hint = f"make {request.platform} on such a machine, with the same output: it adds the platform"
             raise
-        inventory = take_inventory(prefix, request.packages(), cache, display)
+        inventory = take_inventory(prefix, request.packages, cache, display)
         asked = BomRequest(request.lockfile, request.platform, request.categories, wanted.name)
         bom = environment_bom(asked, prefix.path).encode()
         # Links that let the C library of a `sysroot` package be found where programs look for it.

@@ -1,8 +1,6 @@
-"""An OCI image layout in a directory: blobs by their sha256, layers that are the same bytes on every machine.
-
-Source: OCI image-spec 1.1, "Image Layout", "Image Manifest", "Image Configuration". Times are fixed, owners are 0, gzip
-has no time and no name, and modes do not depend on the umask. Out of scope: registries; skopeo pushes a layout.
-"""
+"""An OCI image layout in a directory: layers are the same bytes on every machine, as times are fixed, owners 0, gzip
+has no time and modes do not depend on the umask. Source: OCI image-spec 1.1. Out of scope: registries; skopeo pushes a
+layout."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""The files of a prefix as they are in an image, where it has another path, by the layer that they belong to.
-
-A conda package has a layer, with its byte-code and its record; the wheels have one together; what belongs to nobody
-(the notes of conda and of envtool) comes last.
-"""
+"""The files of a prefix as they are in an image, by layer: each conda package has one, with its byte-code and its
+record; the wheels have one together; what belongs to nobody (the notes of conda and of envtool) comes last."""
 
 from __future__ import annotations
 
@@ -138,10 +135,7 @@ def _noted(name: str, content: bytes) -> Member:
 
 
 def grouped(layers: Iterator[tuple[str, list[Member]]], most: int) -> list[tuple[str, list[Member]]]:
-    """The layers, some of them together where there are more than an image can have.
-
-    Packages share a layer by the hash of their name, so that no package moves another into or out of a layer.
-    """
+    """The layers, some of them together, by the hash of their name, where there are more than an image can have."""
     found = list(layers)
     if len(found) <= most:
         return found

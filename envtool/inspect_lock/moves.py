@@ -131,8 +131,7 @@ def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repo
 def why_not(
     text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources
 ) -> tuple[str | None, tuple[Move, ...]]:
-    """Ask for one more line: what holds it back, or None and what would move. Raises EnvtoolError if the text names no
-    package; SpecError if it is not a valid match spec."""
+    """Ask for one more line: what holds it back, or None and what would move. Raises EnvtoolError or SpecError."""
     name = package_of(text)
     here = old.of(platform)
     is_wheel = ("conda", name) not in here and ("pip", pip_requirements.name_of(name)) in here
@@ -167,8 +166,7 @@ class Outdated:
 
 
 def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Sources) -> list[Outdated]:
-    """The packages of one platform that have a newer version: those of one's own lines first, then by name. Raises
-    SolveError if the lines cannot be satisfied, or the records cannot be downloaded."""
+    """The packages of a platform that have a newer version, those of one's own lines first. Raises SolveError."""
     (spec,) = (each for each in with_virtual_packages(request.spec).platforms if each.platform == platform)
     here = old.of(platform)
     one = replace(request.spec, platforms=tuple(each for each in request.spec.platforms if each.platform == platform))

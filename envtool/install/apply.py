@@ -1,8 +1,5 @@
-"""Changes in a prefix: packages unpacked or linked, wheels installed, untracked files removed, byte-code compiled.
-
-So an archive is read once: for its files, for its manifest, and for the proof that the prefix holds these files. Out of
-scope: where the files go from here (`envtool.prefix.rattler`).
-"""
+"""Changes in a prefix: packages unpacked or linked, wheels installed, untracked files removed, byte-code compiled. An
+archive is read once: for its files, its manifest, and the proof that the prefix holds these files."""
 
 from __future__ import annotations
 
@@ -50,8 +47,7 @@ class Unpacked:
 
 
 def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path, Unpacked]:
-    """Unpack proven archives, several at a time. Raises ArchiveError if one is not a valid package archive, or brings a
-    path that escapes its directory. Raises OSError if a file cannot be written."""
+    """Unpack proven archives, several at a time. Raises ArchiveError if one is not valid or a path escapes."""
     stopped = threading.Event()
     # The largest first, so that no core is left alone with one of them at the end.
     ordered = sorted(archives, key=lambda each: -each.stat().st_size)
@@ -71,10 +67,7 @@ def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path
 
 
 def linked(directory: Path, written: Mapping[Inode, Written]) -> dict[Inode, Written]:
-    """Those of the unpacked files that have another name by now, and so outlive the directory.
-
-    The number of any other may be that of a new file as soon as the directory is gone.
-    """
+    """Those of the unpacked files that have another name by now: the number of any other may soon be a new file's."""
     found = {}
     for parent, _, names in os.walk(directory):
         for name in names:
@@ -202,8 +195,8 @@ def apply(
     transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]
 ) -> tuple[Known, tuple[str, ...]]:
     """Change a prefix, which is locked and marked incomplete. Returns the files that need not be read back, and what
-    link scripts left for people to read. Raises EnvtoolError if an archive or wheel cannot be installed. Raises
-    SharedPathsError if a path that the plan does not make anew is shared with something that it changes."""
+    link scripts left for people. Raises EnvtoolError if something cannot be installed, SharedPathsError if a path that
+    the plan does not make anew is shared with something that it changes."""
     prefix, plan = transaction.prefix, transaction.plan
     is_placed = {placement.package.url for placement in placements}
     archives = [package for package in plan.installs("conda") if package.url not in is_placed]

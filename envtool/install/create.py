@@ -1,8 +1,5 @@
-"""A prefix made equal to a lock: every archive and wheel is proven first, then what is missing is installed.
-
-A prefix that is not whole (a create was killed) is emptied and made again from the cache, where everything that had
-arrived still is: that converges from any state, which mending in place does not.
-"""
+"""A prefix made equal to a lock: every archive and wheel is proven first, then what is missing is installed. A prefix
+that is not whole (a create was killed) is emptied and made again from the cache: that converges from any state."""
 
 from __future__ import annotations
 
@@ -14,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from envtool.artifacts.download import require_sha256
 from envtool.console import ProgressDisplay
@@ -43,9 +39,6 @@ from envtool.prefix.rattler import detect_virtual_packages
 from envtool.signing.trust import require_signed
 from envtool.source_builds.wheel_builds import fetch_or_build
 from envtool.verify import Inventory, declared_findings, keep_manifests, take_inventory
-
-if TYPE_CHECKING:
-    from envtool.install.transaction import Transaction
 
 
 @dataclass(frozen=True)
@@ -163,17 +156,12 @@ class Outcome:
 
 
 def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
-    """Make a prefix, absent, empty or made by envtool, equal to a lock.
-
-    Raises:
-        LockfileError: a package of the lock has no sha256, or a conda package and a wheel bring one distribution.
-        PrefixError: the directory holds something that is not ours, or the lock has nothing for the platform.
-        VirtualPackageError: this machine lacks what the lock needs.
-        SignatureError: a channel has to be signed, and is not; the prefix was not touched.
-        NetworkError, HashMismatchError: an archive could not be downloaded or proven; the prefix was not touched.
-    """
+    """Make a prefix, absent, empty or made by envtool, equal to a lock. Raises, before it is touched: LockfileError if
+    a package has no sha256 or two bring one distribution, PrefixError if the directory is not ours or the lock has
+    nothing for the platform, VirtualPackageError if this machine lacks something, SignatureError if a channel has to be
+    signed and is not, NetworkError or HashMismatchError if an archive could not be downloaded or proven."""
     if not request.is_for_elsewhere:
-        require(request.packages())
+        require(request.packages)
     with prefix.locked():
         transaction = decide(request, prefix, cache, display)
         if transaction.receipt is not None and transaction.plan.is_empty:

@@ -44,8 +44,7 @@ class Lack:
 
 
 def require(packages: Sequence[LockedPackage]) -> None:
-    """Check that this machine has what packages need. Raises VirtualPackageError if it lacks something; everything that
-    it lacks is named."""
+    """Raise VirtualPackageError, with everything, if this machine lacks what packages need."""
     if not any(name.startswith("__") for package in packages for name in package.dependencies):
         return
     lacks = find_lacks(packages, rattler.detect_virtual_packages())
@@ -55,8 +54,7 @@ def require(packages: Sequence[LockedPackage]) -> None:
 
 
 def find_lacks(packages: Sequence[LockedPackage], detected: Mapping[str, str]) -> list[Lack]:
-    """What packages need and a machine does not have; one for each virtual package and constraint. `detected` are the
-    machine's virtual packages, name to `version` or `version build`."""
+    """What packages need and a machine lacks, of whose virtual packages (name to `version build`) it has `detected`."""
     lacks: dict[tuple[str, str], Lack] = {}
     for package in packages:
         for name, constraint in package.dependencies.items():
@@ -76,16 +74,14 @@ UNPACKED_FACTOR = 4
 
 
 def unpacked_bytes(archive: Path) -> int:
-    """How many bytes the files of an archive or wheel hold, guessed where it does not state it. Raises ArchiveError if
-    it is neither."""
+    """How many bytes the files of an archive or wheel hold, guessed where it does not state it. Raises ArchiveError."""
     stated = stated_bytes(archive)
     return archive.stat().st_size * UNPACKED_FACTOR if stated is None else stated
 
 
 @lru_cache(maxsize=1024)
 def stated_bytes(archive: Path) -> int | None:
-    """How many bytes the files of an archive or wheel hold, as it states itself; None where it is from before
-    `paths.json`. Raises ArchiveError if it is neither."""
+    """The same as it states itself; None where it is from before `paths.json`. Raises ArchiveError."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             return sum(member.file_size for member in wheel.infolist())
@@ -103,8 +99,7 @@ def with_overhead(size_bytes: int) -> int:
 
 
 def require_room(archives: Iterable[Path], prefix: Path, unpacked: int = 0) -> None:
-    """Check that a prefix has room for what is to be unpacked into it. Raises DiskSpaceError if it has not, with both
-    figures."""
+    """Raise DiskSpaceError, with both figures, if a prefix has no room for what is to be unpacked into it."""
     needed = with_overhead(unpacked + sum(unpacked_bytes(archive) for archive in archives))
     free = shutil.disk_usage(prefix).free
     if needed > free:

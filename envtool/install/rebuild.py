@@ -23,22 +23,17 @@ _CHUNK_BYTES = 1 << 20
 def compare_with_rebuilt(
     prefix: Prefix, lockfile: Lockfile, report: VerifyReport, cache: Cache, display: ProgressDisplay
 ) -> VerifyReport:
-    """Add to a verification what differs from a second prefix, made from the same lock beside the first. Raises
-    NetworkError or HashMismatchError if an archive could not be downloaded or proven."""
+    """Add to a verification what differs from a second prefix, made from the same lock. Raises what `create` raises."""
     receipt = prefix.require_whole()
     # Beside the first, since it takes as much room; with another length of path, since that is what differs elsewhere.
     with tempfile.TemporaryDirectory(prefix=f".{prefix.path.name}-", dir=prefix.path.parent) as scratch:
         second = Prefix(Path(scratch))
         request = Request(
-            lockfile,
-            receipt.platform,
-            receipt.categories,
-            "envtool verify --rebuild",
-            is_listed=False,
+            lockfile, receipt.platform, receipt.categories, "envtool verify --rebuild", is_listed=False,
             is_from_archives=True,
-        )
+        )  # fmt: skip
         create(request, second, cache, display)
-        locked = request.packages()
+        locked = request.packages
         first_entries = take_inventory(prefix, locked, cache, display).entries
         second_entries = take_inventory(second, locked, cache, display).entries
         known = {each.what for each in report.findings}

@@ -1,8 +1,5 @@
-"""Carrying out that packages share paths: what loses one gives way before it is installed.
-
-Where a change touches a shared path, the prefix is made anew: what the one that left had covered is in no file of
-the prefix, and a prefix made in one go is what every other way has to equal.
-"""
+"""Carrying out that packages share paths: what loses one gives way before it is installed. Where a change touches a
+shared path, the prefix is made anew: what the one that left had covered is in no file of the prefix."""
 
 from __future__ import annotations
 
@@ -63,8 +60,7 @@ class SharedPaths:
         return self.transaction.manifests.brought(require_sha256(package), key, self._site_packages)
 
     def require_settled(self) -> None:
-        """Check that the plan makes every package that has a shared path, once the archives are unpacked. Raises
-        SharedPathsError if it does not."""
+        """Raise SharedPathsError if the plan does not make every package that has a shared path."""
         plan = self.transaction.plan
         sharing = {package for (loser, _), winner in self._losses.items() for package in (loser, winner)}
         if not sharing.isdisjoint(self._placed):
@@ -79,11 +75,9 @@ class SharedPaths:
             raise SharedPathsError(sharing)
 
     def yield_paths(self, package: LockedPackage, unpacked: Path) -> None:
-        """Let a conda package bring what it loses to another one under the name that py-rattler gives it.
-
-        py-rattler would sort this out itself, but links packages side by side, and then fails or forgets files where a
-        path is a directory in one package and a file in another. For the same reason it sees no entries of directories.
-        """
+        """Let a conda package bring what it loses to another one under the name that py-rattler gives it. py-rattler
+        links packages side by side, and would fail or forget files where a path is a directory in one package and a
+        file in another; for the same reason it sees no entries of directories."""
         key = package.manager, package.name
         lost = {path for (loser, path), winner in self._losses.items() if loser == key and winner[0] == "conda"}
         brought = self._brought(package)

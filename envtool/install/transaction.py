@@ -48,7 +48,7 @@ class Transaction:
 
 def decide(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Transaction:
     """Decide what has to change so that a prefix equals a lock; nothing is downloaded or changed."""
-    wanted = request.packages()
+    wanted = request.packages
     anew = Transaction(request, prefix, cache, display, wanted, plan(wanted, None))
     if request.starts_over or prefix.state() is not State.WHOLE:
         return anew

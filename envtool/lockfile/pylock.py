@@ -37,14 +37,9 @@ def parse_pylock(
     is_pure: bool = False,
     pins: Pins | None = None,
 ) -> list[Wheel]:
-    """The wheels of a pylock.toml that uv resolved for one target, sorted by name. Raises SolveError if a package is
-    not a wheel, has no sha256, or none of its wheels is a pinned one.
-
-    Args:
-        built: wheels by name that uv was given as files.
-        kept: the sha256 of files that are taken before a better one of the same version.
-        is_pure: whether a wheel for every platform is wanted, and no other.
-    """
+    """The wheels of a pylock.toml that uv resolved for one target, sorted by name; `built` are wheels that uv was given
+    as files, `kept` the sha256 of files to be preferred, and `is_pure` wants wheels for every platform alone. Raises
+    SolveError if a package is not a wheel, has no sha256, or none of its wheels is a pinned one."""
     from envtool import toml
 
     packages: list[dict[str, Any]] = toml.loads(text).get("packages", [])

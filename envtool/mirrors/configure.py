@@ -1,7 +1,4 @@
-"""`envtool mirror use`: changes of configuration files, shown before they are made, and taken back exactly.
-
-A change keeps what was there, byte for byte, in a directory that only the user can read.
-"""
+"""`envtool mirror use`: changes of configuration files, shown before they are made, and taken back byte for byte."""
 
 from __future__ import annotations
 
@@ -64,8 +61,7 @@ def diff(edits: Sequence[Edit]) -> str:
 
 
 def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
-    """Make the changes, and keep what was there. Raises EnvtoolError if a file cannot be written, or is not what it was
-    when the change was planned."""
+    """Make the changes, and keep what was there. Raises EnvtoolError if a file cannot be written or was changed."""
     due = [edit for edit in edits if not edit.is_empty]
     for each in due:
         if read(each.path) != each.before:
@@ -82,8 +78,7 @@ def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
 
 
 def undo(journal: Path) -> list[Path]:
-    """Take the last change back; run again, the one before it. Raises EnvtoolError if there is no change to take back,
-    or a file was changed since."""
+    """Take the last change back. Raises EnvtoolError if there is none, or a file was changed since."""
     entries = _entries(journal)
     if not entries:
         raise EnvtoolError("there is no change to take back", "envtool mirror use makes one")
@@ -164,8 +159,7 @@ def journal() -> Path:
 
 
 def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset], best: Preset | None) -> list[Edit]:
-    """The changes that make envtool, and other tools on request, use mirrors. Raises EnvtoolError if the names or a
-    file cannot be used."""
+    """The changes that make envtool, and tools, use mirrors. Raises EnvtoolError if names or a file cannot be used."""
     if len(names) > 1 and {AUTO, OFF} & set(names):
         raise EnvtoolError("auto and off stand alone", "envtool mirror use auto")
     missing = [name for name in names if name not in known and name not in (AUTO, OFF)]

@@ -1,8 +1,5 @@
-"""Unpacked packages found in the cache, or taken from a prefix that was just made and proven.
-
-A package of which anything is unclear (a file that two packages bring, one that linking renamed, a text in which the
-prefix cannot be distinguished from its placeholder) gets no image; it is unpacked from its archive the next time, too.
-"""
+"""Unpacked packages found in the cache, or taken from a prefix that was just made and proven. One of which anything is
+unclear (a file that two bring, that linking renamed, or whose text has both prefix and placeholder) gets no image."""
 
 from __future__ import annotations
 

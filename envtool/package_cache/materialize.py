@@ -1,7 +1,5 @@
-"""Unpacked packages placed into a prefix: every file its own, cloned or copied, with the prefix where it belongs.
-
-Source: ioctl_ficlonerange(2), copy_file_range(2).
-"""
+"""Unpacked packages placed into a prefix, every file cloned or copied. Source: ioctl_ficlonerange(2),
+copy_file_range(2)."""
 
 from __future__ import annotations
 
@@ -34,10 +32,7 @@ _CANNOT = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOS
 
 
 def clone(source: str, target: str, mode: int) -> bool:
-    """Make a file with the content of another; a later change of either leaves the other as it is.
-
-    Returns whether they share their blocks until one is changed, so that nothing was copied.
-    """
+    """Make a file with the content of another; whether they share their blocks, so that nothing was copied."""
     with contextlib.ExitStack() as stack:
         reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, reading)
@@ -76,8 +71,7 @@ class Placement:
 
 
 def place(placements: Sequence[Placement], prefix: Path) -> dict[str, Entry]:
-    """Place packages into a prefix that has none of their files; returns each file whose content is the stored one.
-    Raises OSError if a file cannot be written, is there already, or a stored one has gone."""
+    """Place packages into a prefix that has none of their files; returns those whose content is as stored."""
     paths = [path for each in placements for path in (*(file.path for file in each.image.files), *each.image.links)]
     for directory in sorted({path.rpartition("/")[0] for path in paths}):
         (prefix / directory).mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,9 @@
-"""Paths that several packages of one lock bring: which of them each path is taken from.
+"""Paths that several packages of one lock bring: which of them each path is taken from, decided by the packages alone.
+Of two conda packages the one that is linked later wins, as with py-rattler, and what loses lies in
+`__clobbers__/PACKAGE/`. Wheels come after, in the order of the lock, as pip installs them, and the last one wins.
+Source: rattler's crates `path_resolver` and `rattler::install::clobber_registry`."""
 
-Nothing but the packages decides, so that one lock always gives one environment. Among conda packages py-rattler's rule
-holds: of two packages the one that comes later in the topological order of the dependencies wins, and what loses lies
-in `__clobbers__/PACKAGE/`, from where py-rattler takes it back. Wheels come after all conda packages, one after the
-other in the order of the lock, as pip installs them, and the last one wins.
-
-Source: rattler's crates `path_resolver`, `rattler::install::clobber_registry`, and
-`rattler_conda_types::repo_data::topological_sort`.
-"""
-
-from __future__ import annotations
-
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from envtool.artifacts.stated_paths import CLOBBERS
 
@@ -28,8 +19,7 @@ def kept_at(name: str, path: str) -> str:
 
 
 def resolve(brought: Mapping[Package, Collection[str]], conda_order: Callable[[], Sequence[str]]) -> Lost:
-    """Decide whose every path is. `conda_order` gives the names of the conda packages in topological order; it is asked
-    for only if two of them share a path."""
+    """Decide whose every path is; `conda_order` names the conda packages as they are linked, if two share a path."""
     claims = {package: paths for package, paths in _contested(brought).items() if paths}
     if not claims:
         return {}
@@ -108,64 +98,3 @@ def _overwrite(claims: Mapping[Package, Collection[str]], lost: dict[tuple[Packa
                     lost[placed.pop(each), each] = package
         placed.update(dict.fromkeys(paths, package))
         directories.update(parent for path in paths for parent in parents(path))
-
-
-def topological_order(depends: Mapping[str, Sequence[str]], noarch: Collection[str]) -> list[str]:
-    """The order in which py-rattler links packages: each one after those that it needs."""
-    needs = {name: [name_of(spec) for spec in specs] for name, specs in depends.items()}
-    broken = _broken_edges(_cycles(needs), noarch)
-    kept = {name: sorted(each for each in found if (name, each) not in broken) for name, found in needs.items()}
-    roots = sorted(kept.keys() - {each for found in kept.values() for each in found})
-    order: list[str] = []
-    seen: set[str] = set()
-    while len(order) < len(kept):
-        stack = [(name, False) for name in roots]
-        while stack:
-            name, is_resolved = stack.pop()
-            if is_resolved:
-                order.append(name)
-            elif name not in seen and name in kept:
-                seen.add(name)
-                stack.append((name, True))
-                stack += [(each, False) for each in kept[name]]
-        roots = sorted(kept.keys() - seen)  # cycles that nothing outside of them leads to
-    return order
-
-
-def name_of(match_spec: str) -> str:
-    """The normalized name of the package that a match spec is about, as py-rattler takes it for its order."""
-    return re.split(r"[\s=<>!~;\[]", match_spec, maxsplit=1)[0].lower()
-
-
-def _cycles(needs: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
-    visited: set[str] = set()
-    for start in sorted(needs):
-        path: dict[str, Iterator[str]] = {}
-        waiting = iter([start])
-        stack = [waiting]
-        while stack:
-            name = next(stack[-1], None)
-            if name is None:
-                stack.pop()
-                if path:
-                    path.popitem()
-            elif name in path:
-                names = list(path)
-                yield names[names.index(name) :]
-            elif name not in visited:
-                visited.add(name)
-                path[name] = iter(needs.get(name, ()))
-                stack.append(path[name])
-
-
-def _broken_edges(cycles: Iterable[Sequence[str]], noarch: Collection[str]) -> set[tuple[str, str]]:
-    broken = set()
-    for cycle in cycles:
-        for first, second in zip(cycle, [*cycle[1:], cycle[0]]):
-            if first not in noarch and second in noarch:
-                broken.add((first, second))
-                break
-            if (first in noarch and second not in noarch) or first == cycle[-1]:
-                broken.add((second, first))
-                break
-    return broken

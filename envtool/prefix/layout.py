@@ -13,6 +13,7 @@ from envtool.artifacts.stated_paths import checksums_of, place_in_prefix, script
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix import clobber
 from envtool.prefix.clobber import Lost, Package
+from envtool.prefix.rattler import link_order
 
 _NO_PYTHON = "lib/python3/site-packages"
 
@@ -88,7 +89,7 @@ def _losses(question: _Question) -> Lost:
     def order() -> list[str]:
         conda = {name: found for (manager, name), found in brought.items() if manager == "conda"}
         depends = {name: found.depends for name, found in conda.items()}
-        return clobber.topological_order(depends, [name for name, found in conda.items() if found.is_noarch])
+        return link_order(depends, [name for name, found in conda.items() if found.is_noarch])
 
     return clobber.resolve(paths, order)
 

@@ -1,9 +1,6 @@
-"""A prefix: the directory of one environment, what state it is in, and the notes that it carries about itself.
-
-A prefix of ours has a receipt, `conda-meta/envserve`, written last; while a command changes it, it has the mark
-`conda-meta/.incomplete`. (The receipt has no `.json` in its name, because conda and py-rattler take every such file
-for a package; docs/adr/0003.) Out of scope: what belongs into it (`envtool.install.create`).
-"""
+"""A prefix: the directory of one environment, its state and notes. One of ours has a receipt, `conda-meta/envserve`,
+written last (without `.json`, as conda takes every such file for a package; docs/adr/0003), and while a command changes
+it the mark `conda-meta/.incomplete`."""
 
 from __future__ import annotations
 
@@ -62,12 +59,8 @@ class Receipt:
 
 
 class Prefix:
-    """The directory of one environment.
-
-    Args:
-        path: where it is; made absolute, links resolved, since the path is written into its files.
-        made_for: the path that is written into its files, where it was made for another place, as in an image.
-    """
+    """The directory of one environment; absolute and without links, since its path is written into its files.
+    `made_for` is the path in its files, where it was made for another place, as in an image."""
 
     def __init__(self, path: Path, made_for: Path | None = None) -> None:
         self.path = path.expanduser().resolve()
@@ -111,8 +104,7 @@ class Prefix:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the prefix alone; a second process waits and reports it. Raises PrefixError if the directory holds
-        something that is not ours, or cannot be written."""
+        """Hold the prefix alone; a second process waits. Raises PrefixError if it is not ours or cannot be written."""
         self.refuse_foreign()
         length = len(os.fsencode(self.path))
         if length > LONGEST_PATH_BYTES:
@@ -188,8 +180,7 @@ class Prefix:
 
 
 def find_prefix(name: str | None, path: Path | None, made_for: Path | None = None) -> Prefix:
-    """The prefix that the options -n and -p mean; a name is looked for under `~/.envtool/envs` and in an existing
-    Miniconda's `envs`, and made in the first. Raises MissingFileError if neither is given."""
+    """The prefix of -n or -p; a name is under `~/.envtool/envs` or in a Miniconda's `envs`. Raises MissingFileError."""
     if path is not None:
         return Prefix(path, made_for)
     if name is None:
@@ -228,8 +219,7 @@ def environments() -> list[Environment]:
 
 
 def remove(prefix: Prefix) -> None:
-    """Remove an environment with everything in it. Raises PrefixError if it is not found, or was not made by
-    envtool."""
+    """Remove an environment with everything in it. Raises PrefixError if there is none of envtool."""
     if prefix.state() in (State.ABSENT, State.EMPTY):
         raise PrefixError(f"{prefix.path} not found", "envtool list shows the environments")
     with prefix.locked():

@@ -1,8 +1,5 @@
-"""The cause of an unsatisfiable request: a declared virtual package, the cut-off, or a minimal set of lines.
-
-The question is asked again with every virtual package at its best, and with fewer lines, until none can be left out.
-Source: U. Junker, "QuickXplain", AAAI 2004.
-"""
+"""The cause of an unsatisfiable request: a declared virtual package, the cut-off, or a minimal set of lines, found by
+asking again with fewer. Source: U. Junker, "QuickXplain", AAAI 2004."""
 
 from __future__ import annotations
 
@@ -46,22 +43,20 @@ class Explanation:
             if len(lines) == 1 or text.lstrip("│├└─ ") != lines[-1][2:].lstrip("│├└─ "):
                 lines.append(f"  {text}")
         if self.declarations:
-            lines += ["the cause is what the target machines are declared to have:"]
-            lines += [f"  {text}" for text in self.declarations.values()]
+            head = "the cause is what the target machines are declared to have:"
+            lines += [head, *(f"  {text}" for text in self.declarations.values())]
         if self.exclude_newer:
             lines.append(f"the cause is the cut-off: without exclude-newer {self.exclude_newer} it could be satisfied")
-        single = [each for conflict in self.conflicts if len(conflict) == 1 for each in conflict]
         alone = []
         for line, newest in self.unknown:
             why = f"such a version or build; the newest is {package_name(line.text)} {newest}"
             alone.append(f"{_shown(line)} (no channel has {why if newest else 'a package of this name'})")
-        alone += map(_shown, single)
+        alone += [_shown(conflict[0]) for conflict in self.conflicts if len(conflict) == 1]
         if alone:
             what = "this line" if len(alone) == 1 else f"each of these {len(alone)} lines"
             lines += [f"{what} cannot be satisfied:", *alone]
         for conflict in (each for each in self.conflicts if len(each) > 1):
-            lines.append(f"these {len(conflict)} lines cannot be satisfied together:")
-            lines += map(_shown, conflict)
+            lines += [f"these {len(conflict)} lines cannot be satisfied together:", *map(_shown, conflict)]
         if self.is_cut_short:
             over = f"the search ended after {_BUDGET_S:.0f} s"
             lines.append(f"{over}: some of these lines may be innocent, others missing")
@@ -86,8 +81,7 @@ def _shown(line: Dependency) -> str:
 
 @contextmanager
 def explained(request: LockRequest, sources: Sources) -> Iterator[None]:
-    """Turn the solver's refusal inside the block into a SolveError that names, for every platform, the lines that are
-    the cause."""
+    """Turn the solver's refusal into a SolveError that names, for every platform, the lines that are the cause."""
     try:
         yield
     except (UnsatisfiableError, SolveErrors) as error:

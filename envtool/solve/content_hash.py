@@ -1,10 +1,7 @@
-"""conda-lock's hash of the sources, so that its `--check-input-hash` agrees with our locks.
-
-For each platform the sha256 of a JSON text: the channels, every line as conda-lock understands it, and the virtual
-packages (`envtool export virtual-packages` gives conda-lock ours). A line that conda-lock cannot read goes in as it is.
-Source: conda_lock/content_hash.py, conda_lock/src_parser, conda_lock/virtual_package.py (conda-lock 3.0.4 and 4.0.3);
-conda/models/match_spec.py `_parse_spec_str`, conda/models/version.py `VersionSpec` and `treeify` (conda 24.7.1).
-"""
+"""conda-lock's hash of the sources, so that its `--check-input-hash` agrees with our locks: for each platform the
+sha256 of a JSON text of channels, lines as conda-lock understands them (or as they are), and virtual packages. Source:
+conda_lock/content_hash.py, conda_lock/src_parser, conda_lock/virtual_package.py (conda-lock 3.0.4 and 4.0.3);
+conda/models/match_spec.py `_parse_spec_str`, conda/models/version.py `VersionSpec` and `treeify` (conda 24.7.1)."""
 
 from __future__ import annotations
 
@@ -28,8 +25,7 @@ _ARCHSPECS = {"64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le", "arm64
 
 
 def declared_virtual_packages(platform: str, declarations: Mapping[str, str]) -> dict[str, str]:
-    """The virtual packages to solve with, name to `version` or `version build`; what is declared wins over the
-    defaults."""
+    """The virtual packages to solve with, name to `version build`; what is declared wins over the defaults."""
     return {**_DECLARED[platform.partition("-")[0]], "__archspec": archspec_of(platform), **declarations}
 
 
@@ -155,12 +151,8 @@ def _lines(spec: EnvironmentSpec, platform: PlatformSpec) -> Iterator[dict[str, 
         own = [each for each in conda if _is_in(each, str(path))]
         for each in own:
             found = parse(each.text)
-            parts: dict[str, Any] = {
-                "version": found.version or "",
-                "build": found.build,
-                "conda_channel": found.channel,
-            }
-            yield _line(found.name, "conda", each.category, **parts)
+            bounds = {"build": found.build, "conda_channel": found.channel}
+            yield _line(found.name, "conda", each.category, found.version or "", **bounds)
         wheels = [each for each in pip if _is_in(each, str(path)) or path == spec.paths[-1]]
         for wheel in wheels:
             line = _pip_line(wheel)

@@ -14,15 +14,8 @@ from envtool import console, paths
 from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
 from envtool.fetch import credentials
 from envtool.fetch.archive_cache import Cache
-from envtool.lockfile.conda_lock_v1 import (
-    INPUTS_KEY,
-    LINK_SCRIPTS_KEY,
-    SPECS_KEY,
-    VARIABLES_KEY,
-    LockedPackage,
-    Lockfile,
-)
-from envtool.lockfile.model import file_parts
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LINK_SCRIPTS_KEY, SPECS_KEY, VARIABLES_KEY
+from envtool.lockfile.model import LockedPackage, Lockfile, file_parts
 from envtool.mirrors import selection as mirror_choice
 from envtool.solve import conda_solver, content_hash, recorded_inputs
 from envtool.solve.conda_solver import PackageRecord, Repodata, SolveRequest
@@ -43,7 +36,13 @@ def solve(
     refuse_malformed(spec)
     preferred = preferences or {}
     requests = [_request(spec, each, policy, preferred.get(each.platform, Preference())) for each in spec.platforms]
-    answers = _with_fewest_moves(requests, sources.repodata)
+    repodata = sources.repodata
+    held = repodata.solve([_holding(each, each.keep) for each in requests])
+    # Where not all can be held that are to be kept, the fewest move.
+    answers = [
+        _moving_least(one, each, repodata) if one.keep and isinstance(each, UnsatisfiableError) else each
+        for one, each in zip(requests, held)
+    ]
     errors = [each for each in answers if isinstance(each, SolveError)]
     if errors:
         raise errors[0] if len(errors) == 1 else SolveErrors(errors)
@@ -86,15 +85,6 @@ def _channel(spec: EnvironmentSpec, match_spec: str) -> str | None:
 def channels_of(spec: EnvironmentSpec) -> tuple[str, ...]:
     """The URLs of the channels, with the values of the variables in them."""
     return tuple(credentials.expand(url) for each in spec.channels for url in channel_urls(each, spec.directory))
-
-
-def _with_fewest_moves(requests: Sequence[SolveRequest], repodata: Repodata) -> list[list[PackageRecord] | SolveError]:
-    """The answers that move the fewest of the archives that are to be kept."""
-    answers = repodata.solve([_holding(each, each.keep) for each in requests])
-    return [
-        _moving_least(request, answer, repodata) if request.keep and isinstance(answer, UnsatisfiableError) else answer
-        for request, answer in zip(requests, answers)
-    ]
 
 
 def _moving_least(request: SolveRequest, refused: SolveError, repodata: Repodata) -> list[PackageRecord] | SolveError:
@@ -175,8 +165,7 @@ class LockRequest:
 
 
 def lock(request: LockRequest, sources: Sources) -> Lockfile:
-    """Choose every package of every platform and describe them as a lock; nothing is written. Raises SpecError if a
-    line of the sources cannot be used; SolveError if a platform cannot be satisfied."""
+    """Choose every package of every platform as a lock, which is not written. Raises SpecError or SolveError."""
     complete = with_virtual_packages(request.spec)
     solutions = solve(complete, sources, request.policy(), request.preferences)
     pairs = zip(complete.platforms, solutions)
@@ -205,10 +194,10 @@ def described(request: LockRequest, packages: Sequence[LockedPackage]) -> Lockfi
 
 def with_virtual_packages(spec: EnvironmentSpec) -> EnvironmentSpec:
     """The specification with the virtual packages that it assumes beside those that it declares."""
-    platforms = (
+    platforms = [
         replace(each, virtual_packages=content_hash.declared_virtual_packages(each.platform, each.virtual_packages))
         for each in spec.platforms
-    )
+    ]
     return replace(spec, platforms=tuple(platforms))
 
 

@@ -65,16 +65,9 @@ def hold_most(
     attempts: Callable[[Sequence[Sequence[_Item]]], Sequence[_Answer | None]],
     stays: Callable[[_Item, _Answer], bool],
 ) -> _Answer | None:
-    """An answer that holds as many items as possible: with any other one held too, there would be none.
-
-    Args:
-        others: what else is to be held; it is known that not all of it can be.
-        attempts: for each of several selections, an answer that holds all of it, or None where there is none.
-        stays: whether an answer happens to have an item that it was not made to hold.
-
-    Returns:
-        None where there is no answer even if nothing is held.
-    """
+    """An answer that holds as many items as possible, all the important ones first; None if there is none even with
+    nothing held. `attempts` gives, for each of several selections, an answer that holds all of it or None (and not all
+    of `others` can be held); `stays` tells whether an answer happens to have an item that it was not made to hold."""
     first = next((attempt for attempt in attempts([important, ()] if important else [()]) if attempt is not None), None)
     if first is None:
         return None

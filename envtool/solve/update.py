@@ -1,7 +1,5 @@
-"""An update of some packages of a lock: a package goes where a whole new lock would put it, or to the named version.
-
-The rest is preferred as it is: the solver moves it only where the moved packages would not fit otherwise.
-"""
+"""An update of some packages of a lock: each goes where a new lock would put it, or to the named version; the rest
+moves only where the moved packages would not fit otherwise."""
 
 from __future__ import annotations
 
@@ -19,12 +17,9 @@ from envtool.spec.environment import PlatformSpec, package_name
 
 
 def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources: Sources) -> Lockfile:
-    """Make a lock that differs from an old one in what is asked for, and in nothing else that need not differ.
-
-    `updates` is what moves though its line has not changed: package names, or match specs that say where to
-    (`numpy=1.26`). Raises EnvtoolError if one is neither in the lock nor in environment.yml, SolveError if a platform
-    cannot be satisfied.
-    """
+    """Make a lock that differs from an old one in what is asked for, and in nothing else that need not differ;
+    `updates` move though their lines have not changed: package names, or match specs (`numpy=1.26`). Raises
+    EnvtoolError if one is neither in the lock nor in environment.yml, SolveError if a platform cannot be satisfied."""
     named = {package_of(each): each for each in updates}
     known: set[str | None] = {package.name for package in old.packages}
     for platform in request.spec.platforms:
@@ -72,12 +67,9 @@ def _commits(old: Lockfile, platform: PlatformSpec, moving: Iterable[str]) -> tu
 
 
 def _preference(
-    old: Lockfile,
-    fresh: Sequence[LockedPackage],
-    platform: PlatformSpec,
-    moving: Iterable[str],
+    old: Lockfile, fresh: Sequence[LockedPackage], platform: PlatformSpec, moving: Iterable[str],
     commits: tuple[Wheel, ...],
-) -> Preference:
+) -> Preference:  # fmt: skip
     names = {*moving, *(pip_requirements.name_of(each) for each in moving)}
     here = [package for package in old.packages if package.platform == platform.platform and not package.built]
     kept = [each for each in here if each.name not in names and not refusing(platform, each)]

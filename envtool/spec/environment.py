@@ -1,7 +1,5 @@
-"""The environment specification: one or several environment.yml files as frozen values, per platform.
-
-Dependencies of several files are put together, each with the category of its file; a contradiction is an issue.
-"""
+"""The environment specification: one or several environment.yml files, whose lines have the category of their file, as
+frozen values per platform."""
 
 from __future__ import annotations
 
@@ -74,9 +72,8 @@ class EnvironmentSpec:
 def read_spec(
     paths: Sequence[Path], platforms: Sequence[str] = (), *, default: Sequence[str] = (DEFAULT_PLATFORM,)
 ) -> EnvironmentSpec:
-    """Read the files of one environment (`platforms`: the platforms to read them for, instead of the ones that they
-    name). Raises MissingFileError if a file cannot be read; SpecError if a file is malformed, or they contradict each
-    other; every issue is in it."""
+    """Read the files of one environment, for `platforms` instead of the ones that they name. Raises MissingFileError if
+    a file cannot be read, SpecError with every issue if one is malformed, or they contradict each other."""
     hint = "envtool init makes one from a template; -f names another"
     return combine([environment_yml.parse(path, read_text(path, hint)) for path in paths], platforms, default)
 

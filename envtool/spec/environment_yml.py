@@ -1,8 +1,5 @@
-"""One parsed environment.yml, with every issue that it has.
-
-The format is conda's, with conda-lock's keys (`platforms`, `category`, `pip-repositories`) and two of ours:
-`virtual-packages` and `exclude-newer` (docs/adr/0002).
-"""
+"""One parsed environment.yml, with every issue that it has. The format is conda's, with conda-lock's keys (`platforms`,
+`category`, `pip-repositories`) and ours (`virtual-packages`, `exclude-newer`; docs/adr/0002)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
-"""Platforms, and the selectors in comments (`# [linux and not aarch64]`) that keep a line for some of them.
-
-The names are conda-build's, joined by `and`, `or`, `not` and parentheses. An unknown name is an issue; conda-lock knows
-single names only and drops other lines everywhere.
-Source: CEP 24, "Comment-based selectors"; conda_lock/src_parser/selectors.py.
-"""
+"""Platforms, and the selectors in comments (`# [linux and not aarch64]`) that keep a line for some of them, joined by
+`and`, `or`, `not` and parentheses; conda-lock knows single names only. Source: CEP 24, "Comment-based selectors";
+conda_lock/src_parser/selectors.py."""
 
 from __future__ import annotations
 

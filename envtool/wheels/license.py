@@ -10,10 +10,7 @@ _NO_LICENSE = ("", "unknown", "none")
 
 
 def license_of(metadata: str) -> str | None:
-    """The licence that the METADATA of a wheel states, the most precise field first.
-
-    Source: PyPA core metadata specification, "License-Expression", "License", "Classifier".
-    """
+    """The licence that the METADATA of a wheel states, the most precise field first (PyPA core metadata)."""
     headers = HeaderParser().parsestr(metadata)
     for field in ("License-Expression", "License"):
         text = str(headers.get(field, "")).strip()
@@ -29,12 +26,8 @@ def known_license(text: str | None) -> str | None:
 
 
 def is_allowed(license: str, allowed: Sequence[str], denied: Sequence[str]) -> bool:
-    """Whether a package may be used under its licence: of `A OR B` one has to be allowed, of `A AND B` both.
-
-    Args:
-        license: an SPDX expression, or another text, which counts as one licence.
-        allowed: identifiers; empty for all that are not denied.
-    """
+    """Whether a package may be used under its licence, an SPDX expression or one other text: of `A OR B` one has to be
+    allowed, of `A AND B` both; without `allowed` all are that are not denied."""
     from license_expression import ExpressionError, LicenseWithExceptionSymbol, get_spdx_licensing
 
     licensing = get_spdx_licensing()

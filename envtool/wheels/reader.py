@@ -1,9 +1,5 @@
-"""Wheel files: members, RECORD, headers, scripts, and the places of their files in a conda package.
-
-A noarch package has `site-packages/` and `python-scripts/`, which the installer puts where the environment's Python
-looks; any other names the places themselves. `RECORD` lists what will be installed, scripts included, and `INSTALLER`
-states conda, so that pip neither upgrades nor removes the package by accident.
-"""
+"""Wheel files: members, RECORD, headers, scripts, and the places of their files in a conda package: `site-packages/`
+and `python-scripts/` if it is noarch. `INSTALLER` states conda, so that pip leaves the package alone."""
 
 from __future__ import annotations
 
@@ -135,8 +131,7 @@ class Layout:
     installed_site: str  # where `site` is once it is installed
 
     def place(self, wheel: Wheel, generated: Sequence[str]) -> tuple[Entry, ...]:
-        """The files of a wheel at their places, sorted by path. Raises ArchiveError if it has files of a kind that has
-        no place."""
+        """The files of a wheel at their places, sorted by path. Raises ArchiveError if one has no place."""
         files = {entry.path: entry for entry in self._placed(wheel)}
         installer, record = (f"{self.site}/{wheel.dist_info}/{name}" for name in ("INSTALLER", "RECORD"))
         files[installer] = Entry(installer, b"conda\n")

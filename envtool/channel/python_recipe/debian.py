@@ -1,12 +1,6 @@
-"""Debian packages: where they are (the machine's apt configuration, the user's mirrors, public ones), and their reader.
-
-Both formats of apt are read, deb822 (`.sources`) and one line per source (`.list`); see sources.list(5). Out of scope:
-apt's own proxy and authentication settings (ours are those of `envtool.fetch.client`), and `mirror+…`, `cdrom:` and
-other methods that only apt speaks.
-
-Only the standard library is needed, and zstandard for packages made by newer tools. Nothing is unpacked to disk: the
-members are values, and a path that would leave its directory is refused. Format: deb(5), ar(5).
-"""
+"""Debian packages: where they are (apt's configuration in both formats, see sources.list(5), the user's mirrors, public
+ones), and their reader, which unpacks nothing to disk. Out of scope: apt's own proxies, passwords and methods. Format:
+deb(5), ar(5)."""
 
 from __future__ import annotations
 
@@ -59,10 +53,7 @@ def wanted(file: PoolFile, user_mirrors: Sequence[str], sources: Sequence[AptSou
 
 
 def base_uris(archive: str, user_mirrors: Sequence[str], sources: Sequence[AptSource]) -> tuple[str, ...]:
-    """Where an archive is, the best place first.
-
-    A mirror of the user's is a site that has `debian/` and `debian-security/`, or the URL of one of the two.
-    """
+    """Where an archive is, best first; a mirror is a site with `debian/` and `debian-security/`, or one of the two."""
     # apt allows file:/path, URLs need file:///path.
     own = [re.sub(r"^file:/(?!/)", "file:///", source.uri) for source in sources if source.archive == archive]
     sites = [re.sub(r"/debian(?:-security)?$", "", url.rstrip("/")) for url in user_mirrors]

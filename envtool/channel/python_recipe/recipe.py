@@ -1,9 +1,5 @@
-"""Recipes: what each package of the embedded channel is made of, as frozen values.
-
-A recipe names its sources by sha256. The keys are written by people, so an unknown one is an error, and all issues of
-a file come at once. Out of scope: where the sources are (`envtool.channel.python_recipe.debian`) and how they
-become a package.
-"""
+"""Recipes: what each package of the embedded channel is made of, its sources by sha256. People write the keys, so that
+an unknown one is an error, and all issues of a file come at once."""
 
 from __future__ import annotations
 
@@ -113,8 +109,7 @@ def load(name: str, recipes: Path) -> Recipe:
 
 
 def parse(text: str, path: Path) -> Recipe:
-    """Turn the text of a recipe into a value; the directory of its path must be named like the package. Raises
-    RecipeError if it is malformed; all issues are named."""
+    """Read a recipe, whose directory is named like the package. Raises RecipeError with all issues."""
     document = YamlDocument(path.name, text)
     recipe = None if document.issues else _Reader(document).recipe(text, path)
     if recipe is None or document.issues:
