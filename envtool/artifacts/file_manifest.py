@@ -74,7 +74,7 @@ class FileManifests:
             self._write(sha256, _wheel_content(source))
 
     def keep_archive(self, sha256: str, archive: Path, payload: Iterable[Member], info: Mapping[str, bytes]) -> None:
-        """Keep the manifest of an archive that was read. Raises ArchiveError if what is needed is not there."""
+        """Keep the manifest of an archive that was read. Raises ArchiveError if it lacks what is needed."""
         self._write(sha256, _archive_content(archive, payload, info))
 
     def _write(self, sha256: str, content: Mapping[str, Any]) -> None:

@@ -51,6 +51,11 @@ def paths(archive: Path, content: Any) -> dict[str, Mapping[str, Any]]:
     return found
 
 
+def kept_at(name: str, path: str) -> str:
+    """Where the file of a conda package lies whose path another conda package has won."""
+    return f"{CLOBBERS}/{name}/{path}"
+
+
 def cached_paths(archive: Path) -> list[str]:
     """The paths that an archive states; none where there is no such archive or it cannot be read."""
     try:

@@ -20,7 +20,6 @@ from envtool.inspect_lock.package_metadata import look_up
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix.rattler import satisfies
 from envtool.pypi.distributions import DISTRIBUTION_NAMES, distribution_names, pep440
-from envtool.wheels.license import is_allowed
 
 _SARIF_LEVELS = {"low": "note", "medium": "warning"}
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -147,6 +146,28 @@ def refused(stated: Mapping[str, str | None], allowed: Sequence[str], denied: Se
         for name, license in stated.items()
         if (license is None and allowed) or (license is not None and not is_allowed(license, allowed, denied))
     }
+
+
+def is_allowed(license: str, allowed: Sequence[str], denied: Sequence[str]) -> bool:
+    """Whether a package may be used under its licence, an SPDX expression or one other text: of `A OR B` one has to be
+    allowed, of `A AND B` both; without `allowed` all are that are not denied."""
+    from license_expression import ExpressionError, LicenseWithExceptionSymbol, get_spdx_licensing
+
+    licensing = get_spdx_licensing()
+
+    def holds(node: Any) -> bool:
+        if isinstance(node, licensing.OR):
+            return any(map(holds, node.args))
+        if isinstance(node, licensing.AND):
+            return all(map(holds, node.args))
+        # `A WITH B` gives more rights than A alone: either name decides.
+        names = {str(node), str(node.license_symbol)} if isinstance(node, LicenseWithExceptionSymbol) else {str(node)}
+        return (not allowed or not names.isdisjoint(allowed)) and names.isdisjoint(denied)
+
+    try:
+        return holds(licensing.parse(license, validate=False))
+    except ExpressionError:
+        return (not allowed or license in allowed) and license not in denied
 
 
 def sentence(found: Found) -> str:

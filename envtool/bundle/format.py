@@ -65,7 +65,7 @@ def path_of(name: str, sha256: str) -> str:
 
 
 def parse(content: bytes, owner: str) -> Manifest:
-    """Read a manifest; unknown keys are left alone. Raises BundleError if it is none, or of another format."""
+    """Read a manifest; unknown keys are left alone. Raises BundleError if it is malformed or of another format."""
     try:
         value: dict[str, Any] = json.loads(content)
         found = value.get("format")
@@ -160,7 +160,8 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Look at a bundle of either form. Raises BundleError if it is none, not whole, or holds what it does not name."""
+    """Look at a bundle of either form. Raises BundleError if it is not whole, or holds what its manifest does not
+    name."""
     try:
         places = _in_directory(path) if path.is_dir() else _in_file(path)
         found = _read(path, places)

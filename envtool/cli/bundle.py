@@ -12,9 +12,8 @@ from envtool.bundle import envtool_wheels
 from envtool.bundle import install as installation
 from envtool.bundle.create import Order
 from envtool.bundle.create import create as create_bundle
-from envtool.cli import options
+from envtool.cli import CommandGroup, options
 from envtool.cli.create import as_told, say_made, say_outcome
-from envtool.cli.groups import CommandGroup
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import read_lockfile

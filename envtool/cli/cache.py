@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from envtool import console, paths
-from envtool.cli.groups import CommandGroup
+from envtool.cli import CommandGroup
 from envtool.cli.options import json_option
 from envtool.fetch.archive_cache import Cache
 from envtool.package_cache.store import PackageCache, prune, sizes, stale

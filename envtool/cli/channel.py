@@ -14,7 +14,7 @@ from envtool.channel import edit
 from envtool.channel import mirror as mirror_module
 from envtool.channel.python_recipe.build import build as build_channel
 from envtool.channel.storage import DirectoryStorage, S3Storage
-from envtool.cli.groups import CommandGroup
+from envtool.cli import CommandGroup
 from envtool.cli.init import pair
 from envtool.cli.options import PATH, json_option
 from envtool.errors import EnvtoolError

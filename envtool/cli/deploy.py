@@ -10,8 +10,7 @@ import click
 
 from envtool import console, paths, policy
 from envtool import templates as door
-from envtool.cli import options
-from envtool.cli.groups import CommandGroup
+from envtool.cli import CommandGroup, options
 from envtool.cli.init import compare_rendered, describe_variables, pair, write_rendered
 from envtool.deploy.apply import ApplyOptions, Outcome, roll_back
 from envtool.deploy.apply import apply as carry_out

@@ -11,7 +11,7 @@ from envtool import console, paths
 from envtool.atomic_files import write_atomically
 from envtool.cli import options
 from envtool.fetch.archive_cache import Cache
-from envtool.install.rebuild import compare_with_rebuilt
+from envtool.install.create import compare_with_rebuilt
 from envtool.prefix.prefix import Prefix
 from envtool.signing import attestation
 from envtool.solve.md5_completion import read_complete

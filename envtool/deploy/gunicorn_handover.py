@@ -275,7 +275,7 @@ _OTHERS = ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS", "NOTIFY_SO
 
 
 def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s: float, path: str) -> None:
-    """Start one worker of a release. Raises DeployError, with the end of its log, if it is not well."""
+    """Start one worker of a release. Raises DeployError, with the end of its log, if it is unhealthy."""
     shutil.rmtree(root.trial, ignore_errors=True)
     root.trial.mkdir(parents=True)
     address = f"unix:{root.trial}/socket"

@@ -22,7 +22,7 @@ from envtool.inspect_lock.graph import Graph, graph
 from envtool.inspect_lock.package_metadata import PackageMetadata, look_up
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 from envtool.lockfile.model import is_repository, parse_repository
-from envtool.wheels.license import known_license, license_of
+from envtool.wheels.reader import known_license, license_of
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component

@@ -14,7 +14,7 @@ from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.pypi.distributions import metadata_at
-from envtool.wheels.license import known_license, license_of
+from envtool.wheels.reader import known_license, license_of
 
 
 @dataclass(frozen=True)

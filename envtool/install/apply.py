@@ -22,7 +22,7 @@ from envtool.atomic_files import create, write_all
 from envtool.console import Task
 from envtool.errors import ArchiveError
 from envtool.install.link_scripts import run_link_scripts
-from envtool.install.machine_check import stated_bytes
+from envtool.install.preconditions import stated_bytes
 from envtool.install.shared_paths import SharedPaths
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.materialize import Placement, place

@@ -4,11 +4,12 @@ that is not whole (a create was killed) is emptied and made again from the cache
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -18,15 +19,22 @@ from envtool.errors import ArchiveError, PrefixError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.install.apply import apply
 from envtool.install.cuda import cuda_of, detect_gpu, judge
-from envtool.install.distribution_collisions import brought_twice, refuse_collisions
 from envtool.install.link_scripts import confinement, sentence, split
 from envtool.install.link_scripts import link_scripts as scripts_of
-from envtool.install.machine_check import UNPACKED_FACTOR, require, require_room, unpacked_bytes, with_overhead
+from envtool.install.preconditions import (
+    UNPACKED_FACTOR,
+    brought_twice,
+    refuse_collisions,
+    require,
+    require_room,
+    unpacked_bytes,
+    with_overhead,
+)
 from envtool.install.request import Plan, Request, installed
 from envtool.install.shared_paths import SharedPathsError
 from envtool.install.transaction import Transaction, decide
 from envtool.lockfile.conda_lock_v1 import SPECS_KEY, VARIABLES_KEY, read_json_metadata
-from envtool.lockfile.model import LockedPackage
+from envtool.lockfile.model import LockedPackage, Lockfile
 from envtool.package_cache import capture
 from envtool.package_cache.capture import find_placements, forget
 from envtool.package_cache.materialize import Placement
@@ -36,9 +44,10 @@ from envtool.prefix.conda_meta import conda_packages
 from envtool.prefix.layout import Clobber, losses
 from envtool.prefix.prefix import Prefix, Receipt, register
 from envtool.prefix.rattler import detect_virtual_packages
+from envtool.prefix.scan import Entry
 from envtool.signing.trust import require_signed
 from envtool.source_builds.wheel_builds import fetch_or_build
-from envtool.verify import Inventory, declared_findings, keep_manifests, take_inventory
+from envtool.verify import Finding, Inventory, VerifyReport, declared_findings, keep_manifests, take_inventory
 
 
 @dataclass(frozen=True)
@@ -259,3 +268,58 @@ def _requested(transaction: Transaction) -> Sequence[str]:
     packages = [package for package in transaction.wanted if package.manager == "conda"]
     needed = {name for package in packages for name in package.dependencies}
     return [f"{package.name}={package.version}" for package in packages if package.name not in needed]
+
+
+_SHOWN_BYTES = 16
+_CHUNK_BYTES = 1 << 20
+
+
+def compare_with_rebuilt(
+    prefix: Prefix, lockfile: Lockfile, report: VerifyReport, cache: Cache, display: ProgressDisplay
+) -> VerifyReport:
+    """Add to a verification what differs from a second prefix, made from the same lock. Raises what `create` raises."""
+    receipt = prefix.require_whole()
+    # Beside the first, since it takes as much room; with another length of path, since that is what differs elsewhere.
+    with tempfile.TemporaryDirectory(prefix=f".{prefix.path.name}-", dir=prefix.path.parent) as scratch:
+        second = Prefix(Path(scratch))
+        request = Request(
+            lockfile, receipt.platform, receipt.categories, "envtool verify --rebuild", is_listed=False,
+            is_from_archives=True,
+        )  # fmt: skip
+        create(request, second, cache, display)
+        locked = request.packages
+        first_entries = take_inventory(prefix, locked, cache, display).entries
+        second_entries = take_inventory(second, locked, cache, display).entries
+        known = {each.what for each in report.findings}
+        found = [each for each in _differences(prefix, first_entries, second, second_entries) if each.what not in known]
+    return replace(report, findings=(*report.findings, *found))
+
+
+def _differences(
+    first: Prefix, first_entries: Mapping[str, Entry], second: Prefix, second_entries: Mapping[str, Entry]
+) -> Iterator[Finding]:
+    for path in sorted(first_entries.keys() | second_entries.keys()):
+        here, there = first_entries.get(path), second_entries.get(path)
+        if here is None:
+            yield Finding("missing", path, "the rebuilt environment has it")
+        elif there is None:
+            yield Finding("extra", path, "the rebuilt environment does not have it")
+        elif replace(here, size_bytes=0) != replace(there, size_bytes=0):
+            yield Finding("mismatched", path, first_difference(first.path / path, second.path / path))
+
+
+def first_difference(first: Path, second: Path) -> str:
+    """Where two files differ first, with the bytes of both, for people."""
+    if first.is_symlink() or second.is_symlink():
+        return "a link that leads elsewhere in the rebuilt environment"
+    offset = 0
+    with first.open("rb") as one, second.open("rb") as other:
+        while True:
+            here, there = one.read(_CHUNK_BYTES), other.read(_CHUNK_BYTES)
+            if here != there:
+                at = next((i for i, (a, b) in enumerate(zip(here, there)) if a != b), min(len(here), len(there)))
+                shown = here[at : at + _SHOWN_BYTES].hex(" "), there[at : at + _SHOWN_BYTES].hex(" ")
+                return f"differs from the rebuilt file at byte {offset + at}: {shown[0]} against {shown[1]}"
+            if not here:
+                return "has another mode than the rebuilt file"
+            offset += len(here)

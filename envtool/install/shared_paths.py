@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Brought
-from envtool.artifacts.stated_paths import Checksum, checksums_of, place_in_prefix, place_of
+from envtool.artifacts.stated_paths import Checksum, checksums_of, kept_at, place_in_prefix, place_of
 from envtool.lockfile.model import LockedPackage
 from envtool.package_cache.materialize import Placement
-from envtool.prefix import clobber
-from envtool.prefix.clobber import Lost, Package
 from envtool.prefix.conda_meta import conda_packages, wheel_files
-from envtool.prefix.layout import losses, site_packages
+from envtool.prefix.layout import Lost, Package, losses, parents, site_packages
 
 if TYPE_CHECKING:
     from envtool.install.transaction import Transaction
@@ -106,7 +104,7 @@ class SharedPaths:
             if path not in lost:
                 yield entry
                 continue
-            place = clobber.kept_at(name, path)
+            place = kept_at(name, path)
             (unpacked / place).parent.mkdir(parents=True, exist_ok=True)
             (unpacked / entry["_path"]).rename(unpacked / place)
             yield {**entry, "_path": place}
@@ -116,7 +114,7 @@ class SharedPaths:
         prefix = self.transaction.prefix.path
         for package in packages:
             for path in self._brought(package).directories:
-                above = [prefix / each for each in (path, *clobber.parents(path))]
+                above = [prefix / each for each in (path, *parents(path))]
                 if not any(each.is_symlink() or (each.exists() and not each.is_dir()) for each in above):
                     (prefix / path).mkdir(parents=True, exist_ok=True)
 

@@ -13,10 +13,9 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from envtool.artifacts.stated_paths import place_of
+from envtool.artifacts.stated_paths import kept_at, place_of
 from envtool.atomic_files import write_atomically
 from envtool.errors import PrefixError
-from envtool.prefix.clobber import kept_at
 from envtool.prefix.prefix import Prefix
 
 

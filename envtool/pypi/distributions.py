@@ -4,7 +4,7 @@ Source: PyPA specifications, "Recording installed projects".
 
 A name comes from the archive itself where it is at hand (a local channel, the cache), then from the purls of the
 record, then from a table of the usual differences; else the distribution is called like the package. No service is
-asked. What no name tells is found before an environment is made (`envtool.install.distribution_collisions`).
+asked. What no name tells is found before an environment is made (`envtool.install.preconditions`).
 
 A stand-in states name, version and, where an extra is asked for, what the extras need: uv asks no index for that name,
 chooses no other version and completes nothing.

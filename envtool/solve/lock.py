@@ -19,7 +19,7 @@ from envtool.lockfile.model import LockedPackage, Lockfile, file_parts
 from envtool.mirrors import selection as mirror_choice
 from envtool.solve import conda_solver, content_hash, recorded_inputs
 from envtool.solve.conda_solver import PackageRecord, Repodata, SolveRequest
-from envtool.solve.content_hash import content_hashes
+from envtool.solve.content_hash import content_hashes, declared_packages
 from envtool.solve.solution import Preference, Solution, SolveErrors, Sources, categories, dependency_edges, hold_most
 from envtool.spec import pip_requirements
 from envtool.spec import version_policy as policy
@@ -174,7 +174,7 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
 
 def described(request: LockRequest, packages: Sequence[LockedPackage]) -> Lockfile:
     """A lock of chosen packages."""
-    declared = {each.platform: each.virtual_packages for each in with_virtual_packages(request.spec).platforms}
+    declared = declared_packages(request.spec)
     unknown = sorted(set(request.spec.run_link_scripts) - {each.name for each in packages if each.manager == "conda"})
     if unknown:
         raise SolveError(

@@ -10,8 +10,8 @@ from pathlib import Path
 from envtool import console
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, Lockfile
 from envtool.solve import recorded_inputs
-from envtool.solve.content_hash import content_hashes
-from envtool.solve.lock import LockRequest, with_virtual_packages
+from envtool.solve.content_hash import content_hashes, declared_packages
+from envtool.solve.lock import LockRequest
 from envtool.solve.recorded_inputs import Change
 from envtool.spec.environment import DEFAULT_PLATFORM, package_name, read_spec
 
@@ -81,8 +81,7 @@ def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
 
 def _compare_hashes(lockfile: Lockfile, request: LockRequest) -> Iterator[Change]:
     # A lock of conda-lock says only a hash of its sources, so that nothing more can be told than whether it differs.
-    complete = with_virtual_packages(request.spec)
-    declared = {each.platform: each.virtual_packages for each in complete.platforms}
+    declared = declared_packages(request.spec)
     theirs, ours = content_hashes(request.spec, None), content_hashes(request.spec, declared)
     place = str(request.spec.paths[0])
     for platform in sorted(theirs.keys() | lockfile.content_hash.keys()):

@@ -39,7 +39,7 @@ def resolve(repository: Repository) -> str:
 
 def check_out(repository: Repository, commit: str, directory: Path) -> None:
     """Put the files of one commit into a new directory, with a repository around them that holds nothing else. Raises
-    NetworkError if it cannot be had, SolveError if it has submodules."""
+    NetworkError if it cannot be downloaded, SolveError if it has submodules."""
     store = directory.with_name(f"{directory.name}.git")
     _fetch(repository, commit, store)
     _local(["init", "--quiet", "--template=", str(directory)])

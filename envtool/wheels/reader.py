@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.message import Message
-from email.parser import Parser
+from email.parser import HeaderParser, Parser
 from pathlib import Path, PurePosixPath
 
 from envtool.artifacts.conda_archive import ZIP_ERRORS
@@ -189,3 +189,22 @@ def format_record(rows: Iterable[tuple[str, str, str]]) -> bytes:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue().encode("utf-8")
+
+
+_NO_LICENSE = ("", "unknown", "none")
+
+
+def license_of(metadata: str) -> str | None:
+    """The licence that the METADATA of a wheel states, the most precise field first (PyPA core metadata)."""
+    headers = HeaderParser().parsestr(metadata)
+    for field in ("License-Expression", "License"):
+        text = str(headers.get(field, "")).strip()
+        if known := known_license(text.splitlines()[0] if text and len(text) < 200 else None):
+            return known
+    classifiers = [str(each) for each in headers.get_all("Classifier", []) if str(each).startswith("License ::")]
+    return classifiers[0].rpartition(" :: ")[2] if classifiers else None
+
+
+def known_license(text: str | None) -> str | None:
+    """The text of a licence, or None where it is a word for none."""
+    return text if text and text.strip().lower() not in _NO_LICENSE else None

@@ -19,8 +19,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package
 from envtool.errors import ArchiveError
 from envtool.wheels import reader
-from envtool.wheels.license import license_of
-from envtool.wheels.reader import Wheel
+from envtool.wheels.reader import Wheel, license_of
 
 _OF_PYTHON = ("python_version", "python_full_version", "implementation_version")
 _OF_MACHINE = ("sys_platform", "platform_system", "platform_machine", "os_name", "platform_release", "platform_version")

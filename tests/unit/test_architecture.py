@@ -133,7 +133,7 @@ STOREYS = {
     "envtool": """
         errors paths atomic_files console file_lock subprocesses scratch toml yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export audit policy image channel bundle deploy doctor ci cli __main__
+        export audit policy image channel bundle deploy doctor cli __main__
     """,
     "serve": """
         errors durable_files codec http events checkpoint settings system policy source store rollout model swap fleet

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envtool.prefix import clobber
+from envtool.prefix import layout
 from envtool.prefix.rattler import link_order
 
 NAMES = [f"p{number}" for number in range(7)]
@@ -38,15 +38,15 @@ def brought(manager: str) -> st.SearchStrategy[dict[tuple[str, str], list[str]]]
 @settings(deadline=None, max_examples=500)
 def test_every_path_has_one_owner(conda: dict, wheels: dict, random: object) -> None:
     packages = {**conda, **wheels}
-    lost = clobber.resolve(packages, lambda: NAMES)
+    lost = layout.resolve(packages, lambda: NAMES)
     kept = [path for package, paths in packages.items() for path in paths if (package, path) not in lost]
     assert len(kept) == len(set(kept))
-    assert not any(path in kept for each in kept for path in clobber.parents(each))
+    assert not any(path in kept for each in kept for path in layout.parents(each))
     for (loser, path), winner in lost.items():
         assert any(clobber_of(path, other) for other in packages[winner]), (loser, path, winner)
     shuffled = list(conda.items())
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert clobber.resolve({**dict(shuffled), **wheels}, lambda: NAMES) == lost
+    assert layout.resolve({**dict(shuffled), **wheels}, lambda: NAMES) == lost
 
 
 def clobber_of(path: str, other: str) -> bool:
@@ -56,7 +56,7 @@ def clobber_of(path: str, other: str) -> bool:
 @given(brought("conda"))
 @settings(deadline=None, max_examples=500)
 def test_the_last_package_has_all_its_files(conda: dict) -> None:
-    lost = clobber.resolve(conda, lambda: NAMES)
+    lost = layout.resolve(conda, lambda: NAMES)
     files = {path for paths in conda.values() for path in paths}
     for path in files:
         rivals = [package for package, paths in conda.items() if any(clobber_of(path, each) for each in paths)]
@@ -75,6 +75,6 @@ def test_wheels_are_as_if_one_was_written_after_the_other(wheels: dict) -> None:
                 if written[gone] != package:
                     del written[gone]
             written[path] = package
-    lost = clobber.resolve(wheels, lambda: [])
+    lost = layout.resolve(wheels, lambda: [])
     kept = {path: package for package, paths in wheels.items() for path in paths if (package, path) not in lost}
     assert kept == written

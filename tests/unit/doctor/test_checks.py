@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from envtool.doctor.checks import check
-from envtool.doctor.detect import skew_of
 from envtool.doctor.machine_facts import (
     Inotify,
     MachineFacts,
@@ -18,6 +17,7 @@ from envtool.doctor.machine_facts import (
     Severity,
     glibc_of,
     needs,
+    skew_of,
 )
 from envtool.install.cuda import Fit, Gpu, cuda_of, fit, read_driver
 from envtool.lockfile.conda_lock_v1 import LockedPackage
