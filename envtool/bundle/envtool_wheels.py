@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from email.parser import Parser
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
@@ -81,10 +82,9 @@ def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirror
         python = target.python_version
         wanted = tuple(_plain(each) for each in map(Requirement, stated) if _is_needed(each, python))
         return [
-            LockedPackage("pip", each.name, each.version, target.platform, each.url, each.sha256,
-                          category=f"python{python}")
+            replace(each, platform=target.platform, category=f"python{python}", dependencies={}, size_bytes=None)
             for each in resolve.choose(WheelRequest(target, wanted), mirrors)
-        ]  # fmt: skip
+        ]
 
     with ThreadPoolExecutor(_JOBS) as pool:
         packages = [each for found in pool.map(chosen, targets) for each in found]

@@ -9,17 +9,17 @@ from typing import Any
 import click
 
 from envtool import console, paths, policy
-from envtool import templates as door
 from envtool.cli import CommandGroup, options
 from envtool.cli.init import compare_rendered, describe_variables, pair, write_rendered
 from envtool.deploy.apply import ApplyOptions, Outcome, roll_back
 from envtool.deploy.apply import apply as carry_out
 from envtool.deploy.gunicorn_handover import look
 from envtool.deploy.release_directory import ReleaseDirectory
-from envtool.deploy.templates import DeployTemplate, find_kind, kinds
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
 from envtool.solve.md5_completion import read_complete
+from envtool.templates import Template, find_kind, kinds
+from envtool.templates import render as render_template
 from envtool.yaml_document import read_text
 
 root_argument = click.argument("root", type=click.Path(path_type=Path, file_okay=False))
@@ -168,7 +168,7 @@ def list_(own: Path | None, as_json: bool) -> None:
         console.answer_json({name: _kind_dict(each) for name, each in known.items()})
         return
     for name, each in known.items():
-        console.answer(f"{name:18} {each.template.description}")
+        console.answer(f"{name:18} {each.description}")
 
 
 @command.command()
@@ -181,8 +181,8 @@ def explain(kind: str, own: Path | None, as_json: bool) -> None:
     if as_json:
         console.answer_json(_kind_dict(found))
         return
-    console.answer(f"{kind}: {found.template.description}\nusual name: {found.output}")
-    for line in describe_variables(found.template):
+    console.answer(f"{kind}: {found.description}\nusual name: {found.output}")
+    for line in describe_variables(found):
         console.answer(line)
 
 
@@ -213,12 +213,12 @@ def render(
     if is_check and output is None:
         raise click.UsageError("--check compares a file; name it with -o")
     found = find_kind(kind, own)
-    text = door.render(found.template, dict(pair(each) for each in settings))
+    text = render_template(found, dict(pair(each) for each in settings))
     if output is None:
         console.answer(text.rstrip("\n"))
     elif is_check:
         actual = read_text(output, "envtool deploy render makes it")
-        ctx.exit(compare_rendered(text, actual, output, found.template.name))
+        ctx.exit(compare_rendered(text, actual, output, found.name))
     else:
         write_rendered(text, output, "--check shows how they differ, --force writes over", force=force)
         if text.startswith("#!"):
@@ -226,6 +226,6 @@ def render(
         console.say(f"wrote {output}")
 
 
-def _kind_dict(kind: DeployTemplate) -> dict[str, Any]:
-    variables = [asdict(each) for each in kind.template.variables]
-    return {"description": kind.template.description, "output": kind.output, "variables": variables}
+def _kind_dict(kind: Template) -> dict[str, Any]:
+    variables = [asdict(each) for each in kind.variables]
+    return {"description": kind.description, "output": kind.output, "variables": variables}

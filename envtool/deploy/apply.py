@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool import policy
+from envtool.atomic_files import write_atomically
 from envtool.console import ProgressDisplay, say
 from envtool.deploy import gunicorn_handover, gunicorn_masters, release_directory
 from envtool.deploy.release_directory import Release, ReleaseDirectory, lock_id
-from envtool.deploy.templates import write_scripts
 from envtool.errors import DeployError
 from envtool.install.create import create
 from envtool.prefix.activate import activation_script
 from envtool.prefix.prefix import Prefix, State, remove
+from envtool.templates import find_kind, render
 
 if TYPE_CHECKING:
     from envtool.fetch.archive_cache import Cache
@@ -50,7 +51,7 @@ def apply(
     """Bring a service to a lock. Raises DeployError if the release is not healthy; what served before serves."""
     with root.locked():
         gunicorn_handover.settle(root)
-        write_scripts(root.path, root.start, wishes.app)
+        _write_scripts(root.path, root.start, wishes.app)
         release = _make(root, request, release_directory.take(root, wishes.app_dir), cache, display)
         outcome = _put_in_place(root, release, wishes, display)
         if outcome.is_changed or release.digest not in root.order():
@@ -76,6 +77,17 @@ def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, 
             if position == 0:
                 raise DeployError("there is no release before the current one", "envtool deploy status shows them")
         return _put_in_place(root, releases[found[0]], wishes, display)
+
+
+def _write_scripts(root: Path, start: Path, app: str) -> None:
+    """Write the start script and the settings of gunicorn, once: from then on they are the user's."""
+    for name, path in (("gunicorn", start), ("gunicorn-conf", root / "gunicorn.conf.py")):
+        if path.exists():
+            continue
+        template, values = find_kind(name), {"root": str(root), "app": app}
+        write_atomically(path, render(template, {each.name: values[each.name] for each in template.variables}))
+        if path == start:
+            path.chmod(0o755)
 
 
 def _make(

@@ -18,8 +18,8 @@ from envtool.errors import ProcessError, SolveError
 from envtool.fetch import credentials, failover
 from envtool.fetch.archive_cache import Cache, Wanted, update_from
 from envtool.fetch.downloader import fetch
-from envtool.lockfile.model import file_name_of
-from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
+from envtool.lockfile.model import LockedPackage, file_name_of
+from envtool.lockfile.pylock import format_pylock, parse_pylock
 from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import uv
@@ -204,15 +204,15 @@ class WheelRequest:
     allows_default_index: bool = True  # whether an index counts that only the machine names, or nobody (the public one)
     allows_prereleases: bool = False
     requires_hashes: bool = False  # whether every wheel has to be pinned by a hash
-    keep: tuple[Wheel, ...] = ()  # wheels that stay unless something asked for forbids it
+    keep: tuple[LockedPackage, ...] = ()  # wheels that stay unless something asked for forbids it
     policy: VersionPolicy = field(default_factory=VersionPolicy)
     # the wheels of requirements that name a repository, and their files, by name
-    built: Mapping[str, tuple[Wheel, Path]] = field(default_factory=dict)
+    built: Mapping[str, tuple[LockedPackage, Path]] = field(default_factory=dict)
     is_pure: bool = False
     has_dependencies: bool = True  # whether what the requirements need is chosen as well
 
 
-def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
+def choose(request: WheelRequest, mirrors: Mirrors) -> list[LockedPackage]:
     """Choose the wheels that satisfy requirements, sorted by name. Raises SolveError in uv's own words."""
     is_open = request.allows_default_index or request.index_url is not None
     places = pip_index.index_candidates(request.index_url, mirrors) if is_open else (None,)
@@ -234,7 +234,7 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     raise SolveError(message, "check the network and run again; envtool mirror probe finds places that work")
 
 
-def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:
+def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[LockedPackage]:
     lines = []
     for each in request.requirements:
         made = request.built.get(pip_requirements.name_of(each) or "")
@@ -253,13 +253,14 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
             if wanted <= known.keys():
                 break
     needs = parse_reasons(reasons)
-    urls = [wheel.url if wheel.built else pip_index.canonical(wheel.url, mirrors) for wheel in wheels]
-    return [replace(each, url=url, needs=needs.get(each.name, ())) for each, url in zip(wheels, urls)]
+    edges = [dict.fromkeys(needs.get(each.name, ()), "*") for each in wheels]
+    urls = [each.url if each.built else pip_index.canonical(each.url, mirrors) for each in wheels]
+    return [replace(each, url=url, dependencies=needed) for each, url, needed in zip(wheels, urls, edges)]
 
 
 def _resolve(
     request: WheelRequest, asked: Resolution, lines: Sequence[str], extras: Mapping[str, str]
-) -> tuple[list[Wheel], str]:
+) -> tuple[list[LockedPackage], str]:
     place = paths.cache() / "stand-ins"
     provided = sorted(request.provided.values(), key=lambda each: each.name)
     constraints = asked.bound(

@@ -208,14 +208,10 @@ def locked_packages(spec: PlatformSpec, solution: Solution) -> list[LockedPackag
     packages = [
         from_record(each, solution.platform, name) for each in solution.records for name in found["conda", each.name]
     ]
-    packages += [
-        LockedPackage(
-            manager="pip", name=wheel.name, version=wheel.version, platform=solution.platform, url=wheel.url,
-            sha256=wheel.sha256, dependencies={name: "*" for _, name in edges["pip", wheel.name]}, category=category,
-            size_bytes=wheel.size_bytes, built=wheel.built,
-        )
-        for wheel in solution.wheels for category in found["pip", wheel.name]
-    ]  # fmt: skip
+    for wheel in solution.wheels:
+        needed = {name: "*" for _, name in edges["pip", wheel.name]}
+        whole = replace(wheel, platform=solution.platform, dependencies=needed)
+        packages += [replace(whole, category=category) for category in found["pip", wheel.name]]
     return packages
 
 

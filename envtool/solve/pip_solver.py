@@ -20,7 +20,6 @@ from envtool.console import ProgressDisplay, Task
 from envtool.errors import SolveError
 from envtool.fetch.archive_cache import Cache, sha256_of
 from envtool.lockfile.model import LockedPackage, Repository, Tool, is_repository, parse_repository
-from envtool.lockfile.pylock import Wheel
 from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi.distributions import DISTRIBUTION_NAMES, distributions_in, provided_distributions
@@ -45,9 +44,9 @@ class GitWheels:
     mirrors: Mirrors
     policy: VersionPolicy
     display: ProgressDisplay
-    _built: dict[str, tuple[Wheel, Path]] = field(default_factory=dict)
+    _built: dict[str, tuple[LockedPackage, Path]] = field(default_factory=dict)
 
-    def wheel(self, requirement: Dependency, kept: Sequence[Wheel] = ()) -> tuple[Wheel, Path]:
+    def wheel(self, requirement: Dependency, kept: Sequence[LockedPackage] = ()) -> tuple[LockedPackage, Path]:
         """The wheel of a requirement, and its file; one of the same name in `kept`, of an old lock, stays, whatever its
         branch has moved on to. Raises SolveError if it does not build, twice to the same bytes, NetworkError."""
         name = name_of(requirement.text)
@@ -56,18 +55,16 @@ class GitWheels:
         if key not in self._built:
             repository = parse_repository(key)
             with self.display.task(f"build {name} from {repository.shown}") as task:
-                self._built[key] = self._kept(old) if old else self._new(repository, requirement, task)
+                cache = Cache(paths.cache())
+                kept_wheel = (old, rebuild(old, cache, self.display, mirrors=self.mirrors)) if old else None
+                self._built[key] = kept_wheel or self._new(repository, requirement, task)
         found = self._built[key][0].name
         if found != name:
             message = f"{requirement.place}: expected {name} in {parse_repository(key).shown}, found {found}"
             raise SolveError(message, f"write {found} @ {key}")
         return self._built[key]
 
-    def _kept(self, old: Wheel) -> tuple[Wheel, Path]:
-        package = LockedPackage("pip", old.name, old.version, "", old.url, old.sha256, built=old.built)
-        return old, rebuild(package, Cache(paths.cache()), self.display, mirrors=self.mirrors)
-
-    def _new(self, repository: Repository, requirement: Dependency, progress: Task) -> tuple[Wheel, Path]:
+    def _new(self, repository: Repository, requirement: Dependency, progress: Task) -> tuple[LockedPackage, Path]:
         with scratch_directory() as scratch:
             first = Checkout.of_revision(repository, scratch / "first")
             pinned = first.repository
@@ -86,7 +83,8 @@ class GitWheels:
                 message = f"{requirement.place}: {pinned.shown} does not build the same {made.name} twice"
                 raise SolveError(message, "build the wheel once, put it where all can get it, and write NAME @ URL")
             name, built = first.describe(made, tools)
-            wheel = Wheel(name, built.version, str(pinned), sha256, made.stat().st_size, built=built)
+            wheel = LockedPackage("pip", name, built.version, "", str(pinned), sha256, built=built)
+            wheel = replace(wheel, size_bytes=made.stat().st_size)
             return wheel, store(made, sha256, cache, progress)
 
     def _tools(self, asked: Sequence[str]) -> tuple[Tool, ...]:
@@ -103,7 +101,7 @@ class GitWheels:
             # Some need a newer Python; then the machines that use the lock need it too, at least the one of this one.
             python = ".".join(str(part) for part in sys.version_info[:2])
             chosen = choose(replace(request, target=Target("linux-64", python)), self.mirrors)
-        return tuple(Tool(each.name, each.version, each.url, each.sha256) for each in chosen)
+        return tuple(Tool(each.name, each.version, each.url, each.sha256 or "") for each in chosen)
 
 
 _AT_ONCE = 4  # runs of uv
@@ -158,13 +156,13 @@ def add_wheels(
         return [each.result() for each in futures]
 
 
-def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
+def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[LockedPackage]:
     """The wheels that move the fewest of those that are to be kept."""
     kept = [each for each in request.keep if not each.built and each.name not in request.provided]
     request = replace(request, keep=tuple(kept))
     refused: list[SolveError] = []
 
-    def attempt(held: Sequence[Wheel]) -> list[Wheel] | None:
+    def attempt(held: Sequence[LockedPackage]) -> list[LockedPackage] | None:
         pins = tuple(f"{each.name}=={each.version}" for each in held)
         try:
             return choose(replace(request, constraints=(*request.constraints, *pins)), mirrors)
@@ -188,7 +186,7 @@ def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
 
 
 def _look_into_suspects(
-    chosen: Sequence[Wheel], request: WheelRequest, records: Sequence[PackageRecord], mirrors: Mirrors
+    chosen: Sequence[LockedPackage], request: WheelRequest, records: Sequence[PackageRecord], mirrors: Mirrors
 ) -> bool:
     """Fetch archives that may be a chosen distribution under another name (foo-base, pyfoo); whether one is."""
     cache = Cache(paths.cache())

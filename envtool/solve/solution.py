@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from envtool.console import ProgressDisplay
 from envtool.errors import SolveError
-from envtool.lockfile.pylock import Wheel
+from envtool.lockfile.model import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.conda_solver import PackageRecord, Repodata
 from envtool.spec import pip_requirements
@@ -22,7 +22,7 @@ class Preference:
     # canonical URLs of archives that stay unless something asked for forbids it; those of packages that a line asks for
     # by name come first
     keep: tuple[str, ...] = ()
-    keep_wheels: tuple[Wheel, ...] = ()
+    keep_wheels: tuple[LockedPackage, ...] = ()
     constraints: tuple[str, ...] = ()
     pip_constraints: tuple[str, ...] = ()
 
@@ -42,7 +42,7 @@ class Solution:
 
     platform: str
     records: tuple[PackageRecord, ...]
-    wheels: tuple[Wheel, ...] = ()  # the wheels of the `pip:` section, sorted by name
+    wheels: tuple[LockedPackage, ...] = ()  # the wheels of the `pip:` section, sorted by name
     # the Python distributions that conda packages bring, each with its package; where there are wheels
     provided: Mapping[str, str] = field(default_factory=dict)
 
@@ -123,7 +123,9 @@ def dependency_edges(solution: Solution) -> dict[Key, tuple[Key, ...]]:
         names = dict.fromkeys(spec.split()[0].lower() for spec in record.depends)
         edges["conda", record.name] = tuple(("conda", name) for name in names if name in conda)
     for wheel in solution.wheels:
-        edges["pip", wheel.name] = tuple(by_distribution[name] for name in wheel.needs if name in by_distribution)
+        edges["pip", wheel.name] = tuple(
+            by_distribution[name] for name in wheel.dependencies if name in by_distribution
+        )
     return edges
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from envtool.errors import EnvtoolError
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile
-from envtool.lockfile.pylock import Wheel
 from envtool.solve import recorded_inputs
 from envtool.solve.lock import LockRequest, lock, refusing
 from envtool.solve.solution import Preference, Sources
@@ -58,17 +57,17 @@ def pip_bound(name: str, text: str) -> str:
     return f"{name}=={version}" if version[:1].isdigit() else f"{name}{version}"
 
 
-def _commits(old: Lockfile, platform: PlatformSpec, moving: Iterable[str]) -> tuple[Wheel, ...]:
+def _commits(old: Lockfile, platform: PlatformSpec, moving: Iterable[str]) -> tuple[LockedPackage, ...]:
     """The wheels of commits that stay: what moves a branch is not asked as long as its line is as it was."""
     names = recorded_inputs.unchanged_wheels(old.custom_metadata.get(INPUTS_KEY), platform)
     kept = names - {pip_requirements.name_of(each) for each in moving}
     packages = (package for package in old.packages if package.platform == platform.platform and package.built)
-    return tuple(_wheel(each) for each in packages if each.name in kept)
+    return tuple(each for each in packages if each.name in kept)
 
 
 def _preference(
     old: Lockfile, fresh: Sequence[LockedPackage], platform: PlatformSpec, moving: Iterable[str],
-    commits: tuple[Wheel, ...],
+    commits: tuple[LockedPackage, ...],
 ) -> Preference:  # fmt: skip
     names = {*moving, *(pip_requirements.name_of(each) for each in moving)}
     here = [package for package in old.packages if package.platform == platform.platform and not package.built]
@@ -81,13 +80,7 @@ def _preference(
     pins = {f"{each.name}=={each.version}" for each in moved if each.manager == "pip" and not each.built}
     return Preference(
         keep=tuple(dict.fromkeys(each.url for each in kept if each.manager == "conda")),
-        keep_wheels=(*map(_wheel, wheels.values()), *commits),
+        keep_wheels=(*wheels.values(), *commits),
         constraints=tuple(sorted(exactly)),
         pip_constraints=tuple(sorted(pins)),
-    )
-
-
-def _wheel(package: LockedPackage) -> Wheel:
-    return Wheel(
-        package.name, package.version, package.url, package.sha256 or "", package.size_bytes, built=package.built
     )

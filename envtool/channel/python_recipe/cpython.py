@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from envtool import subprocesses
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package, safe_path
 from envtool.channel.python_recipe import debian
-from envtool.channel.python_recipe.debian import Deb, Member
+from envtool.channel.python_recipe.debian import Deb
 from envtool.channel.python_recipe.recipe import DebianSource, Recipe
 from envtool.errors import ArchiveError, MissingFileError, NetworkError
 from envtool.fetch.downloader import fetch
@@ -152,7 +152,7 @@ def _from_debian(debs: Sequence[Deb], standard: str, source: DebianSource) -> di
     return found
 
 
-def _target(path: str, members: Mapping[str, Member]) -> Member | None:
+def _target(path: str, members: Mapping[str, Entry]) -> Entry | None:
     # The build variables have a second name, by a link; a link out of the packages (sitecustomize.py to /etc) is none.
     for _ in range(4):
         member = members.get(path)
@@ -183,7 +183,7 @@ def _from_upstream(tarball: Path, standard: str, take: Sequence[str]) -> dict[st
     return found
 
 
-def _library(path: str, members: Mapping[str, Member]) -> Entry:
+def _library(path: str, members: Mapping[str, Entry]) -> Entry:
     # A library is stored once, under the name that others ask for (libz.so.1), which Debian has as a link.
     member = _target(path, members)
     if member is None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
-from envtool.artifacts.conda_package import safe_path
+from envtool.artifacts.conda_package import Entry, safe_path
 from envtool.channel.python_recipe.recipe import PoolFile
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Wanted
@@ -106,22 +106,12 @@ _HEADER_BYTES = 60
 
 
 @dataclass(frozen=True)
-class Member:
-    """A file or a symbolic link of a package."""
-
-    path: str
-    content: bytes
-    is_executable: bool
-    link: str | None
-
-
-@dataclass(frozen=True)
 class Deb:
     """A whole package."""
 
     name: str
     version: str
-    members: tuple[Member, ...]
+    members: tuple[Entry, ...]
 
 
 def read(path: Path) -> Deb:
@@ -155,7 +145,7 @@ def _ar_members(data: bytes, owner: str) -> Iterator[tuple[str, bytes]]:
         offset = start + size_bytes + size_bytes % 2
 
 
-def _tar(parts: dict[str, bytes], stem: str, owner: str) -> Iterator[Member]:
+def _tar(parts: dict[str, bytes], stem: str, owner: str) -> Iterator[Entry]:
     for name, data in parts.items():
         if name.partition(".tar")[0] + ".tar" == stem:
             return _tar_members(_decompress(name, data, owner), owner)
@@ -182,7 +172,7 @@ def _decompress_zst(data: bytes) -> bytes:
         raise ValueError(str(error)) from error
 
 
-def _tar_members(data: bytes, owner: str) -> Iterator[Member]:
+def _tar_members(data: bytes, owner: str) -> Iterator[Entry]:
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         for info in tar:
             path = safe_path(info.name, owner)
@@ -196,4 +186,4 @@ def _tar_members(data: bytes, owner: str) -> Iterator[Member]:
             file = None if info.issym() else tar.extractfile(info)
             content = file.read() if file else b""
             link = info.linkname if info.issym() else None
-            yield Member(path, content, bool(info.mode & 0o100), link)
+            yield Entry(path, content, bool(info.mode & 0o100), link)
