@@ -12,8 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from envtool import file_lock
-from envtool.artifacts import conda_package
-from envtool.artifacts import stated_paths as stated
+from envtool.artifacts import conda_package, file_manifest
 from envtool.artifacts.conda_archive import STATED, parse_info, read_info, read_info_json, read_payload
 from envtool.atomic_files import writing
 from envtool.channel import index
@@ -30,8 +29,8 @@ def check_archive(path: Path) -> list[Issue]:
     try:
         info, payload = read_info(path, STATED), read_payload(path)
         record = parse_info(path, info, "index.json")
-        info.setdefault("paths.json", stated.listed(payload, info))
-        rows = stated.paths(path, parse_info(path, info, "paths.json"))
+        info.setdefault("paths.json", file_manifest.old_listing(payload, info))
+        rows = file_manifest.stated_paths(path, parse_info(path, info, "paths.json"))
     except ArchiveError as error:
         return [Issue(path.name, str(error))]
     found = []

@@ -8,10 +8,8 @@ from typing import Any
 import click
 
 from envtool import console, paths, policy
+from envtool.bundle import bundle as bundles
 from envtool.bundle import envtool_wheels
-from envtool.bundle import install as installation
-from envtool.bundle.create import Order
-from envtool.bundle.create import create as create_bundle
 from envtool.cli import CommandGroup, options
 from envtool.cli.create import as_told, say_made, say_outcome
 from envtool.fetch.archive_cache import Cache
@@ -68,13 +66,13 @@ def create(
       envtool bundle create -o serving.pyz
       envtool bundle create -o /media/usb/serving --directory --python 3.9 --key team.pem
     """
-    order = Order(
+    order = bundles.Order(
         lockfile_path=lockfile_path,
         platforms=platforms or (options.chosen_platform(read_lockfile(lockfile_path), None),), categories=categories,
         pythons=pythons or envtool_wheels.PYTHONS, tools_path=tools_path, key_file=key_file,
     )  # fmt: skip
     with console.ProgressDisplay() as display:
-        made = create_bundle(order, output, Cache(paths.cache()), display, as_directory=directory)
+        made = bundles.create(order, output, Cache(paths.cache()), display, as_directory=directory)
     if as_json:
         facts = {"path": str(made.path), "sha256": made.sha256, "is_signed": made.is_signed}
         console.answer_json({**facts, **_described(made.manifest)})
@@ -108,7 +106,7 @@ def install(
       envtool bundle install serving.pyz -n serving
       python3 serving.pyz -n serving              the same where no envtool is
     """
-    trusted = installation.open_trusted(bundle, key_files)
+    trusted = bundles.open_trusted(bundle, key_files)
     request = Request(
         lockfile=trusted.lockfile, platform=platform or options.this_platform(),
         categories=categories or trusted.bundle.manifest.categories, command=options.command_line(), starts_over=force,
@@ -116,7 +114,7 @@ def install(
     )  # fmt: skip
     policy.require(request, None)
     with console.ProgressDisplay() as display:
-        outcome = installation.install(trusted, request, prefix, Cache(paths.cache()), display)
+        outcome = bundles.install(trusted, request, prefix, Cache(paths.cache()), display)
     digest = outcome.receipt.env_digest
     policy.require(request, None, digest)
     say_outcome(outcome)
@@ -136,9 +134,9 @@ def verify(bundle: Path, key_files: tuple[Path, ...], as_json: bool) -> None:
 
     Nothing is installed.
     """
-    trusted = installation.open_trusted(bundle, key_files)
+    trusted = bundles.open_trusted(bundle, key_files)
     with console.ProgressDisplay() as display, display.task(f"read {bundle}", in_bytes=True) as task:
-        installation.verify(trusted.bundle, task)
+        bundles.verify(trusted.bundle, task)
     if as_json:
         console.answer_json({"path": str(bundle), **_described(trusted.bundle.manifest), "key": trusted.key})
     else:

@@ -12,7 +12,7 @@ import click
 
 from envtool import console
 from envtool import paths as directories
-from envtool.artifacts.stated_paths import cached_paths
+from envtool.artifacts.file_manifest import cached_paths
 from envtool.cli.options import file_option, json_option, machine_platform_option, this_platform
 from envtool.doctor.checks import check, link_scripts
 from envtool.doctor.machine_facts import Needs, Severity, detect, needs

@@ -15,8 +15,7 @@ from envtool.console import ProgressDisplay
 from envtool.errors import ImageError, ProcessError
 from envtool.export.sbom import BomRequest, environment_bom
 from envtool.fetch.archive_cache import Cache
-from envtool.image.layout import CONFIG, MANIFEST, Descriptor, Layer, Layout
-from envtool.image.tree import TARGET, Member, Tree, grouped
+from envtool.image.layout import CONFIG, MANIFEST, TARGET, Descriptor, Layer, Layout, Member, Tree, grouped
 from envtool.install.create import create
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY, read_json_metadata

@@ -21,12 +21,14 @@ from envtool.solve.lock import (
     fits,
     from_record,
     lock,
+    package_of,
+    pip_bound,
     refuse_malformed,
     refusing,
+    update,
     with_virtual_packages,
 )
 from envtool.solve.solution import Sources
-from envtool.solve.update import package_of, pip_bound, update
 from envtool.spec import pip_requirements
 from envtool.spec.environment import Dependency, PlatformSpec, package_name
 from envtool.spec.version_policy import VersionPolicy

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from envtool.artifacts.conda_archive import DAMAGED, STATED, Member, bounded, open_part, read_member
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.stated_paths import listed, require_plain_paths
+from envtool.artifacts.file_manifest import old_listing, require_plain_paths
 from envtool.atomic_files import create, write_all
 from envtool.console import Task
 from envtool.errors import ArchiveError
@@ -25,7 +25,7 @@ from envtool.install.link_scripts import run_link_scripts
 from envtool.install.preconditions import stated_bytes
 from envtool.install.shared_paths import SharedPaths
 from envtool.lockfile.model import LockedPackage
-from envtool.package_cache.materialize import Placement, place
+from envtool.package_cache.unpacked import Placement, place
 from envtool.prefix.bytecode import compile_all, source_of
 from envtool.prefix.rattler import LinkRequest, link
 from envtool.prefix.scan import Entry, Inode, Known, Written
@@ -112,7 +112,7 @@ class _Unpacking:
         found = ((name, Path(self._root, "info", name)) for name in STATED)
         stated = {name: path.read_bytes() for name, path in found if path.is_file()}
         if "index.json" in stated and "paths.json" not in stated:
-            stated["paths.json"] = listed(payload, stated)
+            stated["paths.json"] = old_listing(payload, stated)
             Path(self._root, "info", "paths.json").write_bytes(stated["paths.json"])
         return Unpacked(payload, stated, self._written)
 

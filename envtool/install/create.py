@@ -35,10 +35,9 @@ from envtool.install.shared_paths import SharedPathsError
 from envtool.install.transaction import Transaction, decide
 from envtool.lockfile.conda_lock_v1 import SPECS_KEY, VARIABLES_KEY, read_json_metadata
 from envtool.lockfile.model import LockedPackage, Lockfile
-from envtool.package_cache import capture
-from envtool.package_cache.capture import find_placements, forget
-from envtool.package_cache.materialize import Placement
+from envtool.package_cache import unpacked
 from envtool.package_cache.store import PackageCache
+from envtool.package_cache.unpacked import Placement, find_placements, forget
 from envtool.prefix import conda_meta
 from envtool.prefix.conda_meta import conda_packages
 from envtool.prefix.layout import Clobber, losses
@@ -255,8 +254,8 @@ def complete(made: Made) -> Receipt:
     if not request.is_from_archives:
         declared, entries, shared = inventory.declared, inventory.entries, inventory.layout.shared
         with transaction.display.task("keep what was unpacked"):
-            content = capture.Made(prefix.path, declared, entries, made.since_ns, shared)
-            capture.remember(content, transaction.wanted, transaction.store)
+            content = unpacked.Made(prefix.path, declared, entries, made.since_ns, shared)
+            unpacked.remember(content, transaction.wanted, transaction.store)
     return receipt
 
 

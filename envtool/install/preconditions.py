@@ -12,10 +12,9 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from envtool.artifacts import stated_paths
 from envtool.artifacts.conda_archive import parse_info, read_info
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Declared
+from envtool.artifacts.file_manifest import Declared, stated_paths
 from envtool.console import size
 from envtool.errors import DiskSpaceError, Issue, LockfileError, VirtualPackageError
 from envtool.fetch.archive_cache import Cache, Wanted
@@ -95,7 +94,7 @@ def stated_bytes(archive: Path) -> int | None:
     info = read_info(archive, ["paths.json"])
     if not info:
         return None
-    entries = stated_paths.paths(archive, parse_info(archive, info, "paths.json")).values()
+    entries = stated_paths(archive, parse_info(archive, info, "paths.json")).values()
     sizes = (entry.get("size_in_bytes") for entry in entries)
     return sum(size_bytes for size_bytes in sizes if isinstance(size_bytes, int))
 

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Brought
-from envtool.artifacts.stated_paths import Checksum, checksums_of, kept_at, place_in_prefix, place_of
+from envtool.artifacts.file_manifest import Brought, Checksum, checksums_of, kept_at, place_in_prefix, place_of
 from envtool.lockfile.model import LockedPackage
-from envtool.package_cache.materialize import Placement
+from envtool.package_cache.unpacked import Placement
 from envtool.prefix.conda_meta import conda_packages, wheel_files
 from envtool.prefix.layout import Lost, Package, losses, parents, site_packages
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from envtool.artifacts.stated_paths import kept_at, place_of
+from envtool.artifacts.file_manifest import kept_at, place_of
 from envtool.atomic_files import write_atomically
 from envtool.errors import PrefixError
 from envtool.prefix.prefix import Prefix

@@ -11,8 +11,15 @@ from functools import lru_cache
 from pathlib import Path
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Brought, Declared, FileManifests
-from envtool.artifacts.stated_paths import checksums_of, kept_at, place_in_prefix, scripts_of
+from envtool.artifacts.file_manifest import (
+    Brought,
+    Declared,
+    FileManifests,
+    checksums_of,
+    kept_at,
+    place_in_prefix,
+    scripts_of,
+)
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix.rattler import link_order
 

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from envtool.bundle import create
+from envtool.bundle.bundle import verify
 from envtool.bundle.format import LOCKFILE, STARTER, Bundle, File, Manifest, open_bundle, path_of
-from envtool.bundle.install import verify
 from envtool.console import ProgressDisplay
 from envtool.errors import BundleError
 
