@@ -4,7 +4,7 @@ no text may show. A message names the thing, then the expected and the actual va
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class EnvtoolError(Exception):
@@ -16,8 +16,7 @@ class EnvtoolError(Exception):
         self.hint = hint
 
 
-@dataclass(frozen=True)
-class Issue:
+class Issue(NamedTuple):
     """One thing wrong in a file, at a place for people: `environment.yml:7` or `package[3].hash.sha256`."""
 
     place: str
