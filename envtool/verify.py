@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Declared, FileManifests
@@ -74,8 +75,7 @@ def escape_for_github(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-@dataclass(frozen=True)
-class Inventory:
+class Inventory(NamedTuple):
     """What a prefix should hold and what it holds."""
 
     declared: Mapping[str, Declared]

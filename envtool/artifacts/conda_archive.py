@@ -16,9 +16,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from envtool.artifacts.relocation import without_rewritten
 from envtool.errors import ArchiveError
@@ -172,8 +171,7 @@ def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str,
     return content
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One file or link of an archive's payload."""
 
     path: str
@@ -208,7 +206,7 @@ def read_member(
         sha256 = hashlib.sha256(target).hexdigest()
         return Member(info.name, True, False, sha256, sha256)
     if info.islnk():
-        return replace(members[info.linkname], path=info.name)
+        return members[info.linkname]._replace(path=info.name)
     digest = hashlib.sha256()
     normalized = None
     if (file := tar.extractfile(info)) is not None:

@@ -12,8 +12,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool.errors import ArchiveError
 
@@ -21,8 +20,7 @@ PLACEHOLDER = "/opt/envtool_prefix_placeholder" + "_placehold" * 16
 """What stands for the prefix in text files; as long as conda's own, which some tools expect of a placeholder."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file or symbolic link."""
 
     path: str
@@ -37,8 +35,7 @@ class Entry:
         return hashlib.sha256(self.content).hexdigest()
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(NamedTuple):
     """A whole package."""
 
     name: str
@@ -166,7 +163,7 @@ def _info(package: Package) -> list[Entry]:
         Entry(name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()) for name, value in documents.items()
     ]
     entries += [Entry(name, text.encode()) for name, text in texts.items()]
-    return [replace(entry, path=f"info/{entry.path}") for entry in (*entries, *package.about)]
+    return [entry._replace(path=f"info/{entry.path}") for entry in (*entries, *package.about)]
 
 
 def _index(package: Package) -> dict[str, Any]:

@@ -17,9 +17,8 @@ import stat
 import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool.artifacts.conda_archive import STATED, ZIP_ERRORS, Member, parse_info, read_info, read_payload
 from envtool.artifacts.relocation import Placeholder
@@ -205,8 +204,7 @@ def _text(wheel: Path, archive: zipfile.ZipFile, name: str) -> str:
 _CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Declared:
+class Declared(NamedTuple):
     """One file as an archive or wheel brings it."""
 
     package: tuple[str, str]
@@ -218,8 +216,7 @@ class Declared:
     is_executable: bool = False
 
 
-@dataclass(frozen=True)
-class Brought:
+class Brought(NamedTuple):
     """What an archive or wheel brings into a prefix."""
 
     files: Mapping[str, Declared]

@@ -5,15 +5,13 @@ linked right."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Stands for the prefix in files that declare no placeholder of their own, such as the scripts that wheels bring.
 PREFIX_TEXT = b"/envserve/prefix"
 
 
-@dataclass(frozen=True)
-class Placeholder:
+class Placeholder(NamedTuple):
     """What a package's archive states in place of the prefix."""
 
     text: bytes

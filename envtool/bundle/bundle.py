@@ -10,11 +10,11 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import envtool
 from envtool.artifacts.download import require_sha256
@@ -171,8 +171,7 @@ def refuse_foreign(target: Path, *, as_directory: bool) -> None:
         raise BundleError(message, "name another place") from None
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """What a bundle shall hold."""
 
     lockfile_path: Path
@@ -184,8 +183,7 @@ class Order:
     key_file: Path | None = None
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """A bundle that was made."""
 
     path: Path
@@ -261,8 +259,7 @@ def _manifest(order: Order, sources: Mapping[str, Path], tool_packages: Sequence
     )
 
 
-@dataclass(frozen=True)
-class Trusted:
+class Trusted(NamedTuple):
     """A bundle whose signature was checked, where this machine asks for one."""
 
     bundle: Bundle

@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from envtool.errors import BundleError
 
@@ -112,8 +112,7 @@ _LARGEST_MANIFEST_BYTES = 1 << 28
 _DAMAGED_HINT = "copy or make it again; nothing was installed"
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a file of a bundle lies."""
 
     container: Path
@@ -127,8 +126,7 @@ class Place:
         return file
 
 
-@dataclass(frozen=True)
-class Bundle:
+class Bundle(NamedTuple):
     """A bundle whose structure is right; its files are still to be hashed by whoever reads them."""
 
     path: Path

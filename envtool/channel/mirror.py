@@ -10,11 +10,10 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 from urllib.parse import quote, unquote, urlsplit
 
 from envtool.artifacts.conda_package import safe_path
@@ -159,8 +158,7 @@ MARK = "mirror.json"
 _FORMAT = "envtool-mirror-1"
 
 
-@dataclass(frozen=True)
-class Mirrored:
+class Mirrored(NamedTuple):
     """What a mirror is after a run."""
 
     url: str

@@ -223,7 +223,7 @@ def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Pa
     if public_url:
         mirrors = {each: f"{public_url.rstrip('/')}/{url[len(made.url) :]}" for each, url in mirrors.items()}
     if as_json:
-        console.answer_json({**asdict(made), "mirrors": mirrors})
+        console.answer_json({**made._asdict(), "mirrors": mirrors})
         return
     console.say(f"{made.url}: {made.files} archives and wheels, {len(made.moved)} moved, {len(made.removed)} removed")
     pairs = " ".join(f"{canonical}={url}" for canonical, url in mirrors.items())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -79,8 +79,7 @@ class CiReport:
         return failed[0] if failed else Verdict.GOOD
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """What is to be checked."""
 
     freshness: LockRequest

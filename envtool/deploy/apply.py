@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from envtool import policy
 from envtool.atomic_files import write_atomically
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from envtool.install.request import Request
 
 
-@dataclass(frozen=True)
-class ApplyOptions:
+class ApplyOptions(NamedTuple):
     """How a release is to be put in place."""
 
     app: str = "serve.wsgi:app"
@@ -35,8 +34,7 @@ class ApplyOptions:
     keep: int = 3
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What was done."""
 
     release: Release

@@ -13,6 +13,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from envtool.atomic_files import write_atomically
 from envtool.deploy import gunicorn_masters
@@ -47,8 +48,7 @@ class Action(enum.Enum):
     SETTLE = "settle"
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What to do, and which release is current after it."""
 
     action: Action

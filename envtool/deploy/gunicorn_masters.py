@@ -9,15 +9,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _PROC = Path("/proc")
 _POLL_S = 0.05
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """A process that belongs to a service."""
 
     pid: int
@@ -25,8 +24,7 @@ class Process:
     environ: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Master:
+class Master(NamedTuple):
     """A master of gunicorn."""
 
     pid: int
@@ -35,8 +33,7 @@ class Master:
     environ: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """What a master reports once it listens."""
 
     workers: int

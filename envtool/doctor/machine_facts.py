@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from envtool import paths
@@ -53,8 +54,7 @@ class Finding:
     hint: str
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A directory that envtool writes to."""
 
     path: Path
@@ -66,8 +66,7 @@ class Place:
     device: int  # the number of its disk; two places with the same share its room
 
 
-@dataclass(frozen=True)
-class Inotify:
+class Inotify(NamedTuple):
     """The limits of file events for one user."""
 
     max_instances: int
@@ -111,8 +110,7 @@ class MachineFacts:
     shadows: Mapping[Path, Sequence[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Needs:
+class Needs(NamedTuple):
     """What a lock needs of a machine."""
 
     lacks: tuple[tuple[str, str], ...] = ()  # what the machine does not have of it, in words, by virtual package

@@ -7,11 +7,10 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from email.parser import HeaderParser
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 SPECIFICATIONS = ("1.7", "1.6", "1.5")
 
 
-@dataclass(frozen=True)
-class BomRequest:
+class BomRequest(NamedTuple):
     """What a bill of materials is asked for (`specification`: the version of CycloneDX)."""
 
     lockfile: Lockfile

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool.console import ProgressDisplay
 from envtool.errors import ImageError, ProcessError
@@ -35,8 +35,7 @@ _EMPTY = "application/vnd.oci.empty.v1+json"
 LOCK_LABEL, DIGEST_LABEL = "envserve.lock-sha256", "envserve.env-digest"
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What an image is made of."""
 
     request: Request

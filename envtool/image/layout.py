@@ -15,9 +15,8 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from envtool.artifacts.relocation import replace_text, restore, substitute
 from envtool.atomic_files import write_atomically, writing
@@ -35,8 +34,7 @@ WHEELS, NOTES = "wheels", "notes"
 _HISTORY = ["==> 1980-01-02 00:00:00 <==", "# cmd: envtool image"]
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One entry of a layer."""
 
     path: str  # in the image, without the slash before it
@@ -165,8 +163,7 @@ _SPEED, _MARK = 6, "oci-layout"
 Descriptor = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """A layer as a manifest and a configuration name it."""
 
     descriptor: Descriptor

@@ -5,8 +5,8 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool import paths
 from envtool.artifacts.conda_archive import read_info_json
@@ -17,8 +17,7 @@ from envtool.pypi.distributions import metadata_at
 from envtool.wheels.reader import known_license, license_of
 
 
-@dataclass(frozen=True)
-class PackageMetadata:
+class PackageMetadata(NamedTuple):
     """What is known of one archive or wheel."""
 
     size_bytes: int | None = None
@@ -45,7 +44,7 @@ def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[s
                 license = known_license(read_info_json(path, "index.json").get("license"))
             found[each.url] = PackageMetadata(path.stat().st_size, license)
         if each.size_bytes is not None:  # the lock has it, whatever this machine has seen
-            found[each.url] = replace(found.get(each.url, PackageMetadata()), size_bytes=each.size_bytes)
+            found[each.url] = found.get(each.url, PackageMetadata())._replace(size_bytes=each.size_bytes)
     return found
 
 

@@ -11,9 +11,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from envtool.artifacts.conda_archive import DAMAGED, STATED, Member, bounded, open_part, read_member
 from envtool.artifacts.download import require_sha256
@@ -37,8 +36,7 @@ if TYPE_CHECKING:
 _SLACK_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class Unpacked:
+class Unpacked(NamedTuple):
     """What was unpacked from one archive."""
 
     payload: Sequence[Member]

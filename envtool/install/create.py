@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.artifacts.download import require_sha256
 from envtool.console import ProgressDisplay
@@ -49,8 +50,7 @@ from envtool.source_builds.wheel_builds import fetch_or_build
 from envtool.verify import Finding, Inventory, VerifyReport, declared_findings, keep_manifests, take_inventory
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """A prefix that was made and read back."""
 
     transaction: Transaction
@@ -303,7 +303,7 @@ def _differences(
             yield Finding("missing", path, "the rebuilt environment has it")
         elif there is None:
             yield Finding("extra", path, "the rebuilt environment does not have it")
-        elif replace(here, size_bytes=0) != replace(there, size_bytes=0):
+        elif here._replace(size_bytes=0) != there._replace(size_bytes=0):
             yield Finding("mismatched", path, first_difference(first.path / path, second.path / path))
 
 

@@ -10,8 +10,8 @@ import enum
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.lockfile.model import LockedPackage
 
@@ -43,8 +43,7 @@ class Fit(enum.Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """What this machine has of NVIDIA; None for what it has not."""
 
     has_device: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from envtool.errors import PrefixError
 from envtool.lockfile.conda_lock_v1 import LINK_SCRIPTS_KEY, read_json_metadata
@@ -13,8 +14,7 @@ from envtool.prefix.conda_meta import CondaPackage, record_names
 from envtool.prefix.prefix import Installed, Prefix, Receipt, State
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What has to change in a prefix."""
 
     install: tuple[LockedPackage, ...]
@@ -37,8 +37,7 @@ class Plan:
         return tuple(each for each in self.remove if each.manager == manager)
 
 
-@dataclass(frozen=True)
-class RepairPlan:
+class RepairPlan(NamedTuple):
     """What a verification found to be wrong with a prefix."""
 
     packages: Collection[tuple[str, str]] = ()

@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from envtool.fetch import credentials
@@ -18,8 +18,7 @@ _VARIABLES = re.compile(r"(\$(\{\w+\}|\w+))+")
 _PREFIX = "git+"
 
 
-@dataclass(frozen=True)
-class Repository:
+class Repository(NamedTuple):
     """Where a project is in a git repository."""
 
     url: str  # the repository, with variables for its credentials and without `git+`
@@ -46,11 +45,11 @@ class Repository:
     @property
     def locator(self) -> str:
         """The commit for a bill of materials. Source: SPDX specification, "Package download location"."""
-        return str(replace(self, url=self.shown))
+        return str(self._replace(url=self.shown))
 
     def at(self, commit: str) -> Repository:
         """The same project at a commit."""
-        return replace(self, revision=commit)
+        return self._replace(revision=commit)
 
     def __str__(self) -> str:
         at = f"@{quote(self.revision, safe='/')}" if self.revision else ""

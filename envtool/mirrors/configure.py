@@ -8,8 +8,8 @@ import json
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool import paths
 from envtool.atomic_files import write_atomically
@@ -21,8 +21,7 @@ from envtool.mirrors.mirrors import AUTO, Preset
 _JOURNAL = "journal.json"
 
 
-@dataclass(frozen=True)
-class Edit:
+class Edit(NamedTuple):
     """A change of one file."""
 
     path: Path

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from envtool import scratch
@@ -103,8 +103,7 @@ _SETTINGS = ("always", "reflink", "never")
 _INDEX = "index"
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """One image as it lies in the store."""
 
     key: str

@@ -16,9 +16,8 @@ import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool import console
 from envtool.artifacts.download import require_sha256
@@ -77,8 +76,7 @@ def _copy(reading: int, writing: int) -> None:
         write_all(writing, content)
 
 
-@dataclass(frozen=True)
-class Placement:
+class Placement(NamedTuple):
     """One package to be placed."""
 
     package: LockedPackage
@@ -189,8 +187,7 @@ class _UnclearError(Exception):
     """Why a package gets no image."""
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """A prefix that was just made and proven."""
 
     prefix: Path

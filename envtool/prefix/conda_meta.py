@@ -7,9 +7,8 @@ import json
 import posixpath
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from packaging.utils import canonicalize_name
 
@@ -91,8 +90,7 @@ _ALIAS = "https://conda.anaconda.org/"
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
 
 
-@dataclass(frozen=True)
-class CondaPackage:
+class CondaPackage(NamedTuple):
     """One record of conda-meta."""
 
     name: str

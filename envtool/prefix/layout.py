@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import (
@@ -114,8 +115,7 @@ def _overwrite(claims: Mapping[Package, Collection[str]], lost: dict[tuple[Packa
 _NO_PYTHON = "lib/python3/site-packages"
 
 
-@dataclass(frozen=True)
-class Clobber:
+class Clobber(NamedTuple):
     """A path that two packages bring, with another content each."""
 
     path: str
@@ -123,8 +123,7 @@ class Clobber:
     loser: Package
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """What a prefix should hold."""
 
     declared: Mapping[str, Declared]

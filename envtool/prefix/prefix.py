@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool import file_lock, paths
 from envtool.atomic_files import write_atomically
@@ -193,8 +193,7 @@ def find_prefix(name: str | None, path: Path | None, made_for: Path | None = Non
     return Prefix(next(existing, places[0] / name), made_for)
 
 
-@dataclass(frozen=True)
-class Environment:
+class Environment(NamedTuple):
     """One environment that envtool made."""
 
     path: Path

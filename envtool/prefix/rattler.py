@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool.artifacts.download import require_sha256
 from envtool.atomic_files import write_atomically
@@ -17,8 +16,7 @@ from envtool.prefix.conda_meta import as_conda_writes, as_rattler_reads, channel
 from envtool.prefix.prefix import Prefix
 
 
-@dataclass(frozen=True)
-class LinkRequest:
+class LinkRequest(NamedTuple):
     """An archive of a package of the lock, to be linked into a prefix."""
 
     package: LockedPackage

@@ -11,8 +11,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.artifacts.relocation import PREFIX_TEXT, Placeholder, restore, without_rewritten
 from envtool.prefix.bytecode import source_of
@@ -25,8 +26,7 @@ _CHUNK_BYTES = 1 << 20
 _RECORD_SUFFIX = ".dist-info/RECORD"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file or link of a prefix."""
 
     path: str
@@ -37,8 +37,7 @@ class Entry:
     names_prefix: bool = False  # whether the content on disk names the prefix
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """A file as it was written."""
 
     sha256: str
@@ -93,7 +92,7 @@ def scan(
         # lengths, so that it differs in every directory. It counts as its source does.
         source = source_of(path)
         if source in placeholders and source in entries:
-            entries[path] = replace(entry, sha256=entries[source].sha256)
+            entries[path] = entry._replace(sha256=entries[source].sha256)
     return entries
 
 

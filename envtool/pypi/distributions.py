@@ -23,10 +23,9 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
 from packaging.utils import canonicalize_name
@@ -122,8 +121,7 @@ _VERSION_START = re.compile(r"\d+(?:\.\d+)*")
 _READERS = 4
 
 
-@dataclass(frozen=True)
-class Provided:
+class Provided(NamedTuple):
     """A Python distribution that a conda package brings, with its version as PEP 440 writes it."""
 
     name: str

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool import paths
 from envtool.artifacts.download import SILENT
@@ -171,8 +171,7 @@ _UV_PLATFORMS = {
 }
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """The interpreter that the wheels are for (`glibc`: the declared `__glibc`, which bounds the manylinux tags)."""
 
     platform: str

@@ -12,10 +12,10 @@ import posixpath
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from email.message import Message
 from email.parser import HeaderParser, Parser
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from envtool.artifacts.conda_archive import ZIP_ERRORS
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, safe_path
@@ -32,8 +32,7 @@ def one_line(metadata: Message, key: str) -> str:
     return str(metadata.get(key, "")).strip()
 
 
-@dataclass(frozen=True)
-class Wheel:
+class Wheel(NamedTuple):
     """A wheel that was read: its files by path, and its .dist-info directory."""
 
     name: str
@@ -121,8 +120,7 @@ class Wheel:
         return tuple(found)
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """The places of a package."""
 
     site: str

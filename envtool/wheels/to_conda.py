@@ -10,9 +10,10 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
+from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -27,8 +28,7 @@ _SYSTEMS = {"linux": ("linux", "Linux", "posix"), "osx": ("darwin", "Darwin", "p
 _MACHINES = {"64": "x86_64"}
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What a package is made for: a subdir, a Python such as `3.11` (None where any will do), and what both need."""
 
     subdir: str
@@ -215,12 +215,12 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
     )
     if fit.python is None:
         files = reader.NOARCH.place(wheel, [f"bin/{name}" for name in scripts])
-        return replace(package, files=files, entry_points=tuple(f"{name} = {scripts[name]}" for name in scripts))
+        return package._replace(files=files, entry_points=tuple(f"{name} = {scripts[name]}" for name in scripts))
     generated = [_script(name, target, path.name) for name, target in scripts.items()]
     site = f"lib/python{fit.python}/site-packages"
     places = reader.Layout(site, "bin", f"include/python{fit.python}/{package.name}", site)
     files = (*places.place(wheel, [each.path for each in generated]), *generated)
-    return replace(package, files=files, build_prefix=f"py{fit.python.replace('.', '')}")
+    return package._replace(files=files, build_prefix=f"py{fit.python.replace('.', '')}")
 
 
 def _depends(wheel: Wheel, metadata: Message, fit: Target, wish: ConversionOptions) -> tuple[str, ...]:

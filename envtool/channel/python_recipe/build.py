@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.utils import canonicalize_name
 
@@ -79,8 +79,7 @@ class Built:
     was_built: bool
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What is in the channel after a build."""
 
     url: str
@@ -133,8 +132,7 @@ class _State:
             return None
 
 
-@dataclass(frozen=True)
-class _Workshop:
+class _Workshop(NamedTuple):
     channel: Path
     cache: Cache
     display: ProgressDisplay

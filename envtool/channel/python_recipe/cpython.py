@@ -10,11 +10,10 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from envtool import subprocesses
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package, safe_path
@@ -34,8 +33,7 @@ _LOADERS = "ld-linux-x86-64.so.2 ld-linux-aarch64.so.1 ld-linux-riscv64-lp64d.so
 GLIBC = frozenset((*(f"lib{name}" for name in _GLIBC_NAMES.split()), *_LOADERS.split()))
 
 
-@dataclass(frozen=True)
-class Patchelf:
+class Patchelf(NamedTuple):
     """The patchelf program."""
 
     program: str
@@ -107,8 +105,7 @@ def build(
     )
 
 
-@dataclass(frozen=True)
-class Interpreter:
+class Interpreter(NamedTuple):
     """CPython, ready to be packed."""
 
     files: tuple[Entry, ...]
@@ -126,7 +123,7 @@ def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf
     for path, entry in files.items():
         if path.startswith(f"{standard}/_sysconfigdata_"):
             text = _USR.sub(PLACEHOLDER, entry.content.decode("utf-8"))
-            files[path] = replace(entry, content=text.encode("utf-8"), has_placeholder=True)
+            files[path] = entry._replace(content=text.encode("utf-8"), has_placeholder=True)
     libraries = {member.path: member for deb in debs for member in deb.members if _LIBRARY.fullmatch(member.path)}
     named = {path.rpartition("/")[2]: _library(path, libraries) for path in libraries}
     with TemporaryDirectory(prefix="envtool-cpython-") as scratch:
@@ -213,7 +210,7 @@ def _closed(
         if needed:
             to_lib = posixpath.relpath("lib", posixpath.dirname(entry.path))
             patchelf.set_run_path(path, "$ORIGIN" if to_lib == "." else f"$ORIGIN/{to_lib}")
-        yield replace(entry, content=path.read_bytes()) if needed else entry
+        yield entry._replace(content=path.read_bytes()) if needed else entry
 
 
 def _licenses(debs: Sequence[Deb]) -> tuple[Entry, ...]:

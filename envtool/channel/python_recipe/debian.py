@@ -10,9 +10,9 @@ import lzma
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.artifacts.conda_package import Entry, safe_path
 from envtool.channel.python_recipe.recipe import PoolFile
@@ -30,8 +30,7 @@ _DEBIAN_SUITES = re.compile(
 _ONE_LINE = re.compile(r"deb\s+(?:\[[^]]*\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>(?:\s+\S+)*)\s*$")
 
 
-@dataclass(frozen=True)
-class AptSource:
+class AptSource(NamedTuple):
     """One enabled source of binary packages."""
 
     uri: str
@@ -105,8 +104,7 @@ _MAGIC = b"!<arch>\n"
 _HEADER_BYTES = 60
 
 
-@dataclass(frozen=True)
-class Deb:
+class Deb(NamedTuple):
     """A whole package."""
 
     name: str

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
+from typing import NamedTuple, Union
 
 import envtool
 from envtool.errors import MissingFileError, RecipeError
@@ -23,8 +22,7 @@ _POOL_PATH = re.compile(r"pool(?:/(?!\.)[A-Za-z0-9._+~-]+)+")
 _HINT = "channel/README.md describes the keys of a recipe"
 
 
-@dataclass(frozen=True)
-class PoolFile:
+class PoolFile(NamedTuple):
     """A file of a Debian archive."""
 
     archive: str
@@ -37,8 +35,7 @@ class PoolFile:
         return self.path.rpartition("/")[2]
 
 
-@dataclass(frozen=True)
-class DebianSource:
+class DebianSource(NamedTuple):
     """CPython from Debian packages, with a few files of the upstream tarball."""
 
     packages: tuple[PoolFile, ...]
@@ -47,15 +44,13 @@ class DebianSource:
     without: tuple[str, ...]  # extension modules that are left out because their libraries are not packaged
 
 
-@dataclass(frozen=True)
-class WheelSource:
+class WheelSource(NamedTuple):
     """A pure-Python wheel from the package index that pip is configured for."""
 
     sha256: str
 
 
-@dataclass(frozen=True)
-class CheckoutSource:
+class CheckoutSource(NamedTuple):
     """The checkout that holds the recipe, through its own pyproject.toml."""
 
     inputs: tuple[str, ...]
@@ -64,8 +59,7 @@ class CheckoutSource:
 Source = Union[DebianSource, WheelSource, CheckoutSource]
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """One package of the channel."""
 
     name: str
