@@ -9,16 +9,7 @@ import click
 
 from envtool import console
 from envtool import paths as directories
-from envtool.cli.options import (
-    PATH,
-    attest_key_option,
-    attest_option,
-    chosen_platform,
-    file_option,
-    json_option,
-    platform_option,
-    require_attest_key,
-)
+from envtool.cli import options
 from envtool.errors import LockfileError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock import moves
@@ -31,10 +22,10 @@ from envtool.solve.lock import LockRequest, lock, opened_sources, package_of, up
 
 
 @click.command("lock")
-@click.option("-f", "--file", "paths", type=PATH, multiple=True, metavar="FILE",
+@click.option("-f", "--file", "paths", type=options.PATH, multiple=True, metavar="FILE",
               help="An environment specification. Repeatable: several make one environment.  "
               "[default: the sources of the lock that is there, or environment.yml]")  # fmt: skip
-@click.option("-o", "--lockfile", "lockfile_path", type=PATH, metavar="FILE",
+@click.option("-o", "--lockfile", "lockfile_path", type=options.PATH, metavar="FILE",
               help="Where to write.  [default: conda-lock.yml beside the first source]")  # fmt: skip
 @click.option("-p", "--platform", "platforms", multiple=True,
               help="Lock for this platform instead of those in FILE. Repeatable.")  # fmt: skip
@@ -49,9 +40,9 @@ from envtool.solve.lock import LockRequest, lock, opened_sources, package_of, up
 @click.option("--strategy", type=click.Choice(["highest", "lowest", "lowest-direct"]),
               help="Which of the versions that fit: lowest shows whether lower bounds are true.  [default: highest]",
 )  # fmt: skip
-@attest_option
-@attest_key_option
-@json_option
+@options.attest_option
+@options.attest_key_option
+@options.json_option
 @click.pass_context
 def command(
     ctx: click.Context, paths: tuple[Path, ...], lockfile_path: Path | None, platforms: tuple[str, ...], is_check: bool,
@@ -75,14 +66,14 @@ def command(
       envtool lock --upgrade-package flask
       envtool lock --exclude-newer "7 days"
     """
-    require_attest_key(attest, attest_key)
+    options.require_attest_key(attest, attest_key)
     if is_check and (updates or is_upgrade or is_dry_run):
         raise click.UsageError("--check solves nothing and changes nothing; give it alone")
     target = lockfile_path or (paths[0] if paths else staleness.DEFAULT_SOURCE).parent / "conda-lock.yml"
     given = {"exclude-newer": exclude_newer, "strategy": strategy, "platform": " ".join(sorted(platforms)) or None}
-    options = {name: value for name, value in given.items() if value is not None}
+    stated = {name: value for name, value in given.items() if value is not None}
     if is_check:
-        ctx.exit(_check(paths, target, options, as_json))
+        ctx.exit(_check(paths, target, stated, as_json))
     old = None
     try:
         old = read_lockfile(target) if target.exists() else None
@@ -91,7 +82,7 @@ def command(
             raise
     if updates and old is None:
         raise click.UsageError(f"{target} does not exist, so that nothing of it can be moved; envtool lock makes it")
-    request = staleness.request(paths, target, old, options, keeps_options=bool(updates))
+    request = staleness.request(paths, target, old, stated, keeps_options=bool(updates))
     before = staleness.recorded_options(old).get("strategy", "highest")
     # To keep what was chosen by another rule would answer nothing.
     if old and not is_upgrade and before != request.options.get("strategy", "highest"):
@@ -101,13 +92,13 @@ def command(
     if attest and attest_key and not is_dry_run:
         from envtool.signing import attestation
 
-        stated = attestation.provenance(request.lockfile_path, request.spec.paths, request.options)
-        attestation.write(attest, stated, attest_key)
+        statement = attestation.provenance(request.lockfile_path, request.spec.paths, request.options)
+        attestation.write(attest, statement, attest_key)
 
 
-def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_json: bool) -> int:
+def _check(paths: tuple[Path, ...], target: Path, stated: dict[str, str], as_json: bool) -> int:
     old = read_lockfile(target)
-    request = staleness.request(paths, target, old, options)
+    request = staleness.request(paths, target, old, stated)
     answer = staleness.check(old, request)
     if as_json:
         head = {"lockfile": str(request.lockfile_path), "is_current": answer.is_current}
@@ -160,9 +151,9 @@ def _lock(
 
 @click.command("why-not")
 @click.argument("spec")
-@file_option
-@platform_option
-@json_option
+@options.file_option
+@options.platform_option
+@options.json_option
 @click.pass_context
 def why_not(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     """Say why a lock cannot have SPEC, such as numpy=2.3: which lines of environment.yml are in the way.
@@ -171,7 +162,7 @@ def why_not(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | 
     """
     old = read_lockfile(lockfile_path)
     request = staleness.request((), lockfile_path, old, {}, keeps_options=True)
-    chosen = chosen_platform(old, platform)
+    chosen = options.chosen_platform(old, platform)
     with opened_sources(request) as sources:
         reason, moved = moves.why_not(spec, old, request, chosen, sources)
     if as_json:
@@ -188,9 +179,9 @@ def why_not(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | 
 
 
 @click.command("outdated")
-@file_option
-@platform_option
-@json_option
+@options.file_option
+@options.platform_option
+@options.json_option
 def outdated(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     """Show the packages of a lock that have newer versions: those of environment.yml first.
 
@@ -199,7 +190,7 @@ def outdated(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     """
     old = read_lockfile(lockfile_path)
     request = staleness.request((), lockfile_path, old, {}, keeps_options=True)
-    chosen = chosen_platform(old, platform)
+    chosen = options.chosen_platform(old, platform)
     with opened_sources(request) as sources, explained(request, sources):
         found = moves.outdated(old, request, chosen, sources)
     if as_json:

@@ -18,19 +18,11 @@ from envtool.artifacts.download import require_sha256
 from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError, PrefixError
 from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.install import preconditions
 from envtool.install.apply import apply
 from envtool.install.cuda import cuda_of, detect_gpu, judge
 from envtool.install.link_scripts import confinement, sentence, split
 from envtool.install.link_scripts import link_scripts as scripts_of
-from envtool.install.preconditions import (
-    UNPACKED_FACTOR,
-    brought_twice,
-    refuse_collisions,
-    require,
-    require_room,
-    unpacked_bytes,
-    with_overhead,
-)
 from envtool.install.request import Plan, Request, installed
 from envtool.install.shared_paths import SharedPathsError
 from envtool.install.transaction import Transaction, decide
@@ -112,8 +104,10 @@ def _attempt(transaction: Transaction, placements: Sequence[Placement]) -> Made:
     proven: dict[str, Path] = {}
     if needed:
         proven = fetch_or_build(needed, cache, display, is_offline=transaction.request.is_offline)
-    refuse_collisions(wanted, proven, cache)
-    require_room(proven.values(), prefix.path, sum(placement.image.size_bytes for placement in placements))
+    preconditions.refuse_collisions(wanted, proven, cache)
+    preconditions.require_room(
+        proven.values(), prefix.path, sum(placement.image.size_bytes for placement in placements)
+    )
     kept = [package for package in wanted if package not in plan.install]
     keep_manifests(transaction.manifests, kept, cache, display, {})
     prefix.mark_incomplete()
@@ -169,7 +163,7 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
     nothing for the platform, VirtualPackageError if this machine lacks something, SignatureError if a channel has to be
     signed and is not, NetworkError or HashMismatchError if an archive could not be downloaded or proven."""
     if not request.is_for_elsewhere:
-        require(request.packages)
+        preconditions.require(request.packages)
     with prefix.locked():
         transaction = decide(request, prefix, cache, display)
         if transaction.receipt is not None and transaction.plan.is_empty:
@@ -183,7 +177,7 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
     skipped, run = split(scripts_of(made.inventory.declared), receipt.link_scripts)
     return Outcome(
         made.transaction.plan, receipt, made.inventory.layout.clobbers, skipped, run, made.messages, verdict or None,
-        brought_twice(made.inventory.declared),
+        preconditions.brought_twice(made.inventory.declared),
     )  # fmt: skip
 
 
@@ -213,7 +207,7 @@ def estimate(
     for each in plan.install:
         path = cache.path(Wanted(each.file_name, require_sha256(each), ()))
         with suppress(OSError, ArchiveError, zipfile.BadZipFile):  # one that is damaged will be fetched anew
-            known.setdefault(each.url, unpacked_bytes(path))
+            known.setdefault(each.url, preconditions.unpacked_bytes(path))
     missing = [each.url for each in plan.install if each.url not in known]
     download_bytes = sum(sizes.get(url) or 0 for url in missing)
     existing = next(each for each in (place, *place.parents) if each.exists())
@@ -221,7 +215,7 @@ def estimate(
         downloads=len(missing),
         download_bytes=download_bytes,
         unknown=sum(sizes.get(url) is None for url in missing),
-        disk_bytes=with_overhead(sum(known.values()) + download_bytes * UNPACKED_FACTOR),
+        disk_bytes=preconditions.with_overhead(sum(known.values()) + download_bytes * preconditions.UNPACKED_FACTOR),
         free_bytes=shutil.disk_usage(existing).free,
     )
 
