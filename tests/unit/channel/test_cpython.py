@@ -40,7 +40,7 @@ def module(tmp_path: Path, *needed: str) -> bytes:
     path = tmp_path / "module.so"
     path.write_bytes(Path(zstandard.backend_c.__file__).read_bytes())
     for name in needed:
-        subprocesses.run([cpython.find_patchelf().program, "--add-needed", name, str(path)])
+        subprocesses.run([cpython.find_patchelf(), "--add-needed", name, str(path)])
     return path.read_bytes()
 
 
@@ -54,14 +54,14 @@ def tarball(tmp_path: Path, files: dict[str, str]) -> Path:
     return path
 
 
-def assemble(tmp_path: Path, *members: Entry, files: dict[str, str] = UPSTREAM) -> cpython.Interpreter:
+def assemble(tmp_path: Path, *members: Entry, files: dict[str, str] = UPSTREAM) -> tuple[tuple[Entry, ...], ...]:
     debs = [Deb("python3.9-minimal", "3.9.2", (*MEMBERS, *members))]
     return cpython.assemble(debs, tarball(tmp_path, files), SOURCE, cpython.find_patchelf())
 
 
 def test_files_go_where_conda_has_them(tmp_path: Path) -> None:
-    made = assemble(tmp_path)
-    files = {entry.path: entry for entry in made.files}
+    made, licenses = assemble(tmp_path)
+    files = {entry.path: entry for entry in made}
     assert list(files) == [
         "bin/python",
         "bin/python3",
@@ -76,11 +76,11 @@ def test_files_go_where_conda_has_them(tmp_path: Path) -> None:
     assert files["lib/python3.9/site.py"].content == b"upstream's site\n"
     assert files["bin/python"].link == "python3.9"
     assert files["bin/python3.9"].is_executable
-    assert [entry.path for entry in made.licenses] == ["licenses/python3.9-minimal/copyright"]
+    assert [entry.path for entry in licenses] == ["licenses/python3.9-minimal/copyright"]
 
 
 def test_build_variables_get_the_placeholder_and_keep_the_machines_paths(tmp_path: Path) -> None:
-    files = {entry.path: entry for entry in assemble(tmp_path).files}
+    files = {entry.path: entry for entry in assemble(tmp_path)[0]}
     for name in ("_sysconfigdata__linux.py", "_sysconfigdata__x86_64.py"):
         entry = files[f"lib/python3.9/{name}"]
         assert entry.has_placeholder
@@ -115,8 +115,8 @@ def test_packages_that_do_not_make_an_interpreter(
 def test_a_licence_may_be_a_link_to_another_packages(tmp_path: Path) -> None:
     link = Entry("usr/share/doc/stdlib", b"", False, "python3.9-minimal")
     debs = [Deb("python3.9-minimal", "1", MEMBERS), Deb("stdlib", "1", (link,))]
-    made = cpython.assemble(debs, tarball(tmp_path, UPSTREAM), SOURCE, cpython.find_patchelf())
-    assert len(made.licenses) == 1
+    _, licenses = cpython.assemble(debs, tarball(tmp_path, UPSTREAM), SOURCE, cpython.find_patchelf())
+    assert len(licenses) == 1
 
 
 def test_upstream_files_that_are_not_there_are_named(tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_run_paths_are_set_and_libraries_kept_under_the_name_that_is_asked_for(t
     libraries = [Entry(f"usr/lib/x86_64-linux-gnu/{name}", b"", False, f"{name}.9.9") for name in needed]
     libraries += [Entry(f"usr/lib/x86_64-linux-gnu/{name}.9.9", b"not ELF", False, None) for name in needed]
     unused = Entry("usr/lib/x86_64-linux-gnu/libunused.so.1", b"not ELF", False, None)
-    made = assemble(tmp_path, Entry(f"{LIB}/lib-dynload/_ssl.so", content, False, None), *libraries, unused)
-    files = {entry.path: entry for entry in made.files}
+    made, _ = assemble(tmp_path, Entry(f"{LIB}/lib-dynload/_ssl.so", content, False, None), *libraries, unused)
+    files = {entry.path: entry for entry in made}
     assert {path for path in files if path.startswith("lib/lib")} == {f"lib/{name}" for name in needed}
     written = tmp_path / "_ssl.so"
     written.write_bytes(files["lib/python3.9/lib-dynload/_ssl.so"].content)
-    assert subprocesses.run([cpython.find_patchelf().program, "--print-rpath", str(written)]).strip() == "$ORIGIN/../.."
+    assert subprocesses.run([cpython.find_patchelf(), "--print-rpath", str(written)]).strip() == "$ORIGIN/../.."
