@@ -14,27 +14,17 @@ _TAIL_LINES = 40
 
 
 def run(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    stdin: str = "",
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, stdin: str = "",
     hint: str | None = None,
-) -> str:
+) -> str:  # fmt: skip
     """Run a program and return its standard output. Raises ProcessError if it is not found or failed."""
     name = Path(argv[0]).name
     variables = {**os.environ, **(env or {})}
     try:
         done = subprocess.run(
-            list(argv),
-            env={key: value for key, value in variables.items() if value},
-            cwd=cwd,
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
+            list(argv), env={key: value for key, value in variables.items() if value}, cwd=cwd, input=stdin,
+            capture_output=True, encoding="utf-8", errors="replace", check=False,
+        )  # fmt: skip
     except OSError as error:
         raise ProcessError(name, 127, str(error), hint) from error
     if done.returncode != 0:

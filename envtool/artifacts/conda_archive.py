@@ -195,11 +195,9 @@ def read_payload(archive: Path) -> list[Member]:
 
 
 def read_member(
-    tar: tarfile.TarFile,
-    info: tarfile.TarInfo,
-    members: Mapping[str, Member],
+    tar: tarfile.TarFile, info: tarfile.TarInfo, members: Mapping[str, Member],
     write: Callable[[bytes], object] | None = None,
-) -> Member:
+) -> Member:  # fmt: skip
     """Read one file or link of an archive's payload."""
     if info.issym():
         target = os.fsencode(info.linkname)

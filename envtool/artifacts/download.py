@@ -23,14 +23,9 @@ _UNPROVEN_HINT = "envtool lock writes a lock that proves all, from channels whos
 
 
 def fetch_packages(
-    packages: Sequence[LockedPackage],
-    cache: Cache,
-    display: ProgressDisplay,
-    *,
-    mirrors: Mirrors | None = None,
-    patience: Timeouts | None = None,
-    is_offline: bool = False,
-) -> dict[str, Path]:
+    packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, mirrors: Mirrors | None = None,
+    patience: Timeouts | None = None, is_offline: bool = False,
+) -> dict[str, Path]:  # fmt: skip
     """Bring the archives and wheels of a lock into the cache. Raises LockfileError if some have no sha256, CacheError
     if the cache cannot be written or, offline, lacks some (all are listed), NetworkError or HashMismatchError."""
     unproven = [_unproven(package) for package in packages if package.sha256 is None]

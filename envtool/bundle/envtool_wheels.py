@@ -90,13 +90,10 @@ def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirror
         packages = [each for found in pool.map(chosen, targets) for each in found]
     metadata = {"created_by": "envtool bundle create", "requirements": json.dumps(stated)}
     return Lockfile(
-        packages=tuple(sorted(packages, key=lambda each: each.sort_key)),
-        channels=("envtool",),
-        platforms=tuple(sorted(platforms)),
-        sources=("envserve",),
-        content_hash=dict.fromkeys(platforms, "0" * 64),
+        packages=tuple(sorted(packages, key=lambda each: each.sort_key)), channels=("envtool",),
+        platforms=tuple(sorted(platforms)), sources=("envserve",), content_hash=dict.fromkeys(platforms, "0" * 64),
         custom_metadata=metadata,
-    )
+    )  # fmt: skip
 
 
 def remembered(path: Path, wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:

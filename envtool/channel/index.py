@@ -54,13 +54,9 @@ def write(
 
 
 def render(
-    archives: Mapping[str, Path],
-    scratch_parent: Path,
-    subdirs: Iterable[str] = SUBDIRS,
-    *,
-    has_shards: bool = False,
+    archives: Mapping[str, Path], scratch_parent: Path, subdirs: Iterable[str] = SUBDIRS, *, has_shards: bool = False,
     times: Mapping[str, int] | None = None,
-) -> dict[str, bytes]:
+) -> dict[str, bytes]:  # fmt: skip
     """The content of each file of an index, by its path in the channel; `scratch_parent` is on the file system of the
     archives, so that they can be linked, `subdirs` have an index even if they are empty, and `times` are known values
     of `indexed_timestamp` by sha256."""

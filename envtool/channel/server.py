@@ -92,14 +92,10 @@ def _send(request: Request, found: Path, path: str, *, is_private: bool) -> Resp
     file = found.open("rb")
     status = os.fstat(file.fileno())
     response = send_file(
-        file,
-        request.environ,
-        mimetype="application/json" if path.endswith(".json") else "application/octet-stream",
-        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}",
-        last_modified=status.st_mtime,
-        conditional=False,
+        file, request.environ, mimetype="application/json" if path.endswith(".json") else "application/octet-stream",
+        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}", last_modified=status.st_mtime, conditional=False,
         response_class=_Answer,
-    )
+    )  # fmt: skip
     response.content_length = status.st_size
     visibility = "private" if is_private else "public"
     freshness = f"max-age={_KEPT_S}" if _KEPT.fullmatch(path) else "no-cache"

@@ -133,15 +133,10 @@ def needs(
     missing = [package.url for package in packages if package.url not in cached]
     missing_bytes = sum(sizes.get(url, 0) for url in missing)
     return Needs(
-        lacks,
-        cuda_of(packages),
-        glibc_of(packages),
-        missing_bytes,
-        with_overhead(sum(cached.values()) + missing_bytes * UNPACKED_FACTOR),
-        sum(url not in sizes for url in missing),
-        bool(packages) and not missing,
-        len(packages),
-    )
+        lacks, cuda_of(packages), glibc_of(packages), missing_bytes,
+        with_overhead(sum(cached.values()) + missing_bytes * UNPACKED_FACTOR), sum(url not in sizes for url in missing),
+        bool(packages) and not missing, len(packages),
+    )  # fmt: skip
 
 
 def glibc_of(packages: Iterable[LockedPackage]) -> str | None:

@@ -128,13 +128,9 @@ _WORTH_BYTES = 64 * 1024
 
 
 def fetch(
-    wanted: Iterable[Wanted],
-    cache: Cache,
-    progress: Task,
-    *,
-    patience: failover.Timeouts | None = None,
+    wanted: Iterable[Wanted], cache: Cache, progress: Task, *, patience: failover.Timeouts | None = None,
     is_offline: bool = False,
-) -> dict[Wanted, Path]:
+) -> dict[Wanted, Path]:  # fmt: skip
     """Bring files into the cache, several at a time, each from the first place that gives the right bytes. Raises
     NetworkError if a file could not be downloaded (each place has its own reason), HashMismatchError if its only place
     gave other bytes, CacheError if the cache cannot be written or, offline, lacks some; all are listed."""

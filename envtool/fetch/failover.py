@@ -65,14 +65,9 @@ class TransferError(NetworkError):
     elsewhere)."""
 
     def __init__(
-        self,
-        reason: str,
-        *,
-        is_transient: bool,
-        retry_after_s: float | None = None,
-        is_down: bool = False,
+        self, reason: str, *, is_transient: bool, retry_after_s: float | None = None, is_down: bool = False,
         status: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(reason)
         self.reason, self.status = reason, status
         self.is_transient, self.is_down, self.retry_after_s = is_transient, is_down, retry_after_s

@@ -167,12 +167,9 @@ def _layers_of(base: tuple[Layout, Any, Any] | None) -> list[Descriptor]:
 
 
 def _manifest(
-    wanted: Wanted,
-    layout: Layout,
-    base: tuple[Layout, Any, Any] | None,
-    layers: Sequence[Layer],
+    wanted: Wanted, layout: Layout, base: tuple[Layout, Any, Any] | None, layers: Sequence[Layer],
     labels: Mapping[str, str],
-) -> Descriptor:
+) -> Descriptor:  # fmt: skip
     for each in _layers_of(base):
         layout.take(base[0], each)  # type: ignore[index]
     old = base[2] if base else {}

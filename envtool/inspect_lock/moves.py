@@ -207,11 +207,8 @@ def _newest_wheels(
     from envtool.pypi import resolve  # brings uv
 
     wanted = resolve.WheelRequest(
-        resolve.Target(spec.platform, python.version, spec.virtual_packages.get("__glibc")),
-        tuple(names),
-        index_url=request.spec.pip_index,
-        extra_index_urls=request.spec.pip_repositories,
-        has_dependencies=False,
-    )
+        resolve.Target(spec.platform, python.version, spec.virtual_packages.get("__glibc")), tuple(names),
+        index_url=request.spec.pip_index, extra_index_urls=request.spec.pip_repositories, has_dependencies=False,
+    )  # fmt: skip
     chosen = resolve.choose(wanted, sources.mirrors)
     return {("pip", each.name): replace(packages["pip", each.name], version=each.version) for each in chosen}

@@ -228,13 +228,10 @@ def complete(made: Made) -> Receipt:
     transaction, inventory = made.transaction, made.inventory
     request, prefix = transaction.request, transaction.prefix
     receipt = Receipt(
-        platform=request.platform,
-        categories=request.categories,
-        packages=tuple(installed(package) for package in transaction.wanted),
-        env_digest=inventory.env_digest,
-        generated=inventory.generated(),
-        link_scripts=request.link_scripts(),
-    )
+        platform=request.platform, categories=request.categories,
+        packages=tuple(installed(package) for package in transaction.wanted), env_digest=inventory.env_digest,
+        generated=inventory.generated(), link_scripts=request.link_scripts(),
+    )  # fmt: skip
     variables = read_json_metadata(request.lockfile, VARIABLES_KEY) or {}
     conda_meta.set_variables(prefix.meta, {**variables, ENV_DIGEST_VARIABLE: receipt.env_digest})
     before = () if transaction.plan.starts_over else transaction.before

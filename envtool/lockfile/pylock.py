@@ -17,13 +17,9 @@ if TYPE_CHECKING:
 
 
 def parse_pylock(
-    text: str,
-    built: Mapping[str, LockedPackage] | None = None,
-    *,
-    kept: Collection[str | None] = (),
-    is_pure: bool = False,
-    pins: Pins | None = None,
-) -> list[LockedPackage]:
+    text: str, built: Mapping[str, LockedPackage] | None = None, *, kept: Collection[str | None] = (),
+    is_pure: bool = False, pins: Pins | None = None,
+) -> list[LockedPackage]:  # fmt: skip
     """The wheels of a pylock.toml that uv resolved for one target, sorted by name; `built` are wheels that uv was given
     as files, `kept` the sha256 of files to be preferred, and `is_pure` wants wheels for every platform alone. Raises
     SolveError if a package is not a wheel, has no sha256, or none of its wheels is a pinned one."""

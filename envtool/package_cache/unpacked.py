@@ -262,13 +262,9 @@ class _Taking:
     """Writes the files of one package into the directory of an image."""
 
     def __init__(
-        self,
-        made: Made,
-        store: PackageCache,
-        package: LockedPackage,
-        paths: Sequence[str],
+        self, made: Made, store: PackageCache, package: LockedPackage, paths: Sequence[str],
         record: Mapping[str, Any] | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._made, self._store, self._package, self._paths, self._meta = made, store, package, paths, record
         self._prefix = os.fsencode(made.prefix)
         self._digest = hashlib.sha256()

@@ -161,13 +161,10 @@ class Prefix:
         try:
             data: dict[str, Any] = json.loads(self._receipt.read_bytes())
             return Receipt(
-                platform=data["platform"],
-                categories=tuple(data["categories"]),
-                packages=tuple(Installed(**package) for package in data["packages"]),
-                env_digest=data["env_digest"],
-                generated=data["generated"],
-                link_scripts=tuple(data.get("link_scripts", ())),
-            )
+                platform=data["platform"], categories=tuple(data["categories"]),
+                packages=tuple(Installed(**package) for package in data["packages"]), env_digest=data["env_digest"],
+                generated=data["generated"], link_scripts=tuple(data.get("link_scripts", ())),
+            )  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             hint = "envtool create --force makes the prefix anew"
             raise PrefixError(f"the receipt {self._receipt} is damaged: {error}", hint) from error

@@ -39,15 +39,11 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
 
     async def install() -> None:
         await rattler.install(
-            records,
-            target_prefix=prefix,
-            cache_dir=cache_dir,
+            records, target_prefix=prefix, cache_dir=cache_dir,
             platform=(rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform)(platform),
-            show_progress=False,
-            execute_link_scripts=False,
-            installed_packages=list(there.values()),
+            show_progress=False, execute_link_scripts=False, installed_packages=list(there.values()),
             reinstall_packages={request.package.name for request in requests} & there.keys(),
-        )
+        )  # fmt: skip
 
     try:
         asyncio.run(install())

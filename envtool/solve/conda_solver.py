@@ -207,16 +207,13 @@ class Repodata:
                 sources.append(AgedChannel(self._gateway, channel, by_subdir, policy))
             kept = [each for each in kept if not is_too_young(each, policy)]
         records: list[Any] = await rattler.solve(
-            sources=sources,
-            specs=[rattler.MatchSpec(spec) for spec in request.match_specs],
-            platforms=[request.platform, "noarch"],
-            gateway=self._gateway,
+            sources=sources, specs=[rattler.MatchSpec(spec) for spec in request.match_specs],
+            platforms=[request.platform, "noarch"], gateway=self._gateway,
             virtual_packages=[_generic(name, value) for name, value in sorted(request.virtual_packages.items())],
             constraints=[rattler.MatchSpec(each) for each in (*request.constraints, *await self._subdirs(request))],
-            locked_packages=kept,
-            exclude_newer=None if policy.has_exceptions else policy.exclude_newer,
+            locked_packages=kept, exclude_newer=None if policy.has_exceptions else policy.exclude_newer,
             strategy=policy.strategy,
-        )
+        )  # fmt: skip
         return records
 
 

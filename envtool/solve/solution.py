@@ -59,11 +59,9 @@ _Answer = TypeVar("_Answer")
 
 
 def hold_most(
-    important: Sequence[_Item],
-    others: Sequence[_Item],
-    attempts: Callable[[Sequence[Sequence[_Item]]], Sequence[_Answer | None]],
-    stays: Callable[[_Item, _Answer], bool],
-) -> _Answer | None:
+    important: Sequence[_Item], others: Sequence[_Item],
+    attempts: Callable[[Sequence[Sequence[_Item]]], Sequence[_Answer | None]], stays: Callable[[_Item, _Answer], bool],
+) -> _Answer | None:  # fmt: skip
     """An answer that holds as many items as possible, all the important ones first; None if there is none even with
     nothing held. `attempts` gives, for each of several selections, an answer that holds all of it or None (and not all
     of `others` can be held); `stays` tells whether an answer happens to have an item that it was not made to hold."""

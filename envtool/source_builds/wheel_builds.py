@@ -88,13 +88,9 @@ _OTHER_BYTES = (
 
 
 def rebuild(
-    package: LockedPackage,
-    cache: Cache,
-    display: ProgressDisplay,
-    *,
-    mirrors: Mirrors | None = None,
+    package: LockedPackage, cache: Cache, display: ProgressDisplay, *, mirrors: Mirrors | None = None,
     is_offline: bool = False,
-) -> Path:
+) -> Path:  # fmt: skip
     """The wheel of a locked commit, from the cache or built again. Raises HashMismatchError if its files or the wheel
     are not the locked ones, LockfileError if the lock does not state how it was built, SolveError if it cannot be built
     here."""

@@ -202,17 +202,11 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
     fit = fit_of(path.name, wish.python, wish.platform)
     name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
     package = Package(
-        name=wish.names.get(name, name),
-        version=reader.one_line(metadata, "Version").replace("-", "_"),
-        build_number=wish.build_number,
-        subdir=fit.subdir,
-        depends=_depends(wheel, metadata, fit, wish),
-        license=license_of(metadata.as_string()) or "unknown",
-        summary=reader.one_line(metadata, "Summary"),
-        home=reader.one_line(metadata, "Home-page") or None,
-        files=(),
-        about=(*wheel.licenses(), _origin(path)),
-    )
+        name=wish.names.get(name, name), version=reader.one_line(metadata, "Version").replace("-", "_"),
+        build_number=wish.build_number, subdir=fit.subdir, depends=_depends(wheel, metadata, fit, wish),
+        license=license_of(metadata.as_string()) or "unknown", summary=reader.one_line(metadata, "Summary"),
+        home=reader.one_line(metadata, "Home-page") or None, files=(), about=(*wheel.licenses(), _origin(path)),
+    )  # fmt: skip
     if fit.python is None:
         files = reader.NOARCH.place(wheel, [f"bin/{name}" for name in scripts])
         return package._replace(files=files, entry_points=tuple(f"{name} = {scripts[name]}" for name in scripts))

@@ -49,18 +49,11 @@ def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
         raise ArchiveError(f"{path.name} is another version: expected {recipe.version}, actual {version}")
     scripts = wheel.console_scripts()
     return Package(
-        name=recipe.name,
-        version=version,
-        build_number=recipe.build_number,
-        subdir="noarch",
-        depends=(wheel.python_spec(), *recipe.depends),
-        license=recipe.license,
-        summary=recipe.summary,
-        home=recipe.home,
-        files=NOARCH.place(wheel, [f"bin/{name}" for name in scripts]),
-        about=(*about, *wheel.licenses()),
-        entry_points=tuple(f"{name} = {target}" for name, target in scripts.items()),
-    )
+        name=recipe.name, version=version, build_number=recipe.build_number, subdir="noarch",
+        depends=(wheel.python_spec(), *recipe.depends), license=recipe.license, summary=recipe.summary,
+        home=recipe.home, files=NOARCH.place(wheel, [f"bin/{name}" for name in scripts]),
+        about=(*about, *wheel.licenses()), entry_points=tuple(f"{name} = {target}" for name, target in scripts.items()),
+    )  # fmt: skip
 
 
 _STATE = ".envtool"
@@ -88,14 +81,9 @@ class Report(NamedTuple):
 
 
 def build(
-    names: Sequence[str],
-    channel: Path,
-    *,
-    cache: Cache,
-    display: ProgressDisplay,
-    debian_mirrors: Sequence[str] = (),
+    names: Sequence[str], channel: Path, *, cache: Cache, display: ProgressDisplay, debian_mirrors: Sequence[str] = (),
     recipes: Path | None = None,
-) -> Report:
+) -> Report:  # fmt: skip
     """Bring a channel up to date with its recipes. Raises MissingFileError if a recipe is not found or cannot be built
     here, ArchiveError if a source is not built as its format demands, NetworkError or HashMismatchError."""
     directory = recipes or recipe.directory()

@@ -56,13 +56,9 @@ _OPENSSL_DIRECTORY = (b"/usr/lib/ssl", b"/etc/././ssl")
 
 
 def build(
-    recipe: Recipe,
-    source: DebianSource,
-    about: tuple[Entry, ...],
-    cache: Cache,
-    display: ProgressDisplay,
+    recipe: Recipe, source: DebianSource, about: tuple[Entry, ...], cache: Cache, display: ProgressDisplay,
     debian_mirrors: Sequence[str],
-) -> Package:
+) -> Package:  # fmt: skip
     """Fetch the Debian packages of a recipe and make the package of the interpreter."""
     patchelf = find_patchelf()
     sources = debian.configured()
@@ -77,18 +73,10 @@ def build(
         debs = [debian.read(paths[wanted[file]]) for file in source.packages]
         files, licenses = assemble(debs, paths[wanted[source.upstream]], source, patchelf)
     return Package(
-        name=recipe.name,
-        version=recipe.version or "",
-        build_number=recipe.build_number,
-        subdir="linux-64",
-        depends=recipe.depends,
-        license=recipe.license,
-        summary=recipe.summary,
-        home=recipe.home,
-        files=files,
-        about=(*about, *licenses),
-        build_suffix="_cpython",
-    )
+        name=recipe.name, version=recipe.version or "", build_number=recipe.build_number, subdir="linux-64",
+        depends=recipe.depends, license=recipe.license, summary=recipe.summary, home=recipe.home, files=files,
+        about=(*about, *licenses), build_suffix="_cpython",
+    )  # fmt: skip
 
 
 def assemble(

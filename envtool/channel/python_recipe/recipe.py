@@ -129,17 +129,11 @@ class _Reader:
         if name and name != path.parent.name:
             self.document.issue(package.data["name"].line, f"name must be {path.parent.name!r}, its directory's name")
         return Recipe(
-            name=name,
-            version=self._version(package, isinstance(source, CheckoutSource)),
-            build_number=self._number(package.data.get("build_number")),
-            summary=self._text(package, "summary"),
-            home=self.document.string(package.data.get("home"), "home"),
-            license=self._text(package, "license"),
-            depends=self._texts(package, "depends"),
-            source=source,
-            text=text,
-            path=path,
-        )
+            name=name, version=self._version(package, isinstance(source, CheckoutSource)),
+            build_number=self._number(package.data.get("build_number")), summary=self._text(package, "summary"),
+            home=self.document.string(package.data.get("home"), "home"), license=self._text(package, "license"),
+            depends=self._texts(package, "depends"), source=source, text=text, path=path,
+        )  # fmt: skip
 
     def source(self, value: Value | None) -> Source:
         kinds = self.document.mapping(value, "source", _SOURCE_KINDS)
