@@ -4,7 +4,6 @@ lock with one category for each Python: a bundle that is made again next year is
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -123,10 +122,11 @@ def _all_requirements(wheel: Path) -> list[str]:
 
 
 def _is_needed(requirement: Requirement, python: str) -> bool:
+    from packaging.utils import canonicalize_name
+
     target = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
-    name = re.sub(r"[-_.]+", "-", requirement.name).lower()
     marker = requirement.marker
-    return name not in _NOT_NEEDED and any(
+    return canonicalize_name(requirement.name) not in _NOT_NEEDED and any(
         marker is None or marker.evaluate({**target, "extra": extra}) for extra in _EXTRAS
     )
 

@@ -110,15 +110,11 @@ def _keep(edits: Sequence[Edit], journal: Path) -> None:
         before = None if each.before is None else each.before.encode()
         if before is not None:
             _write(place / str(position), before, 0o600)
-        files.append(
-            {
-                "path": str(each.path),
-                "kept": str(position),
-                "mode": _mode(each.path),
-                "before_sha256": None if before is None else _sha256(before),
-                "after_sha256": _sha256(each.after.encode()),
-            }
-        )
+        files.append({
+            "path": str(each.path), "kept": str(position), "mode": _mode(each.path),
+            "before_sha256": None if before is None else _sha256(before),
+            "after_sha256": _sha256(each.after.encode()),
+        })  # fmt: skip
     # Written last: without it the directory counts for nothing.
     write_atomically(place / _JOURNAL, json.dumps({"files": files}, indent=2) + "\n")
 

@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from envtool.errors import Issue, SpecError
 from envtool.spec import environment_yml
-from envtool.spec.environment_yml import Source, package_name
+from envtool.spec.environment_yml import PLATFORMS, Source, package_name
 from envtool.spec.pip_requirements import Line
-from envtool.spec.selectors import PLATFORMS
 from envtool.yaml_document import read_text
 
 __all__ = ["DEFAULT_PLATFORM", "Dependency", "EnvironmentSpec", "PlatformSpec", "package_name", "read_spec"]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package
 from envtool.errors import ArchiveError
@@ -73,29 +74,22 @@ def _environment(target: Target) -> dict[str, str]:
     sys_platform, platform_system, os_name = _SYSTEMS.get(system, _SYSTEMS["linux"])
     python = target.python or "3.9"
     return {
-        "python_version": python,
-        "python_full_version": f"{python}.0",
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-        "sys_platform": sys_platform,
-        "platform_system": platform_system,
-        "os_name": os_name,
-        "platform_machine": _MACHINES.get(bits, bits),
-        "extra": "",
-    }
+        "python_version": python, "python_full_version": f"{python}.0", "implementation_name": "cpython",
+        "platform_python_implementation": "CPython", "sys_platform": sys_platform, "platform_system": platform_system,
+        "os_name": os_name, "platform_machine": _MACHINES.get(bits, bits), "extra": "",
+    }  # fmt: skip
 
 
 def _match_spec(requirement: Requirement, names: Mapping[str, str], owner: str) -> str:
     if requirement.url:
         raise ArchiveError(f"{owner} needs {requirement}, and conda has no requirements that are URLs")
-    name = re.sub(r"[-_.]+", "-", requirement.name).lower()
-    name = names.get(name, name)
+    name = canonicalize_name(requirement.name)
     clauses = sorted(str(each) for each in requirement.specifier)
     unknown = [clause for clause in clauses if clause.startswith("===") or "+" in clause]
     if unknown:
         message = f"{owner} needs {requirement}, which cannot be expressed as a conda version: {', '.join(unknown)}"
         raise ArchiveError(message)
-    return f"{name} {','.join(clauses)}".strip()
+    return f"{names.get(name, name)} {','.join(clauses)}".strip()
 
 
 _NAME = re.compile(
@@ -200,7 +194,7 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
     wheel.check_record()
     metadata, scripts = wheel.headers("METADATA"), wheel.console_scripts()
     fit = fit_of(path.name, wish.python, wish.platform)
-    name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
+    name = canonicalize_name(reader.one_line(metadata, "Name"))
     package = Package(
         name=wish.names.get(name, name), version=reader.one_line(metadata, "Version").replace("-", "_"),
         build_number=wish.build_number, subdir=fit.subdir, depends=_depends(wheel, metadata, fit, wish),
