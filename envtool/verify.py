@@ -88,8 +88,8 @@ class Inventory(NamedTuple):
         return env_digest(self.entries.values())
 
     def generated(self) -> dict[str, str]:
-        """What no archive or wheel has the bytes of, path to sha256: byte-code, entry points and the installer's notes;
-        and RECORD and scripts of wheels, into which installing writes."""
+        """What no archive or wheel has the bytes of (byte-code, entry points, RECORD, scripts of wheels), path to
+        sha256."""
         return {
             path: entry.sha256
             for path, entry in self.entries.items()

@@ -70,8 +70,7 @@ def repack(installed: Distribution, scratch: Path) -> Path:
 
 
 def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
-    """Choose the wheels that envtool needs: a lock with a category for each Python (`python3.11`). Raises
-    SolveError."""
+    """Choose envtool's wheels: a lock with a category for each Python (`python3.11`). Raises SolveError."""
     from packaging.requirements import Requirement
 
     stated = _all_requirements(wheel)

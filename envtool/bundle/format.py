@@ -158,8 +158,7 @@ class Bundle(NamedTuple):
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Look at a bundle of either form. Raises BundleError if it is not whole, or holds what its manifest does not
-    name."""
+    """Look at a bundle of either form. Raises BundleError if it is not whole, or holds what its manifest lacks."""
     try:
         places = _in_directory(path) if path.is_dir() else _in_file(path)
         found = _read(path, places)

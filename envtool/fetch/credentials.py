@@ -78,8 +78,7 @@ def _put(text: str, values: Mapping[str, str], safe: str | None, shortest: int =
 
 
 def with_variables(url: str, templates: Sequence[str]) -> str:
-    """A file's URL with the variables that channels and indexes of a lock have for its place
-    (`https://$USER@host/`)."""
+    """A file's URL with the variables that a lock's channels and indexes have for its place (`https://$USER@host/`)."""
     for template in templates:
         ours, theirs = urlsplit(url), urlsplit(template)
         user, _, host = theirs.netloc.rpartition("@")

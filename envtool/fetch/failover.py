@@ -61,8 +61,7 @@ def _number(name: str, default: float, *, may_be_zero: bool = False) -> float:
 
 
 class TransferError(NetworkError):
-    """A URL that did not give its bytes (`is_down`: nor any answer, so that other files are better sought
-    elsewhere)."""
+    """A URL that did not give its bytes (`is_down`: nor any answer; other files are better sought elsewhere)."""
 
     def __init__(
         self, reason: str, *, is_transient: bool, retry_after_s: float | None = None, is_down: bool = False,

@@ -18,11 +18,9 @@ from envtool.artifacts.download import require_sha256
 from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError, PrefixError
 from envtool.fetch.archive_cache import Cache, Wanted
-from envtool.install import preconditions
+from envtool.install import link_scripts, preconditions
 from envtool.install.apply import apply
 from envtool.install.cuda import cuda_of, detect_gpu, judge
-from envtool.install.link_scripts import confinement, sentence, split
-from envtool.install.link_scripts import link_scripts as scripts_of
 from envtool.install.request import Plan, Request, installed
 from envtool.install.shared_paths import SharedPathsError
 from envtool.install.transaction import Transaction, decide
@@ -142,7 +140,7 @@ class Outcome:
 
     def notes(self) -> list[str]:
         """What was done beside linking, a line each."""
-        ran = [f"ran {', '.join(self.scripts_run)}: {confinement()}"] if self.scripts_run else []
+        ran = [f"ran {', '.join(self.scripts_run)}: {link_scripts.confinement()}"] if self.scripts_run else []
         return [*ran, *self.messages]
 
     def warnings(self) -> list[str]:
@@ -154,7 +152,7 @@ class Outcome:
             both = f"{winner[1]} and {loser[1]} bring the same path"
             lines.append(f"{both}: {paths[0]}{more}; that of {winner[1]} is used")
         lines += [*self.twice, *([self.cuda] if self.cuda else [])]
-        return [*lines, *(sentence(name, paths) for name, paths in self.link_scripts.items())]
+        return [*lines, *(link_scripts.sentence(name, paths) for name, paths in self.link_scripts.items())]
 
 
 def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
@@ -174,7 +172,7 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
         receipt = complete(made)
     cuda = cuda_of(made.transaction.wanted)
     verdict = judge(cuda, detect_gpu(detect_virtual_packages()))[1] if cuda else None
-    skipped, run = split(scripts_of(made.inventory.declared), receipt.link_scripts)
+    skipped, run = link_scripts.split(link_scripts.link_scripts(made.inventory.declared), receipt.link_scripts)
     return Outcome(
         made.transaction.plan, receipt, made.inventory.layout.clobbers, skipped, run, made.messages, verdict or None,
         preconditions.brought_twice(made.inventory.declared),

@@ -32,8 +32,8 @@ _MOST_MESSAGE_BYTES = 65_536
 
 
 def run_link_scripts(transaction: Transaction) -> tuple[str, ...]:
-    """Run what the lock allows and return what the scripts left for people to read, a text for each package. Raises
-    ProcessError if a script failed or there is no bash, PrefixError if it changed conda's notes."""
+    """Run what the lock allows; returns what scripts say to people. Raises ProcessError, PrefixError if notes were
+    changed."""
     conda = {package.name: package for package in transaction.wanted if package.manager == "conda"}
     order = link_order({name: list(each.dependencies) for name, each in conda.items()}, ())
     allowed = [conda[name] for name in order if name in transaction.request.link_scripts()]
