@@ -94,7 +94,6 @@ class _BoundedTarInfo(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Read a header."""
         member = super().frombuf(buf, encoding, errors)
         if member.type in _HEADERS and member.size > _LARGEST_HEADER_BYTES:
             raise ArchiveError(f"a header of {member.size} bytes: expected at most {_LARGEST_HEADER_BYTES}")

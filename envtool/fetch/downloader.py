@@ -168,7 +168,6 @@ class _Run:
         self._hosts = HostHealth()
 
     def find(self, wanted: Wanted) -> Path | None:
-        """The file, if the cache has it."""
         found = self._cache.find(wanted)
         if found:
             size_bytes = found.stat().st_size
@@ -177,7 +176,6 @@ class _Run:
         return found
 
     def fetch(self, wanted: Wanted) -> Path:
-        """The file, from the cache or from one of its places."""
         found = self.find(wanted)
         if found:
             return found

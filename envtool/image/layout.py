@@ -88,7 +88,6 @@ class Tree:
         return path.endswith(".dist-info/RECORD") and declared is not None and declared.package[0] == "pip"
 
     def _read(self, path: str) -> bytes:
-        """The content of a file in the image."""
         if path in self._recompiled:
             return self._recompiled[path]
         content = Path(self._root, path).read_bytes()

@@ -78,7 +78,6 @@ def merged(base: Path, ours: Path, theirs: Path, path: str) -> Lockfile:
 
 
 def _commit_of(lock: Path, path: str) -> str:
-    """The commit that brought a lock."""
     blob = subprocesses.run(["git", "hash-object", str(lock.absolute())]).strip()
     found = subprocesses.run(["git", "log", "--all", "--format=%H", f"--find-object={blob}", "--", path]).split()
     for commit in [*found, "HEAD"]:

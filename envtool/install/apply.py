@@ -77,8 +77,6 @@ def linked(directory: Path, written: Mapping[Inode, Written]) -> dict[Inode, Wri
 
 
 class _Unpacking:
-    """The unpacking of one archive."""
-
     def __init__(self, archive: Path, directory: Path, needle: bytes, stopped: threading.Event) -> None:
         self._archive = archive
         self._root = str(directory)
@@ -92,7 +90,6 @@ class _Unpacking:
         self._most_bytes = None if stated is None else stated + stated // 4 + _SLACK_BYTES
 
     def run(self) -> Unpacked:
-        """Unpack all of it."""
         # A .tar.bz2 has both parts in one.
         for part in ("info", "pkg") if self._archive.name.endswith(".conda") else ("pkg",):
             try:

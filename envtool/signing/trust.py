@@ -152,8 +152,6 @@ def require_signed(
 
 
 class _Channel:
-    """One channel that has to be signed."""
-
     def __init__(self, url: str, cache: Cache, is_offline: bool) -> None:
         self._url, self._name = url, without_credentials(url)
         self._cache, self._is_offline = cache, is_offline

@@ -104,8 +104,6 @@ def build(
 
 @dataclass(frozen=True)
 class _State:
-    """What is remembered of a recipe's last build."""
-
     inputs: str
     built: Built
     superseded: tuple[str, ...]
