@@ -24,7 +24,7 @@ DOORS = {
         "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },
-    "boto3": {"envtool/channel/storage.py"},
+    "boto3": {"envtool/channel/mirror.py"},
     "cryptography": {"envtool/signing/dsse.py", "serve/checkpoint/dsse.py", "serve/inference/recorder.py"},
     "PIL": {"serve/codec/image.py"},
     "mlflow": {"serve/source/mlflow_registry.py"},
@@ -134,7 +134,7 @@ STOREYS = {
     "envtool": """
         errors paths atomic_files console file_lock subprocesses scratch toml yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export audit policy image channel bundle deploy doctor ci cli __main__
+        export audit policy image channel bundle deploy doctor cli __main__
     """,
     "serve": """
         errors durable_files codec http events checkpoint settings system policy source store rollout model swap fleet
