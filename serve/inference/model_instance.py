@@ -28,8 +28,7 @@ from serve.fleet.gate import Gate
 from serve.fleet.messages import PROTOCOL
 from serve.fleet.state import REFUSE
 from serve.inference.recorder import Recorder
-from serve.model.slot import Slot
-from serve.model.warm_up import GIVEN_UP
+from serve.model.slot import GIVEN_UP, Slot
 from serve.settings.settings import SHADOW
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import make_context, make_reloader

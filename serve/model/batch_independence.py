@@ -11,6 +11,7 @@ with a fixed seed, so that a trial ends the same way in every worker. Only worke
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -212,11 +213,10 @@ _Draw = Callable[[Any], Any]
 def vary_inputs(example: object) -> Iterator[object]:
     """Make other requests of one: parts in another order, other texts and numbers. A model may refuse any of them."""
     drawn = random.Random(_SEED)  # noqa: S311 - nothing secret about it
-    yield _change(example, lambda value: value, lambda text: text[::-1])
-    yield _change(
-        example, lambda value: drawn.uniform(-1, 1) + 2 * value, lambda text: "".join(drawn.sample(text, len(text)))
-    )
-    yield _change(example, lambda value: value, lambda text: text + text[:1])
+    yield _change(example, text=lambda text: text[::-1])
+    mixed = functools.partial(_change, text=lambda text: "".join(drawn.sample(text, len(text))))
+    yield mixed(example, number=lambda value: drawn.uniform(-1, 1) + 2 * value)
+    yield _change(example, text=lambda text: text + text[:1])
     yield _turned(example)
     if isinstance(example, (list, tuple)) and example:
         yield [*example[1:], example[0], example[-1]]
@@ -228,17 +228,16 @@ def _turned(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _turned(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return (
-            [_turned(part) for part in value] if any(isinstance(part, (list, tuple)) for part in value) else value[::-1]
-        )
+        is_innermost = not any(isinstance(part, (list, tuple)) for part in value)
+        return value[::-1] if is_innermost else [_turned(part) for part in value]
     return value
 
 
-def _change(value: Any, number: Callable[[float], float], text: Callable[[str], str]) -> Any:
+def _change(value: Any, text: Callable[[str], str], number: Callable[[float], float] = lambda value: value) -> Any:
     if isinstance(value, Mapping):
-        return {key: _change(part, number, text) for key, part in value.items()}
+        return {key: _change(part, text, number) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_change(part, number, text) for part in value]
+        return [_change(part, text, number) for part in value]
     if isinstance(value, float):
         return number(value)
     return text(value) if isinstance(value, str) else value
@@ -247,12 +246,8 @@ def _change(value: Any, number: Callable[[float], float], text: Callable[[str], 
 def vary_arrays(prepared: Any) -> Iterator[Any]:
     """Make requests of as many rows: reordered, or drawn around each array's range. A model may refuse any of them."""
     generator = torch.Generator().manual_seed(_SEED)
-    yield _map(prepared, lambda array: _drawn(array, generator, 1.0, 0))
-    yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, 0))
-    yield _map(prepared, lambda array: _drawn(array, generator, -0.1, 1))
-    yield _map(prepared, lambda array: _drawn(array, generator, 0.1, -1))
-    yield _map(prepared, lambda array: _drawn(array, generator, 1.0, None))
-    yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, None))
+    for scale, widen in ((1.0, 0), (_LARGE, 0), (-0.1, 1), (0.1, -1), (1.0, None), (_LARGE, None)):
+        yield _map(prepared, functools.partial(_drawn, generator=generator, scale=scale, widen=widen))
     yield _map(prepared, lambda array: array.flip(0) if array.dim() < 2 else array.flip(0).roll(1, 1))
     yield _map(prepared, lambda array: array * 2 if array.is_floating_point() else array)
 

@@ -212,6 +212,16 @@ class _Mark(NamedTuple):
     elements: str
     copy: Any = None
 
+    def differs(self, now: _Mark, may_not_move: bool) -> bool:
+        if _address(self.tensor) != _address(now.tensor):
+            return may_not_move
+        if self.elements != now.elements or self.version == now.version:
+            return self.elements != now.elements
+        copy, tensor = self.copy, now.tensor
+        with contextlib.suppress(Exception):  # one that cannot be compared counts as changed
+            return copy is None or not bool(((copy == tensor) | ((copy != copy) & (tensor != tensor))).all())
+        return True
+
 
 class Versions:
     """The tensors of a module as they were when this was made."""
@@ -234,25 +244,8 @@ class Versions:
         return self._differing(set(self._marks))
 
     def _differing(self, may_not_move: set[str]) -> list[str]:
-        return sorted(
-            name
-            for name, mark in _marks_of(self._module).items()
-            if name in self._marks and _differ(self._marks[name], mark, name in may_not_move)
-        )
-
-
-def _differ(known: _Mark, now: _Mark, may_not_move: bool) -> bool:
-    if _address(known.tensor) != _address(now.tensor):
-        return may_not_move
-    if known.elements != now.elements:
-        return True
-    return known.version != now.version and not _is_equal(known.copy, now.tensor)
-
-
-def _is_equal(copy: Any, tensor: Any) -> bool:
-    with contextlib.suppress(Exception):  # one that cannot be compared counts as changed
-        return copy is not None and bool(((copy == tensor) | ((copy != copy) & (tensor != tensor))).all())
-    return False
+        now = {name: mark for name, mark in _marks_of(self._module).items() if name in self._marks}
+        return sorted(name for name, mark in now.items() if self._marks[name].differs(mark, name in may_not_move))
 
 
 def _address(tensor: Any) -> int:

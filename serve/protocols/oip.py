@@ -14,7 +14,7 @@ from serve.errors import RequestError
 from serve.http.messages import Body, Request, Response, fail, pack, read_content, succeed
 from serve.inference.body_layout import FLAT, MATRIX, BodyLayout, find_numbers, write_bytes, write_flat
 from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
-from serve.model.array_form import TEXT, ArrayForm
+from serve.model.answers import TEXT, ArrayForm
 from serve.model.slot import Generation
 
 if TYPE_CHECKING:

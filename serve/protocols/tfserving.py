@@ -20,7 +20,7 @@ from serve.codec.oip import TensorSpec
 from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, pack, read_content, succeed
 from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
-from serve.model.array_form import INPUTS, OUTPUTS
+from serve.model.answers import INPUTS, OUTPUTS
 from serve.model.slot import Generation
 from serve.protocols.oip import specs_of
 

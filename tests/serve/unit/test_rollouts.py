@@ -15,7 +15,7 @@ from serve.checkpoint.provenance import Provenance
 from serve.inference.prediction import ModelSpec
 from serve.inference.rollout import Rollout
 from serve.inference.shadow import Asked, Counts, find_disagreement
-from serve.model.answer_check import Declared
+from serve.model.answers import Declared
 from serve.model.slot import Generation
 from serve.rollout.decision import Evidence, Step, Verdict
 from serve.rollout.evidence_board import EvidenceBoard
