@@ -112,14 +112,9 @@ def write_all(descriptor: int, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_ns: int = 0) -> None:
-    """Give `path` this content, all of it or none.
+    """Give `path` this content, all of it or none; after an `OSError` nothing was replaced.
 
-    Args:
-        is_lasting: whether it has to survive a power cut. Other processes see all of it or none in any case.
-        after_ns: a time, in nanoseconds, that the file's own must be later than, whatever this machine's clock states.
-
-    Raises:
-        OSError: nothing was replaced, and no temporary file is left.
+    `is_lasting`: survives a power cut. `after_ns`: the file's time must be later, whatever this machine's clock states.
     """
     if path.is_char_device() or path.is_fifo():  # /dev/null, a pipe: nobody means to put a file in their place
         path.write_bytes(content)

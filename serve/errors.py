@@ -83,10 +83,7 @@ class InputError(ServeError):
 
 
 class RequestError(ServeError):
-    """A request cannot be read: its bytes, headers or shapes are at fault, whatever the model is.
-
-    The status is 400 malformed, 404 unknown, 413 too long, 415 in an unknown form, 422 not for this model.
-    """
+    """A request cannot be read: 400 malformed, 404 unknown, 413 too long, 415 in an unknown form, 422 unfit here."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)

@@ -2,9 +2,8 @@
 
 A queue holds the requests for one model of one worker. Those that are ready at the same moment run as one batch, on one
 generation: no timer makes the first one wait, unless the settings ask for it. While a batch runs, the next one gathers.
-
-Requests of one form wait together as one task, a bundle: read, run and answered as one, and one by one if need be.
-Running a batch and answering is the work of `serve.batching.scheduler`.
+Requests of one form wait together as one task, a bundle: read, run and answered as one, or one by one if need be.
+Running and answering is the work of `serve.batching.scheduler`.
 """
 
 from __future__ import annotations
@@ -80,10 +79,7 @@ class Bundle:
         return late
 
     def prepare(self) -> Any | None:
-        """Turn the inputs of all into what the module takes; `None` where nothing is left.
-
-        Requests that do not fit are in `refused` then, and not in the bundle.
-        """
+        """Turn the inputs of all into what the module takes, `None` for none; what does not fit goes into `refused`."""
         try:
             return self.prepare_some(self.requests)
         except InputError:
@@ -259,10 +255,7 @@ class BatchQueue:
         return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
 
     def take(self) -> list[Waiting]:
-        """Take the task that has waited longest, and those that may run with it.
-
-        All have one key, and no more rows than the limit unless the first alone has.
-        """
+        """Take what has waited longest, and what may run with it: of one key, not above the limit unless it is alone."""
         first = self._waiting.popleft()
         batch, rows = [first], first.rows
         if first.key is not None and rows < self.limits.max_rows:

@@ -1,11 +1,9 @@
 """Running the predictions of one worker without making its event loop wait.
 
-What is ready at the same moment runs as one batch: in the loop where that is shorter than a millisecond, otherwise in a
-thread of the model's own, so that health checks, the heartbeat and other models never wait for it. Which requests
-share a run, and what counts as short, is in `serve.batching.batch_queue`.
-
-A small share of the joined requests is answered once more, alone, to prove that company made no difference: after the
-answer has gone, and within the share of the work that the settings allow.
+What is ready at the same moment runs as one batch (`serve.batching.batch_queue`): in the loop where that is shorter
+than a millisecond, otherwise in a thread of the model's own. A small share of the joined requests is answered once
+more, alone, to prove that company made no difference: after the answer has gone, and within the share of the work that
+the settings allow.
 """
 
 from __future__ import annotations
@@ -112,10 +110,7 @@ class Scheduler:
             self._start(batch_queue)
 
     def run_now(self, instance: ModelInstance) -> None:
-        """Run what waits for a model at once, and not later in this turn of the loop.
-
-        Saves a turn where no other request is expected: a tenth of the time of a request on a sole connection.
-        """
+        """Run what waits for a model at once: on a sole connection the turn of the loop is a tenth of a request's time."""
         batch_queue = self._batch_queues[instance]
         if not batch_queue.is_running:
             self._start(batch_queue)

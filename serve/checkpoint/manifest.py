@@ -27,23 +27,16 @@ _LARGEST_GENERATION = 2**63
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a marker states. An empty marker states nothing.
+    """What a marker states. An empty marker states nothing."""
 
-    Args:
-        sha256: of the checkpoint, in lower-case hexadecimal.
-        interface: the form of the answers, as `serve.model.answers` writes it.
-        metrics: numbers by name that the publisher wants to be shown.
-        stated: the whole object as it was, which is what a signature covers.
-    """
-
-    sha256: str | None = None
+    sha256: str | None = None  # of the checkpoint, in lower-case hexadecimal
     size_bytes: int | None = None
     version: str | None = None
     created: str | None = None
     format: str | None = None
     generation: int = 0
-    interface: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    interface: Mapping[str, str] = field(default_factory=dict)  # the form of the answers: `serve.model.answers`
+    metrics: Mapping[str, float] = field(default_factory=dict)  # that the publisher wants to be shown
     golden: Sequence[Golden] = ()
     signature: Mapping[str, object] | None = None
     openssf: Mapping[str, object] | None = None

@@ -22,20 +22,14 @@ _DIGEST = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._+-]{0,199}")
 
 @dataclass(frozen=True)
 class Provenance:
-    """What every prediction carries.
-
-    Args:
-        generation: the number of the commit that made it live; it only rises.
-        env_digest: of the environment that computed the answer, or `None` where it is not known.
-        label: under which it is served: `stable`, or `canary` for a part of the requests.
-    """
+    """What every prediction carries."""
 
     name: str
     version: str
-    generation: int
+    generation: int  # the number of the commit that made it live; it only rises
     sha256: str
-    env_digest: str | None
-    label: str = "stable"
+    env_digest: str | None  # of the environment that computed the answer, where it is known
+    label: str = "stable"  # under which it is served: `stable`, or `canary` for a part of the requests
 
     def as_json(self) -> dict[str, object]:
         """Return the facts as they are in a JSON answer."""

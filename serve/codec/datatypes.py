@@ -3,7 +3,6 @@
 Every length is checked against what is there before an array is made, so a request cannot ask for more memory than a
 small multiple of its own size. In JSON, texts and numbers are distinguished by Python's types and never by numpy, which
 takes "1" for a number, `null` for NaN, and makes room for the longest text in every element of an array of texts.
-
 Source: Open Inference Protocol, "Tensor Data Types"; Triton's binary tensor data extension.
 """
 
@@ -163,11 +162,7 @@ _JSON_NAMES = {
 
 
 def from_json(data: object, datatype: str, shape: tuple[int, ...], where: str) -> Array:
-    """Make an array of a JSON list, flat or nested as the shape is; its `BYTES` are the texts in UTF-8.
-
-    Raises:
-        RequestError: the elements are too few, too many, of another type, too large or not finite.
-    """
+    """Make an array of a JSON list, flat or nested as the shape is, of UTF-8 texts for `BYTES`; raises `RequestError`."""
     flat, nesting = flatten(data, where)
     if len(flat) != count_elements(shape) or (len(nesting) > 1 and nesting != shape):
         found = f"{len(flat)} elements" if len(nesting) == 1 else f"the shape {list(nesting)}"
@@ -234,11 +229,7 @@ def _to_floats(flat: list[object], dtype: np.dtype[Any], where: str) -> Array:
 
 
 def to_json(array: Array, where: str) -> Array | list[str]:
-    """Prepare an array for `strict_json.dump`: flat, row-major.
-
-    Raises:
-        ValueError: it holds NaN or infinities, or bytes that are not UTF-8; JSON can hold neither.
-    """
+    """Prepare an array for `strict_json.dump`: flat, row-major; `ValueError` for NaN, infinities and no UTF-8."""
     if array.dtype.kind in "OSU":
         return [text if isinstance(text, str) else bytes(text).decode() for text in array.ravel()]
     if array.dtype.kind == "f" and not np.isfinite(array).all():

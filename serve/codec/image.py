@@ -19,11 +19,7 @@ MOST_PIXELS = 32 * 1024 * 1024
 
 
 def decode(body: bytes, most_pixels: int = MOST_PIXELS) -> Array:
-    """Read an image as red, green and blue, from 0 to 255: [height, width, 3] of uint8.
-
-    Raises:
-        RequestError: it is damaged, or has more than `most_pixels`, of which none is made; or Pillow is not installed.
-    """
+    """Read an image: [height, width, 3] of uint8, in RGB; raises `RequestError`, for one too large before it is made."""
     try:
         from PIL import Image
     except ImportError as error:

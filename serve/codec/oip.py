@@ -1,9 +1,8 @@
 """Infer requests and answers of the Open Inference Protocol (V2), without the model's part.
 
 Both are JSON, or JSON followed by the bytes of tensors; its length is in the header `Inference-Header-Content-Length`,
-where 0 in a request means that all of its body is one tensor.
-
-Source: Open Inference Protocol, "Inference"; Triton's binary tensor data extension.
+where 0 in a request means that all of its body is one tensor. Source: Open Inference Protocol, "Inference"; Triton's
+binary tensor data extension.
 """
 
 from __future__ import annotations
@@ -123,10 +122,7 @@ _remember = functools.lru_cache(_REMEMBERED_TEXTS)(_understand)
 
 
 def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
-    """Read a request whose body is the bytes of the model's only input, or raise `RequestError`.
-
-    One length of its `spec` may be open, and follows from the length of the body.
-    """
+    """Read a body that is the bytes of a model's only input, one length of which may be open; raises `RequestError`."""
     where = f"inputs[0] ({spec.name})"
     if spec.datatype == datatypes.BYTES:
         array = datatypes.text_array([bytes(body)]).reshape([1] * len(spec.shape))
@@ -198,11 +194,7 @@ _DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
-    """Split a body into its JSON text and a view of the bytes after it.
-
-    Raises:
-        RequestError: the header `Inference-Header-Content-Length` is malformed, or goes beyond the body.
-    """
+    """Split a body into its JSON text and a view of the bytes after it; raises `RequestError` where the text is longer."""
     if header_length is None:
         return bytes(body), memoryview(b"")
     length = int(header_length) if _DIGITS.fullmatch(header_length.strip()) else len(body) + 1
@@ -247,11 +239,9 @@ class InferAnswer(NamedTuple):
 
 
 def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, str], tuple[Part, ...]]:
-    """Write an answer in the form that its request asks for: the headers for the body, and its parts.
+    """Write an answer as its request wants it: the headers for the body, and its parts.
 
-    Raises:
-        RequestError: an output is wanted that the model does not have.
-        ValueError: an output has NaN or infinities, and is wanted as JSON.
+    Raises `RequestError` for an output that the model does not have, `ValueError` for NaN or infinities in JSON.
     """
     wanted = _wanted(tuple(answer.outputs), request)
     forms: list[tuple[str, str, tuple[int, ...], Any]] = []

@@ -44,14 +44,9 @@ class Prepared:
 
 
 def prepare(target: Target, weights: Path | None, home: Path) -> Prepared:
-    """Build a model class, and complete what its author left out.
+    """Build a model class, and complete what its author left out in `home`, an empty directory; raises `ServeError`.
 
-    Args:
-        weights: as the trainer wrote them; `None` for those that the class begins with.
-        home: an empty directory for what is made.
-
-    Raises:
-        ServeError: it cannot be built, or what it takes cannot be guessed.
+    `weights`: as the trainer wrote them; `None` for those that the class begins with.
     """
     from serve.model import contract, example
 

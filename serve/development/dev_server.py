@@ -44,11 +44,7 @@ class DevServer:
         self._served: dict[Path, _Stamp] = {}
 
     def run(self) -> int:
-        """Serve until Ctrl-C, and return 0, or the exit code of gunicorn where it ended by itself.
-
-        Raises:
-            ServeError: the class or the weights cannot be served.
-        """
+        """Serve until Ctrl-C (0), or until gunicorn ends by itself (its exit code); raises `ServeError`."""
         with tempfile.TemporaryDirectory(prefix="envserve-run-") as place:
             home = Path(place)
             # Once: while an editor saves, the file may be missing for a moment.

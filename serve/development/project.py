@@ -17,11 +17,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def create_project(directory: Path, task: str) -> Path:
-    """Write a project for one of `TASKS` into a new directory, whole or not at all; the last part is its name.
-
-    Raises:
-        OperationError: the name does not fit, or the directory has files.
-    """
+    """Write a project for one of `TASKS`, named as the directory is, whole or not at all; raises `OperationError`."""
     if not _NAME.fullmatch(directory.name):
         raise OperationError(f"the name: expected letters, digits, - and _, found {directory.name!r}")
     with new_directory(directory) as made:
@@ -40,11 +36,7 @@ def create_project(directory: Path, task: str) -> Path:
 
 @contextlib.contextmanager
 def new_directory(directory: Path) -> Iterator[Path]:
-    """Give a directory to write into, which takes its place at the end of the block, whole or not at all.
-
-    Raises:
-        OperationError: there is one with files.
-    """
+    """Give a directory to write into, which takes its place at the end of the block; `OperationError`: it has files."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise OperationError(f"{directory}: expected no such directory, or an empty one", hint="give another name")
     directory.parent.mkdir(parents=True, exist_ok=True)

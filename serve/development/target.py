@@ -25,11 +25,7 @@ class Target:
     example: object = None  # inputs as a request has them, or their form; `None` for those of the class
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Return the variables that make a server of it, with checkpoints and store in `home`.
-
-        Raises:
-            ModelError: there is no such file, or it has several classes.
-        """
+        """Return the variables that make a server of it, with checkpoints and store in `home`; raises `ModelError`."""
         found = dict(os.environ)
         if self.name is not None:
             model, directory = _resolve(self.name)

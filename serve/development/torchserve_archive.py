@@ -77,11 +77,9 @@ class Imported:
 
 
 def import_archive(archive: Path, directory: Path, config: Path | None = None) -> Imported:
-    """Make a project of an archive: its files, a model class, settings, and the weights as a published checkpoint.
+    """Make a project of an archive: its files, a class, settings, and the weights as a published checkpoint.
 
-    Raises:
-        OperationError: it is no such archive, `config` no `config.properties`, or the directory has files.
-        PublishError: the weights cannot be published.
+    Raises `OperationError` for another archive, an unreadable `config` or a directory that has files; `PublishError`.
     """
     with new_directory(directory) as made:
         model = _unpack(archive, made)

@@ -1,12 +1,8 @@
 """Changes of state for all who subscribe: the structured log, the journal of a store, and others.
 
-The log has one JSON line for each event. The lines go to standard error beside gunicorn's own, each by a single write,
-so that lines of two workers never mix. Access logs and log files are out of scope: gunicorn writes the first, the init
-system keeps the second.
-
-The journal is `<store>/events.jsonl`, to which every worker appends, each line by one write. When it has grown large,
-it becomes `events.1.jsonl`, in the place of the one before. The truth about generations is the ledger's; a line that is
-lost here is missing on the status page and nowhere else.
+The log has one JSON line for each event, on standard error beside gunicorn's own, each by a single write, so that lines
+of two workers never mix. Every worker appends to the journal, `<store>/events.jsonl`, which becomes `events.1.jsonl`
+when it has grown large; a line that is lost there is missing on the status page and nowhere else.
 """
 
 from __future__ import annotations

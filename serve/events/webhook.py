@@ -21,10 +21,7 @@ _TIMEOUT_S = 10.0
 
 
 class Webhook:
-    """Delivers lines in the background, to a command or an http(s) URL.
-
-    `report` is called with the reason of a failed delivery, once for each; it must not lead back here.
-    """
+    """Delivers lines in the background, to a command or a URL; `report` gets why not, and must not lead back here."""
 
     def __init__(self, target: str, report: Callable[[str], None], timeout_s: float = _TIMEOUT_S) -> None:
         self._target, self._report, self._timeout_s = target, report, timeout_s

@@ -32,12 +32,9 @@ _LAST_ANSWERS = frozenset({413, 503})
 
 
 def create_app(settings: ServerSettings | None = None, drain: Drain | None = None) -> Flask:
-    """Create the application of one worker; without settings, they are read from the file and the environment.
+    """Create the application of one worker, by default with the settings of file and environment (`SettingsError`).
 
     Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
-
-    Raises:
-        SettingsError: the settings cannot be used.
     """
     server = Server(settings or load_settings(os.environ, Path.cwd()), drain)
     lifecycle = RequestLifecycle(server)

@@ -1,14 +1,9 @@
-"""The model repository and statistics extensions of the Open Inference Protocol (V2).
+"""The model repository and statistics extensions of the Open Inference Protocol (V2), as Triton has them.
 
 The settings and what a trainer publishes decide what is served, not requests: `load` has the watched directory looked
 at now, brings back what was unloaded, and answers when that is live or refused; `unload` is refused unless the settings
-allow it.
-
-Counted is what all workers have answered since the server started, under whatever protocol and version: a series of its
-own for every version would be kept for ever. The version that is named is the one that is live. Times are sums of the
-metrics that Prometheus reads, so they lag by up to a second.
-
-Source: Triton's model repository and statistics extensions.
+allow it. Counted is what all workers have answered since the server started, under whatever protocol and version; times
+are sums of the metrics that Prometheus reads, so they lag by up to a second.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """The work around every handler: counting, deadlines, a full queue, other origins, traces, the access log.
 
 `open`, then `begin`, which has the handler understand the request, then `end`, which lets the answer out; a transport
-only reads and writes. One with threads runs the model in between by `carry`, one with an event loop by its dispatcher.
-Before the handler only the headers of a request are read, so nothing here but `carry` waits for anything.
-
-A rejection is cheap and immediate, so that a client can try another server; waiting in a long queue for an answer that
-is no longer wanted is neither.
+only reads and writes. One with threads runs the model in between by `carry`, which alone waits; one with an event loop
+by its dispatcher. A rejection is cheap and immediate, so that a client can try another server.
 """
 
 from __future__ import annotations
@@ -145,10 +142,7 @@ class RequestLifecycle:
         return self.end(context, fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
 
     def fail_unknown(self, path: str, error: Exception) -> Response:
-        """Answer a request that names what is not served, or cannot be read, or on which the server failed.
-
-        Of a failure the client learns nothing; the log has all of it.
-        """
+        """Answer a request for what is not served, one that cannot be read, or a failure of ours, which the log has."""
         if isinstance(error, NotServedError):
             return fail(404, error.message)
         if isinstance(error, (InputError, RequestError)):  # the former where it is found when the model runs
@@ -179,10 +173,7 @@ class Arrival(NamedTuple):
 
 
 def read_timeout(headers: Mapping[str, str], default_s: float) -> float | None:
-    """Read how many seconds a client wants to wait; infinity without a limit, `None` for a malformed header.
-
-    `default_s` is for clients that do not state it; 0 is no limit.
-    """
+    """Read how long a client wants to wait: infinity for 0 of the default, `None` for a malformed header."""
     stated = headers.get(TIMEOUT_HEADER)
     if stated is None:
         return default_s or math.inf
@@ -194,10 +185,7 @@ def read_timeout(headers: Mapping[str, str], default_s: float) -> float | None:
 
 
 def admit(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> Rejection | None:
-    """Return why a request is turned away, or `None`.
-
-    `deadline_s` is on the monotonic clock; `max_queue` may wait behind the request, where 0 is any number.
-    """
+    """Return why a request is turned away, by the monotonic clock and by how many wait behind it (0: any)."""
     if now_s > deadline_s:
         after_s = now_s - arrival.arrived_s
         return Rejection(504, DEADLINE, f"the deadline passed before the work began, after {after_s:.3f} s")

@@ -18,10 +18,7 @@ from serve.settings.settings import SHADOW, ServerSettings
 
 
 class Server(Registry):
-    """What the application of one worker works with.
-
-    Building it starts nothing and imports no torch; `start` does, in the worker, after the fork.
-    """
+    """What the application of one worker works with; making it imports no torch, and `start`, after the fork, does."""
 
     def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:
         worker_metrics = WorkerMetrics(

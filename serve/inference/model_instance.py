@@ -31,7 +31,8 @@ from serve.inference.recorder import Recorder
 from serve.model.slot import GIVEN_UP, Slot
 from serve.settings.settings import SHADOW
 from serve.swap.background_task import PREPARATION
-from serve.swap.context import make_context, make_reloader
+from serve.swap.context import Committer, make_committer, make_context
+from serve.swap.reloader import Reloader
 from serve.swap.shared_state import Membership, SharedState
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ class ModelInstance:
         self.operator_requests, self.policy = context.operator_requests, context.policy
         is_recorded = settings.record_share > 0 and settings.label != SHADOW
         self.recorder = Recorder(settings, self.log.emit) if is_recorded else None
-        committer = None
         if gate is not None:
-            committer = FleetCommitter(context, settings, gate, lambda: terms_of(settings, self.env_digest))
-        self.reloader = make_reloader(settings, context, self._make_loader, committer)
+            committer: Committer = FleetCommitter(context, settings, gate, lambda: terms_of(settings, self.env_digest))
+        else:
+            committer = make_committer(context)
+        self.reloader = Reloader(context, committer, self._make_loader)
         self._thread: threading.Thread | None = None
 
     @property

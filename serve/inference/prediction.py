@@ -114,11 +114,7 @@ class Prediction(NamedTuple):
 
 
 def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Prediction:
-    """Take a lease on the generation that is to answer a request, or answer one that cannot be.
-
-    Raises:
-        HeldError: it may not start now; the caller asks again.
-    """
+    """Take a lease on what is to answer a request, or answer one that cannot be; raises `HeldError`: ask again."""
     spec = spec_of(request)
     try:
         model = server.find(spec.name)

@@ -1,9 +1,7 @@
 """Recording of a share of the requests with their answers, in a bounded file in the model's store.
 
-A request is kept as golden requests are: inputs and outputs as `POST /predict` has them, whichever protocol it came by,
-with the model that answered. What the user's own `record_redact` makes of it is all that reaches the disk. The work
-beyond a look at the inputs happens in one thread, which never makes a request wait: while it is behind, nothing is
-kept.
+A request is kept as golden requests are, whichever protocol it came by. What the user's own `record_redact` makes of it
+is all that reaches the disk. The work happens in one thread; while it is behind, nothing is kept.
 """
 
 from __future__ import annotations
@@ -65,11 +63,7 @@ class NativeInputs:
 class Recorder:
     """Records requests of one label of a model in one worker, in a thread that starts with the first one.
 
-    Args:
-        report: called with the event's name and its facts where something cannot be recorded.
-
-    Raises:
-        SettingsError: `record_key` cannot be used.
+    `report` gets an event's name and facts where one cannot be; raises `SettingsError` for a key that cannot be used.
     """
 
     def __init__(self, settings: Settings, report: Callable[..., None]) -> None:
@@ -176,10 +170,7 @@ def load_cipher(key_file: Path | None) -> Any:
 
 
 def read_recorded(path: Path, keep: int, key_file: Path | None = None) -> list[dict[str, Any]]:
-    """Read the last requests that were recorded, at most `keep`, the oldest first; none where there is no file.
-
-    Lines that the key does not open are passed over; raises `SettingsError` for a key that cannot be used.
-    """
+    """Read the last `keep` requests that were recorded and that the key opens; raises `SettingsError` for an unfit key."""
     cipher = load_cipher(key_file)
     found: deque[dict[str, Any]] = deque(maxlen=keep)
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:

@@ -30,18 +30,13 @@ _LOG_EVERY = 1000
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that was answered.
-
-    Args:
-        by: what has answered; a canary is judged by the comparison, otherwise the shadow is.
-        generation: of `by`, where that is judged; 0 where the shadow is.
-    """
+    """A request that was answered."""
 
     instance: ModelInstance
     prepare: Callable[[TorchPredictor], Any]
     outputs: object
-    by: ModelInstance | None = None
-    generation: int = 0
+    by: ModelInstance | None = None  # what has answered; a canary is judged by the comparison, otherwise the shadow is
+    generation: int = 0  # of `by`, where that is judged; 0 where the shadow is
 
 
 @dataclass

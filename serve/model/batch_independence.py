@@ -2,11 +2,9 @@
 
 Each request of the trial is joined with copies of itself, which shows what number and place of rows do to an answer,
 and with requests that differ from it, in both orders and several sizes. In runs of equal shape the same sums are made
-in the same order, so that what an answer owes to the others' numbers stands out from rounding.
-
-The others are like the example: other numbers of its range and kind, other texts of its length. An example of zeros
-shows nothing of a model that joins the rows of several requests, and two equal requests show little. They are drawn
-with a fixed seed, so that a trial ends the same way in every worker. Only workers import this.
+in the same order, so that what an answer owes to the others' numbers stands out from rounding. The others are other
+numbers of the example's range and kind, other texts of its length, drawn with a fixed seed, so that a trial ends the
+same way in every worker. Only workers import this.
 """
 
 from __future__ import annotations
@@ -173,11 +171,9 @@ def first_difference(expected: object, actual: object) -> str:
 
 
 def gap(expected: Any, actual: Any) -> float:
-    """Tell how far two outputs are from each other.
+    """Tell how far two outputs are apart: their largest difference as a share of the array's largest number.
 
-    Returns:
-        The largest difference of two numbers as a share of the largest number of their array, 0 for equal ones;
-        infinite for outputs of other forms, or where one is not finite and the other is.
+    Infinite for outputs of other forms, or where one is not finite and the other is.
     """
     if isinstance(expected, (numpy.ndarray, torch.Tensor)):
         one, other = (torch.as_tensor(output).detach().cpu() for output in (expected, actual))

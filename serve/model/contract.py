@@ -1,9 +1,8 @@
 """The contract of a model class, and the predictor that is made from it.
 
-The settings name a class as `model = "module:Class"` and its keyword arguments as `[model_args]`. The least it has to
-be is a `torch.nn.Module` with the attribute `example_inputs`, inputs as a request has them. What else it may state, and
-what each part takes and returns, is documented in `docs/reference/model-class.md`. With `format = "torchscript"` or
-`"export"` the module comes out of the checkpoint, and the class only needs the rest.
+The least that a class has to be is a `torch.nn.Module` with the attribute `example_inputs`. What else it may state is
+documented in `docs/reference/model-class.md`. With `format = "torchscript"` or `"export"` the module comes out of the
+checkpoint, and the class only needs the rest.
 """
 
 from __future__ import annotations

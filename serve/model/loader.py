@@ -1,11 +1,9 @@
-"""From a proven checkpoint to a model that may go live: all gates, in their order.
+"""From a proven checkpoint to a model that may go live: all gates, in their order. Only workers import this module.
 
-format, signature and pickle policy → interface, from the header → memory → weights → finite → warm-up → golden
-requests → `validate` → the form of the answers. A checkpoint that fails one is refused with that gate's code; none of
-them touches the model that is live. It is read in one way, be it bare or in a bundle, under the module's names or a
+format, signature and pickle policy → interface, from the header → memory → weights → finite → warm-up → golden requests
+→ `validate` → the form of the answers. A checkpoint that fails one is refused with that gate's code; none of them
+touches the model that is live. It is read in one way, be it bare or in a bundle, under the module's names or a
 wrapper's, with all names of tied weights or one of them.
-
-Only workers import this module. What a model class may state is documented in `docs/reference/model-class.md`.
 """
 
 from __future__ import annotations

@@ -47,11 +47,7 @@ class RequestMemory:
                 self.note_version(part)
 
     def find(self, predictor: TorchPredictor, several: Iterable[object]) -> None:
-        """Answer requests, and compare all that they share with others before and after.
-
-        Args:
-            several: inputs as requests have them; a model may refuse any of them.
-        """
+        """Answer requests, of which a model may refuse any, and compare what they share with others before and after."""
         held: list[tuple[Any, Any, Any, Any]] = []
         places: tuple[set[int], set[int]] = set(), set()
         until_s = time.monotonic() + _ENOUGH_S

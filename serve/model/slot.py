@@ -1,10 +1,9 @@
 """The one place of a worker that holds the live model.
 
 A request leases the generation that is live when it starts and keeps it to its end. Where workers move together, the
-commit register states which one is live: it is read once for each request, and when it names the generation that
-stands by, that one is live from this request on, in this worker as in all others. What was replaced is handed back for
-retirement only when its last lease has ended, and, while its successor is on trial, kept: when the register names a
-return, it is live again at once, under a new number.
+commit register states which one is live: it is read once for each request, and when it names the generation that stands
+by, that one is live from this request on, in this worker as in all others. What was replaced is handed back when its
+last lease has ended, and, while its successor is on trial, kept: after a return it is live again at once.
 """
 
 from __future__ import annotations

@@ -189,15 +189,9 @@ def run_module(module: Any, prepared: Any) -> Any:
 class TorchPredictor:
     """A model that answers requests, each in three steps, so that several can share the one in the middle.
 
-    Its inputs become what the module takes (`prepare…`), the module runs (`run`), and what it gives becomes the
-    outputs (`postprocess…`). Inputs come as JSON has them, or as arrays by name; outputs go the same two ways. Only the
-    middle step needs the weights. `prepared` and `raw` are what the module takes and gives; only this looks into them.
-
-    Args:
-        interface: the form of the example and of its answer, once it was tried.
-        turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
-        origin: the proven checkpoint and its manifest, from which it can be made again.
-        memory: what it writes into, and gets copies of.
+    Its inputs become what the module takes (`prepare…`), the module runs (`run`), and what it gives becomes the outputs
+    (`postprocess…`). Inputs come as JSON has them, or as arrays by name; outputs go the same two ways. Only the middle
+    step needs the weights. `prepared` and `raw` are what the module takes and gives; only this looks into them.
     """
 
     module: Any
@@ -207,13 +201,14 @@ class TorchPredictor:
     image_to_inputs: Callable[[numpy.ndarray[Any, Any]], object] | None = None
     outputs: tuple[ArrayForm, ...] = ()
     can_batch: bool = False
-    interface: Mapping[str, str] = field(default_factory=dict)
+    interface: Mapping[str, str] = field(default_factory=dict)  # of the example and of its answer, once it was tried
     example: object = None
     versions: Versions | None = None
+    # One run and one conversion at a time, where requests leave something on the objects.
     turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
-    origin: tuple[Stored, Manifest] | None = None
+    origin: tuple[Stored, Manifest] | None = None  # the proven checkpoint, to make it again
     declared: answers.Declared = answers.NOTHING
-    memory: RequestMemory = field(default_factory=RequestMemory)
+    memory: RequestMemory = field(default_factory=RequestMemory)  # what it writes into, and gets copies of
 
     @property
     def expected_shape(self) -> tuple[int | None, ...]:

@@ -55,11 +55,9 @@ class Trial:
     def run(
         self, plan: ReadPlan, built: Any, predictor: TorchPredictor, live: Mapping[str, str], longer: object
     ) -> TorchPredictor:
-        """Try a model, and return it as it is to be served; raises `CheckpointError` for one that may not be.
+        """Try a model, and return it as it is to be served; raises `CheckpointError`.
 
-        Args:
-            live: the form of the requests and answers of what is live; empty where nothing is.
-            longer: the example with other lengths where they are open; `None` where none is.
+        `live`: the form of what is live, if any; `longer`: the example with other lengths, where they are open.
         """
         manifest = plan.manifest
         try:

@@ -37,22 +37,15 @@ class HangingError(TrialError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model that is to be tried.
-
-    Args:
-        validate: the model class's own check, where it has one; it raises, or returns `False`, for a bad model.
-        longer: inputs whose open lengths are others than the example's, where it has such lengths.
-        examine: finds out what answers do not show; it raises `CheckpointError` for a bad model.
-        prelude: comes before all else.
-    """
+    """A model that is to be tried."""
 
     predictor: TorchPredictor
     example: object
     golden: Sequence[Golden] = ()
-    validate: Callable[[Any], object] | None = None
-    longer: object = None
-    examine: Callable[[], Any] = lambda: None
-    prelude: Callable[[], object] = lambda: None
+    validate: Callable[[Any], object] | None = None  # the model class's own check; it raises, or returns `False`
+    longer: object = None  # inputs whose open lengths are others than the example's, if any
+    examine: Callable[[], Any] = lambda: None  # finds out what answers do not show; raises `CheckpointError`
+    prelude: Callable[[], object] = lambda: None  # comes before all else
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """W3C trace context, passed through to the log and the answer, and the door to OpenTelemetry for spans.
 
-Spans are reported only where `traces = "otlp"` is set. OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`,
-`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` …) state where they go. The attributes are those of its semantic conventions
-for HTTP servers.
-
-Source: https://www.w3.org/TR/trace-context/ (version 00, parts of later versions as section 4.3 asks).
+Spans are reported only where `traces = "otlp"` is set; OpenTelemetry's own variables state where they go, and its
+conventions for HTTP servers name their attributes. Source: https://www.w3.org/TR/trace-context/ (version 00, parts of
+later versions as section 4.3 asks).
 """
 
 from __future__ import annotations
@@ -24,11 +22,7 @@ PHASES = ("copy", "hash", "load", "warm_up", "commit")
 
 
 class Spans:
-    """Makes the spans of one worker; made after the fork, because it has a thread that sends.
-
-    Raises:
-        SettingsError: OpenTelemetry is not installed.
-    """
+    """Makes the spans of one worker, after the fork, for it has a thread; raises `SettingsError`: not installed."""
 
     def __init__(self) -> None:
         try:

@@ -20,10 +20,7 @@ from serve.store.ledger import Entry
 def bill_of_materials(entry: Entry, env_digest: str | None, environment: bytes | None, specification: str) -> str:
     """Return the bill of materials of one generation, as JSON of that version of CycloneDX.
 
-    `environment` is what `envtool export cyclonedx` wrote of it; its components are added.
-
-    Raises:
-        OperationError: the environment is not a bill of materials.
+    The components of `environment`, which `envtool export cyclonedx` wrote, are added; raises `OperationError`.
     """
     manifest = manifest_of(entry.marker)
     facts = {

@@ -175,9 +175,7 @@ class Operations:
     def rollback(self, version: str | None) -> Rollback:
         """Order an older version as a new generation; where no worker is alive, it is so at once.
 
-        Raises:
-            OperationError: there is no such version, or its checkpoint is not in the store any more; or the host is of
-                a fleet, which only a host that serves can move.
+        Raises `OperationError` for one that the store does not have, and on a host of a fleet that does not serve.
         """
         target = self._choose(version)
         if (self._store.root / FLEET_LOCK).exists() and not self._coordinator.membership.survey().alive:
@@ -220,11 +218,7 @@ class Operations:
         return was_pinned
 
     def retry(self, wanted: str | None) -> list[Record]:
-        """Have what was refused judged anew, and return the rejections that were lifted.
-
-        `wanted` is the name, the version or the beginning of the sha256 of a checkpoint; all by default. Raises
-        `OperationError` where no such checkpoint was refused.
-        """
+        """Have what was refused judged anew: all, or by name, version or start of the sha256; raises `OperationError`."""
         lifted = self._quarantine.release(wanted)
         if wanted is not None and not lifted:
             known = ", ".join(sorted(record.name for record in self._quarantine.records())) or "none"
@@ -256,11 +250,7 @@ class Operations:
         return self._store.free_bytes()
 
     def verify_live(self, timeout_s: float) -> list[Checked]:
-        """Have each worker compare the weights that it has in memory with their checkpoint, while it serves.
-
-        Raises:
-            OperationError: no worker is alive, or one has not answered in time.
-        """
+        """Have each worker compare its weights in memory with their checkpoint; raises `OperationError` if one is late."""
         return ask_workers(
             self._operator_requests,
             lambda: {row.pid for row in self.status().workers},

@@ -29,21 +29,15 @@ class Moment:
 
 @dataclass(frozen=True)
 class Past:
-    """One generation of the history.
-
-    Args:
-        is_kept: whether its checkpoint is in the store, so that a rollback to it is possible.
-        answers: how many requests it answered, and how many of them it `spoiled`, where they were counted.
-        p99_s: the 99th percentile of its runs.
-    """
+    """One generation of the history."""
 
     entry: Entry
-    is_kept: bool
+    is_kept: bool  # whether its checkpoint is in the store, so that a rollback to it is possible
     moments: Sequence[Moment] = ()
     env_digest: str | None = None
-    answers: int = 0
-    spoiled: int = 0
-    p99_s: float = 0.0
+    answers: int = 0  # how many requests it answered, where they were counted
+    spoiled: int = 0  # how many of them it spoiled
+    p99_s: float = 0.0  # the 99th percentile of its runs
 
     @property
     def outcome(self) -> str:
@@ -53,12 +47,7 @@ class Past:
 
 
 def describe(entry: Entry, is_kept: bool, events: Sequence[Event], trials: Mapping[str, Sequence[Event]]) -> Past:
-    """Tell what became of one generation.
-
-    Args:
-        events: those of it and of what came after it, the oldest first.
-        trials: by label, those of the canary and the shadow beside it.
-    """
+    """Tell what became of a generation; `events` are of it and what came after, the oldest first, `trials` by label."""
     swapped = [one for one in events if one["event"] == SWAPPED and one.get("generation") == entry.generation]
     later = [one["previous"] for one in events if previous_of(one) == entry.generation]
     after: Mapping[str, Any] = max(later, key=_answers, default={})

@@ -54,14 +54,9 @@ class Evidence:
 
 
 def read_answer(text: str, request: str | None = None) -> dict[str, str]:
-    """Read what an answer states of its origin.
+    """Read what an answer states of its origin: its head as `curl -D` writes it, or a line of an access log.
 
-    Args:
-        text: the answer's head as `curl -D` writes it, or lines of an access log.
-        request: the trace id, or the span id, of one of those lines.
-
-    Raises:
-        OperationError: nothing of it is found.
+    `request`: the trace or span id of that line. Raises `OperationError`: nothing of it is found.
     """
     found: dict[str, str] = {}
     for line in text.splitlines():
@@ -79,10 +74,7 @@ def read_answer(text: str, request: str | None = None) -> dict[str, str]:
 
 
 def attest(entry: Entry, env_digest: str | None, key_file: Path) -> dict[str, Any]:
-    """Return a signed statement that a checkpoint passed every gate and was committed.
-
-    `key_file` is a private key in PEM, Ed25519 or ECDSA; raises `SignatureError` where it cannot be used.
-    """
+    """Return a signed statement that a checkpoint passed every gate and was committed; raises `SignatureError`."""
     manifest = manifest_of(entry.marker)
     predicate = {
         "entry": _facts_of(entry), "environment": env_digest, "publisher": publisher_of(manifest),

@@ -25,11 +25,7 @@ class Verdict:
 
 
 def verify(path: Path) -> list[Verdict]:
-    """Check every marked checkpoint of a directory, the one to be served first, or one checkpoint, against its marker.
-
-    Raises:
-        OperationError: there is nothing there.
-    """
+    """Check the marked checkpoints of a directory, or one, against their markers; `OperationError` for nothing there."""
     if not path.exists():
         raise OperationError(
             f"{path}: expected a directory of checkpoints, found nothing", hint="see: python -m serve verify --help"

@@ -1,9 +1,7 @@
 """`POST /predict`: `{"inputs": [[…], …]}` to `{"outputs": […], "model": {…}}`.
 
 Inputs may come as `.npy`, safetensors or an image as well, recognized by the content type or by their first bytes, and
-outputs go as `.npy` or safetensors to clients that ask for them by `Accept`. The whole request runs on one generation,
-which the answer names. Where the server has several models, `/predict/NAME` names one; the header `X-Model-Label` asks
-for a label.
+outputs go as `.npy` or safetensors to clients that ask for them by `Accept`.
 """
 
 from __future__ import annotations
@@ -121,11 +119,7 @@ class PlainDialect(abc.ABC):
 
 
 def predict(server: Registry, request: Request) -> Response | Prediction:
-    """Answer one prediction.
-
-    In the end 200; 400 for a malformed body, 404 for a model that is not served, 415 for an unknown form, 422 where the
-    inputs do not fit, 503 while no model is live.
-    """
+    """Answer one prediction."""
     return ask(server, request, _Native(request, server.settings.max_body_bytes))
 
 

@@ -1,9 +1,7 @@
-"""TensorFlow Serving's REST interface: `POST /v1/models/NAME:predict`, status and metadata.
+"""TensorFlow Serving's REST interface ("RESTful API"): `POST /v1/models/NAME:predict`, status and metadata.
 
 `instances` lists the examples and is answered by `predictions`; `inputs` holds columns and is answered by `outputs`.
 Bytes come as `{"b64": "…"}`.
-
-Source: TensorFlow Serving, "RESTful API".
 """
 
 from __future__ import annotations
@@ -174,11 +172,7 @@ def _decode_base64(value: object) -> Any:
 
 
 def encode_predict(outputs: Mapping[str, object], request: PredictRequest) -> bytes:
-    """Write outputs, by name: `predictions` by example, each an object where there are several; or `outputs` by name.
-
-    Raises:
-        ValueError: an output has NaN or infinities, or outputs of several names have no rows.
-    """
+    """Write outputs by name: `predictions` by example, or `outputs` by name; raises `ValueError` for unfit ones."""
     only = next(iter(outputs.values())) if len(outputs) == 1 else None
     if not request.is_by_row:
         return strict_json.dump({"outputs": dict(outputs) if only is None else only})

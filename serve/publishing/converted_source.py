@@ -21,17 +21,11 @@ _PROGRAM = 'a server takes it only with format = "{format}"{more}'
 
 
 class Conversion(NamedTuple):
-    """What may become of a file on its way.
+    """What may become of a file on its way."""
 
-    Args:
-        wanted: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
-        key: under which the weights lie in it, with dots between one key and the next; `None` where it is clear.
-        prefix: taken off the names of the tensors, without those that begin otherwise; `None` for a known wrapper's.
-    """
-
-    wanted: bool | None = None
-    key: str | None = None
-    prefix: str | None = None
+    wanted: bool | None = None  # whether what torch.save wrote becomes safetensors; `None`: where that is safe
+    key: str | None = None  # under which the weights lie in it, joined by dots; `None` where it is clear
+    prefix: str | None = None  # taken off the tensors' names, without those that lack it; `None` for a known wrapper's
 
     @property
     def is_stated(self) -> bool:

@@ -52,25 +52,18 @@ class Published:
 
 @dataclass(frozen=True)
 class Extras:
-    """What a marker may state beside what `publish` finds out.
-
-    Args:
-        golden_from: `recorded` for golden requests out of those that the server of the settings has recorded.
-        model: which model of the settings computes answers that the file leaves out, where there are several.
-        convert: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
-        check: whether the model class of the settings must take it before anything is written.
-    """
+    """What a marker may state beside what `publish` finds out."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     golden: Path | None = None
-    golden_from: str | None = None
-    model: str | None = None
+    golden_from: str | None = None  # `recorded`: out of what the server of the settings has recorded
+    model: str | None = None  # which of the settings computes answers that the file leaves out
     key: Path | None = None
-    convert: bool | None = None
+    convert: bool | None = None  # whether what torch.save wrote becomes safetensors; `None` where that is safe
     generation: int = 0
     weights_key: str | None = None
     strip_prefix: str | None = None
-    check: bool = False
+    check: bool = False  # whether the model class of the settings must take it before anything is written
     openssf_key: Path | None = None
 
 
@@ -80,19 +73,12 @@ _NOTHING = Extras()
 def publish(
     source: Path, directory: Path | str, name: str | None = None, version: str | None = None, extras: Extras = _NOTHING
 ) -> Published:
-    """Publish a file as a checkpoint.
+    """Publish a file, the index where it is sharded, as a checkpoint.
 
-    Args:
-        source: the file that the trainer wrote; the index, where it is sharded.
-        directory: the watched place, as the setting `checkpoints` has it: a directory, created when absent, one
-            checkpoint, whose name ends as such names do, or a URL of either.
-        name: the checkpoint's file name in the directory; the source's by default.
-        version: a name for this content; the start of its sha256 by default.
-
-    Raises:
-        PublishError: the source is no checkpoint, a name does not fit, or nothing can be published there. Nothing was
-            changed, unless a place on another machine failed later: it has no marker then.
-        SignatureError: the key cannot be used. Nothing was changed.
+    `directory` is the watched place as the setting `checkpoints` has it: a directory, created when absent, one
+    checkpoint, whose name ends as such names do, or a URL of either. By default the name is the source's, and the
+    version the start of its sha256. Raises `PublishError` or `SignatureError`, with nothing changed, unless a place on
+    another machine failed later: it has no marker then.
     """
     directory, name = split_place(str(directory), name)
     for what, given in (("name", name), ("version", version)):

@@ -54,12 +54,7 @@ def choose(recorded: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[st
 
 
 def make_golden(recorded: Sequence[Mapping[str, Any]], predictor: TorchPredictor | None) -> list[dict[str, object]]:
-    """Turn recorded requests into golden ones.
-
-    Args:
-        predictor: answers each some times more, where there is one; its answers, and by how much they differ from each
-            other, then become those of the golden request and its tolerances.
-    """
+    """Turn recorded requests into golden ones, with a predictor's answers, if any, and tolerances by how those differ."""
     golden = []
     for one in recorded:
         stated: dict[str, object] = {"inputs": one["inputs"], "outputs": one["outputs"]}
@@ -86,25 +81,16 @@ def _answer(predictor: TorchPredictor, inputs: object) -> object:
 
 @dataclass(frozen=True)
 class Replayed:
-    """How a checkpoint answers recorded requests.
-
-    Args:
-        differed: places of the requests whose answers are others.
-        failed: why requests were not answered, by their places.
-        worst: the place of the answer that is farthest from the recorded one, and its largest relative difference.
-        spread: of the largest relative difference of each answer: how many are at most 1e-6, 1e-5 … 1, and above.
-        shown: the first differences, in words.
-        pairs: of the plot: a number of the recorded answer, the one in its place now, and whether the answers differ.
-    """
+    """How a checkpoint answers recorded requests, by their places."""
 
     requests: int
     agreed: int
-    differed: tuple[int, ...]
-    failed: Mapping[int, str]
-    worst: tuple[int, float] | None
-    spread: Mapping[str, int]
-    shown: tuple[str, ...]
-    pairs: tuple[tuple[float, float, bool], ...] = ()
+    differed: tuple[int, ...]  # whose answers are others
+    failed: Mapping[int, str]  # why they were not answered
+    worst: tuple[int, float] | None  # whose answer is farthest from the recorded one, and by which relative difference
+    spread: Mapping[str, int]  # how many answers differ by at most 1e-6, 1e-5 … 1, and more
+    shown: tuple[str, ...]  # the first differences, in words
+    pairs: tuple[tuple[float, float, bool], ...] = ()  # a number then and now; whether the answers differ
 
     def as_json(self) -> dict[str, Any]:
         """Return it as an object, without the pairs; numbers that JSON does not have are null."""

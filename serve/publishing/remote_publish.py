@@ -1,9 +1,8 @@
 """Publishing where fsspec writes: `s3://…`, `gs://…`, `sftp://…`, each place that `serve.source.remote` can watch.
 
-The old marker goes first, then the checkpoint comes, then its marker. A checkpoint that is there already, left by a
-run that was stopped before its marker, is proven by its bytes and not sent again; to S3, neither are the parts of one.
-
-The times of markers are the store's own. Where a time cannot put a marker above the others, a generation does.
+The old marker goes first, then the checkpoint comes, then its marker. A checkpoint that a run left which was stopped
+before its marker is proven by its bytes and not sent again; to S3, neither are the parts of one. The times of markers
+are the store's own; where they cannot put one above the others, a generation does.
 """
 
 from __future__ import annotations

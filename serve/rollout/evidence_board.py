@@ -1,9 +1,8 @@
 """What the workers of a host have seen of the live generation and of the one before, in memory that they share.
 
-A file beside the store, mapped by every worker, with a row for each. A worker writes only its own row; what it has
-counted stays when it dies. Each row has two sections, of the generation that the worker runs and of the one that it
-ran before. Counting one run takes about two microseconds. Behind the evidence are the
-sketches of `serve.rollout.drift`.
+A file beside the store, mapped by every worker, with a row for each, which it alone writes and which stays when it
+dies: two sections, of the generation that it runs and of the one before. Counting one run takes about two microseconds.
+Behind the evidence are the sketches of `serve.rollout.drift`.
 """
 
 from __future__ import annotations
@@ -169,12 +168,9 @@ LONG_S = 0.05
 class Guard:
     """Counts for the trials of one model in one worker; until `open`, it counts nothing.
 
-    Args:
-        retry: which spoiled answers are made again: `finite`, `all` or `off`.
-        slower: how many times longer than before a run may take.
-        is_rolled_out: whether the label has a rule.
-        is_canary: whether its answers are looked at for as long as its rollout goes on.
-        drift_share: the share of this worker's time in which runs are sketched.
+    `retry`: which spoiled answers are made again, `finite`, `all` or `off`. `slower`: how many times longer than before
+    a run may take. `is_rolled_out`: the label has a rule; a canary's answers are looked at for as long as that goes on.
+    `drift_share`: of this worker's time, in which runs are sketched.
     """
 
     def __init__(
@@ -203,10 +199,9 @@ class Guard:
     def open(
         self, board: EvidenceBoard, row: int, read_trial: Callable[[], tuple[int, int]], is_counting: bool = True
     ) -> None:
-        """Begin to count in this worker's row.
+        """Begin to count in this worker's row; `read_trial` returns the generation on trial, or 0, and the last return.
 
-        `read_trial` returns the generation that is on trial, or 0, and the number of the last return. Without
-        `is_counting` runs are only sketched, as counting costs each of them a microsecond.
+        Without `is_counting` runs are only sketched, as counting costs each of them a microsecond.
         """
         self._row, self._read_trial, self._is_counting = row, read_trial, is_counting
         self.board = board
@@ -255,10 +250,7 @@ class Guard:
         self.pairs_wanted = _PAIRS
 
     def wants_pair(self, generation: int) -> bool:
-        """Whether a run is to be timed on both generations: the first ones, then some now and then, or on suspicion.
-
-        What was counted before the swap is of another moment, in which the machine may have been busier.
-        """
+        """Whether to time a run on both generations at one moment: the first ones, then now and then, or on suspicion."""
         if generation != self._paired and not self._is_long:
             self._paired, self.pairs_wanted = generation, _FIRST_PAIRS
         return self.pairs_wanted > 0 or (not self._is_long and time.monotonic() >= self._pair_at_s)

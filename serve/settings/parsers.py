@@ -91,11 +91,7 @@ def place(value: object, base: Path) -> Path:
 
 
 def mlflow_alias(stated: str) -> tuple[str, str] | None:
-    """Return the model and the alias that a place of MLflow's registry names, or `None` for a place of another kind.
-
-    Raises:
-        ValueError: it is a place of MLflow, and names none.
-    """
+    """Return model and alias of a place of MLflow's registry, `None` for another place; raises `ValueError`."""
     found = _MLFLOW.fullmatch(stated)
     if found is None and stated.startswith("mlflow:"):
         raise ValueError(f"expected mlflow:models:/NAME@ALIAS, found {stated}")

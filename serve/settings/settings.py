@@ -1,13 +1,9 @@
 """The settings: a TOML file, with `SERVE_*` variables over it.
 
-The file is the one that `SERVE_CONFIG` names, or `serve.toml` in the working directory where there is one. Every key
-can be set as a variable by its name in capitals: `poll_s` as `SERVE_POLL_S`. Paths in the file are relative to the
-file, paths in variables to the working directory. People write settings by hand, so an unknown key is an error, and
-all problems are reported at once.
-
-A server of one model has its keys at the top. A server of several has a table for each, `[models.NAME]`; what stands
-at the top holds for all of them. A model may have a canary and a shadow, `[models.NAME.canary]` and
-`[models.NAME.shadow]`: each watches a place of its own, and takes all that it does not say from the model's table.
+Paths in the file are relative to the file, paths in variables to the working directory. People write settings by hand,
+so an unknown key is an error, and all problems are reported at once. A server of several models has a table for each,
+`[models.NAME]`; what stands at the top holds for all of them. A canary and a shadow, `[models.NAME.canary]` and
+`[models.NAME.shadow]`, watch a place of their own, and take what they do not say from the model's table.
 """
 
 # ruff: noqa: RUF009 - what `key` returns is a field of a dataclass
@@ -225,10 +221,7 @@ class ServerSettings:
         return {label.full_name: label for model in self.models for label in model.labels.values()}
 
     def find(self, wanted: str | None = None) -> Settings:
-        """Find how one model, or one label of it, is to be served: `NAME` or `NAME@LABEL`; by default the only one.
-
-        Raises `SettingsError` where there is no such model, or none was named and there are several.
-        """
+        """Find the settings of `NAME` or `NAME@LABEL`, by default of the only model; raises `SettingsError`."""
         known = self.by_name
         if wanted is None and len(known) == 1:
             return next(iter(known.values()))
@@ -249,14 +242,9 @@ _STORE = next(known for known in FIELDS if known.key == "store")
 def load_settings(
     environ: Mapping[str, str], directory: Path, keys: Mapping[str, object] | None = None
 ) -> ServerSettings:
-    """Read and check all settings.
+    """Read and check all settings; raises `SettingsError` with every issue.
 
-    Args:
-        directory: where the file is looked for, and to which paths in variables are relative.
-        keys: of the settings, in the place of a file; paths are relative to `directory`.
-
-    Raises:
-        SettingsError: with every issue found in the file and in the variables.
+    `directory`: of the file, and of relative paths in variables. `keys`: what stands in the place of a file.
     """
     issues: list[Issue] = []
     file, stated = _read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))

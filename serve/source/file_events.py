@@ -35,11 +35,9 @@ _Watched = tuple[Path, int, int]
 
 
 class FileEvents(events.FileSystemEventHandler):
-    """A wait that file events can cut short.
+    """A wait that file events can cut short: with `auto` where they can be trusted, with `inotify` wherever there are.
 
-    Args:
-        watch: `"auto"` for events where they can be trusted, `"inotify"` wherever there are any, `"poll"` for none.
-        report: called in words when events stop coming or come again.
+    `report`: called in words when events stop coming or come again.
     """
 
     def __init__(self, watch: str, report: Callable[[str], None]) -> None:

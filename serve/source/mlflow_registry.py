@@ -1,10 +1,8 @@
 """The door to MLflow: the version of a registered model that an alias names, `mlflow:models:/NAME@ALIAS`.
 
-Where the registry is, and how it is entered, is set as for every other client of MLflow, by MLFLOW_TRACKING_URI and its
-like. What the alias names is the order: moved back, it is followed back. Needs the extra `[mlflow]`.
-
-A version that `publish` made has its marker beside its checkpoint. For any other one a manifest is written here, from
-what the registry states; it has no sha256, as nobody has stated one.
+Where the registry is, is set as for every other client of MLflow. What the alias names is the order: moved back, it is
+followed back. A version that `publish` made has its marker beside its checkpoint. For any other one a manifest is
+written here, without a sha256, as nobody has stated one.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A watched place that is no directory of this machine: `s3://…`, `gs://…`, `memory://…`, whatever fsspec can open.
 
 Such a place has no events, so it is polled. The marker is read first, and the checkpoint is copied from there into the
-store when it is decided to load it; shards are joined there. Objects of such stores appear whole; one that changes
-while it is copied is found out by looking before and after. Needs the extra `[remote]`, and the package of the store's
-own protocol, for example s3fs, whose settings are its own (for example `AWS_ENDPOINT_URL`).
+store when it is decided to load it; shards are joined there. One that changes while it is copied is found out by
+looking before and after. Needs the extra `[remote]`, and the package of the store's own protocol, for example s3fs.
 """
 
 from __future__ import annotations

@@ -71,10 +71,7 @@ class Store:
     def admit(self, candidate: Load, needed: Callable[[], frozenset[str]] | None = None) -> Stored:
         """Copy a checkpoint into the store, unless it has its bytes; on a full disk all go that are not `needed`.
 
-        Raises:
-            CheckpointError: the bytes are not what the marker states.
-            CheckpointMovedError: the checkpoint changed while it was copied, or since it was observed.
-            OSError: reading or writing failed; the store is as it was.
+        Raises `CheckpointError` for other bytes than stated, `CheckpointMovedError` for a change meanwhile, `OSError`.
         """
         stated = candidate.manifest.sha256
         stored = None if stated is None else self.find(stated)

@@ -42,11 +42,7 @@ class Rollback:
         return f"{self.cause}:{self.id}"
 
     def propose(self, earlier: Entry) -> Entry:
-        """Return the generation that carries the order out.
-
-        It has the rank of the earlier one: what it replaces stays the newest that was seen, and does not come back by
-        itself.
-        """
+        """Return the generation that carries it out, of the earlier one's rank: what it replaces stays the newest seen."""
         return replace(
             earlier, generation=0, version=self.version, fingerprint=self.fingerprint, committed="", cause=self.cause
         )

@@ -27,10 +27,8 @@ _OF_MARKER = frozenset(("format", "golden", "interface", "marker", "signature"))
 class Quarantine:
     """The file of rejections.
 
-    Args:
-        read_judge: names what judges here, so that a rejection by another one does not count; asked when there is
-            something to judge.
-        start: names the start of the server, which is a request to look again at all that the bytes do not prove.
+    `read_judge` names what judges here, as another's rejections do not count; `start` names the start of the server,
+    which asks to look again at all that the bytes do not prove.
     """
 
     def __init__(self, root: Path, read_judge: Callable[[], str] = str, start: str = "") -> None:
@@ -116,51 +114,36 @@ _OF_BYTES = frozenset(("content", "damaged", "finite", "format", "hash", "marker
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a checkpoint is not served.
-
-    Args:
-        sha256: of its bytes, or nothing where they are not known.
-        is_lasting: whether trying the same again cannot help.
-        marker: the marker's text, by which a rejection that was logged is recognized.
-        is_costly: whether trying it again takes loading a model.
-        is_disruptive: whether trying it again takes the live model away meanwhile.
-    """
+    """Why a checkpoint is not served."""
 
     name: str
     code: str
     reason: str
     fingerprint: str
-    sha256: str = ""
+    sha256: str = ""  # of its bytes, or nothing where they are not known
     version: str = ""
-    is_lasting: bool = True
-    marker: str = ""
-    is_costly: bool = False
-    is_disruptive: bool = False
+    is_lasting: bool = True  # whether trying the same again cannot help
+    marker: str = ""  # its text, by which a rejection that was logged is recognized
+    is_costly: bool = False  # whether trying it again takes loading a model
+    is_disruptive: bool = False  # whether trying it again takes the live model away meanwhile
 
 
 @dataclass(frozen=True)
 class Record:
-    """A rejection as the file has it.
+    """A rejection as the file has it."""
 
-    Args:
-        subject: the sha256, or the name where the bytes are not known.
-        retry_at_s: from when it may be tried again, on the wall clock; `None` for never.
-        fingerprints: of the observations and orders that led to it.
-        tried_s: when it was last tried, on the wall clock.
-    """
-
-    subject: str
+    subject: str  # the sha256, or the name where the bytes are not known
     name: str
     code: str
     reason: str
     judge: str
     since: str
     attempts: int = 0
-    retry_at_s: float | None = None
+    retry_at_s: float | None = None  # from when it may be tried again, on the wall clock; `None` for never
     version: str = ""
-    fingerprints: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] = ()  # of the observations and orders that led to it
     marker: str = ""
-    tried_s: float = 0.0
+    tried_s: float = 0.0  # when it was last tried, on the wall clock
     start: str = ""
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ from serve.swap.background_task import BackgroundTask
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Stored
     from serve.model.loader import ModelLoader
-    from serve.store.checkpoint_store import Store
     from serve.swap.context import Context
 
 _AGAIN_S = 0.2
@@ -56,7 +55,7 @@ class Admission:
             if record is not None and record.retry_at_s is None:
                 return Ignore(f"refused: {record.reason}")
         try:
-            _preview(loader, self._context.store, candidate)
+            self._preview(loader, candidate)
             stored = self._copy(candidate)
             self._context.policy.require(candidate.manifest.stated, stored.sha256)
         except CheckpointMovedError as error:
@@ -100,15 +99,14 @@ class Admission:
                 raise CheckpointMovedError("the worker ends")
         return copying.take()
 
-
-def _preview(loader: ModelLoader, store: Store, candidate: Load) -> None:
-    """Refuse before the copy what the first bytes prove; those of another machine are copied first."""
-    seen, sha256 = candidate.observation, candidate.manifest.sha256
-    if seen.source is not None or (sha256 is not None and store.has(sha256)):
-        return
-    try:
-        loader.preview(seen.path, candidate.manifest)
-    except CheckpointError as error:
-        if look_at_checkpoint(seen.path) != seen.checkpoint:
-            raise CheckpointMovedError(f"{seen.path.name}: it changed since it was observed") from error
-        raise
+    def _preview(self, loader: ModelLoader, candidate: Load) -> None:
+        """Refuse before the copy what the first bytes prove; those of another machine are copied first."""
+        seen, sha256 = candidate.observation, candidate.manifest.sha256
+        if seen.source is not None or (sha256 is not None and self._context.store.has(sha256)):
+            return
+        try:
+            loader.preview(seen.path, candidate.manifest)
+        except CheckpointError as error:
+            if look_at_checkpoint(seen.path) != seen.checkpoint:
+                raise CheckpointMovedError(f"{seen.path.name}: it changed since it was observed") from error
+            raise

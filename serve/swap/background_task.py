@@ -17,14 +17,13 @@ class BackgroundTask(Generic[T]):
     """Some work that has begun, and its result when it has one; on Linux it may be nicer than the process."""
 
     def __init__(self, work: Callable[[], T], name: str, niceness: int = 0) -> None:
-        self._work: Callable[[], T] | None = work
-        self._niceness = niceness
         self._result: T | None = None
         self._is_abandoned = False
         self._lock = threading.Lock()
         self._done = threading.Event()
         self.error: BaseException | None = None
-        threading.Thread(target=self._run, name=f"{PREPARATION}-{name}", daemon=True).start()
+        given = work, niceness
+        threading.Thread(target=self._run, args=given, name=f"{PREPARATION}-{name}", daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end of the work, and return whether it has ended."""
@@ -44,11 +43,10 @@ class BackgroundTask(Generic[T]):
         with self._lock:
             self._is_abandoned, self._result = True, None
 
-    def _run(self) -> None:
-        work, self._work = self._work, None
-        give_way(self._niceness)
+    def _run(self, work: Callable[[], T], niceness: int) -> None:
+        give_way(niceness)
         try:
-            result = work() if work else None
+            result = work()
             with self._lock:
                 self._result = None if self._is_abandoned else result
         except BaseException as error:  # the user's code may even call sys.exit

@@ -27,34 +27,23 @@ from serve.swap.seen_checkpoints import Look, Note, SeenCheckpoints, describe
 
 if TYPE_CHECKING:
     from serve.model.loader import ModelLoader
-    from serve.source.local import LocalSource
     from serve.swap.context import Committer, Context
-
-
-@dataclass(frozen=True)
-class Pace:
-    """When a reloader looks; what has no proof of its content must hold still for `settle_s`."""
-
-    poll_s: float
-    settle_s: float
-    watch: str
 
 
 class Reloader:
     """Looks, decides, admits, has the committer act; only its thread makes the loader, which imports torch."""
 
-    def __init__(
-        self, context: Context, committer: Committer, pace: Pace, make_loader: Callable[[], ModelLoader]
-    ) -> None:
+    def __init__(self, context: Context, committer: Committer, make_loader: Callable[[], ModelLoader]) -> None:
         self._context, self._source, self._log = context, context.source, context.log
         self._admission, self._committer = Admission(context, committer.kept), committer
         self._changed_weights = ChangedWeights(context, committer)
         self._live_check = LiveCheck(context, self._changed_weights)
         self._policy_watch = PolicyWatch(context.policy, context.store.root, context.log)
-        self._poll_s, self._settle_s = pace.poll_s, pace.settle_s
+        self._poll_s, self._settle_s = context.settings.poll_s, context.settings.settle_s
         self._make_loader = make_loader
         self._seen = SeenCheckpoints()
-        self._wake_up = FileEvents(pace.watch, lambda text: context.log.emit("watching", how=text))
+        watch = context.settings.watch if context.source.has_events else "poll"
+        self._wake_up = FileEvents(watch, lambda text: context.log.emit("watching", how=text))
         self._is_stopping = threading.Event()
         self._last_fault: str | None = None
         self._booted = threading.Event()
@@ -233,7 +222,7 @@ class Reloader:
         notes = self._context.unserved.review(look, self._log)
         if self._context.quarantine.retain({one.path.name for one in listed}):
             generation.prune(self._context, self._committer.kept)
-        self._status = conclude(self._source, self._seen, decided, notes)
+        self._status = self._conclude(decided, notes)
         return pause_s
 
     def _act(self, loader: ModelLoader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
@@ -246,13 +235,32 @@ class Reloader:
             return self._admission.refuse(action)
         if not isinstance(action, Load):
             return action
-        self._status = ReloaderStatus(f"{seen.path.name}: it is being loaded", since_ns(self._seen, seen))
+        self._status = ReloaderStatus(f"{seen.path.name}: it is being loaded", self._since_ns(seen))
         admitted = self._admission.admit(loader, action)
         outcome = self._committer.move(loader, *admitted) if isinstance(admitted, Admitted) else admitted
         if outcome.is_served:
             self._seen.learn(self._committed())
             self._seen.serve(seen.fingerprint, seen.order)
         return outcome
+
+    def _conclude(self, decided: Sequence[Decided], notes: Sequence[Note]) -> ReloaderStatus:
+        """Sum up a look, the highest rank first: what is at the place, and since when something is not served."""
+        unserved_ns = [note.marker_mtime_ns for note in notes if note.marker_mtime_ns]
+        first = decided[0][1] if decided else None
+        if decided and not decided[0][1].is_final:
+            unserved_ns.append(self._since_ns(decided[0][0]))
+        said = [f"{seen.path.name}: {action.reason}" for seen, action in decided[:1]]
+        said += [f"{note.name}: {note.reason}" for note in notes if not said or note.name != decided[0][0].path.name]
+        nothing = f"no checkpoint with a marker at {self._source.path}"
+        if self._seen.answering is not None:
+            nothing += f"; {describe(self._seen.answering)} is being served on"
+        is_refused = isinstance(first, Ignore) and not first.is_final and not first.is_waiting
+        return ReloaderStatus("; ".join(said) or nothing, max(unserved_ns, default=None), is_refused)
+
+    def _since_ns(self, seen: Observation) -> int:
+        """Return when a marker was written, on the wall clock; if that is in the future, when it was first seen."""
+        ago_s = time.monotonic() - self._seen.first_seen_s(seen)
+        return min(seen.marker.mtime_ns, time.time_ns() - int(ago_s * 1e9))
 
 
 Decided = tuple[Observation, Union[Ignore, Wait]]
@@ -273,26 +281,3 @@ class Outcome(NamedTuple):
     is_live: bool
     is_refused: bool
     reason: str
-
-
-def conclude(
-    source: LocalSource, seen_checkpoints: SeenCheckpoints, decided: Sequence[Decided], notes: Sequence[Note]
-) -> ReloaderStatus:
-    """Sum up a look, the highest rank first: what is at the place, and since when something is not served."""
-    unserved_ns = [note.marker_mtime_ns for note in notes if note.marker_mtime_ns]
-    first = decided[0][1] if decided else None
-    if decided and not decided[0][1].is_final:
-        unserved_ns.append(since_ns(seen_checkpoints, decided[0][0]))
-    said = [f"{seen.path.name}: {action.reason}" for seen, action in decided[:1]]
-    said += [f"{note.name}: {note.reason}" for note in notes if not said or note.name != decided[0][0].path.name]
-    nothing = f"no checkpoint with a marker at {source.path}"
-    if seen_checkpoints.answering is not None:
-        nothing += f"; {describe(seen_checkpoints.answering)} is being served on"
-    is_refused = isinstance(first, Ignore) and not first.is_final and not first.is_waiting
-    return ReloaderStatus("; ".join(said) or nothing, max(unserved_ns, default=None), is_refused)
-
-
-def since_ns(seen_checkpoints: SeenCheckpoints, seen: Observation) -> int:
-    """Return when a marker was written, on the wall clock; if that is in the future, when it was first seen."""
-    ago_s = time.monotonic() - seen_checkpoints.first_seen_s(seen)
-    return min(seen.marker.mtime_ns, time.time_ns() - int(ago_s * 1e9))

@@ -1,9 +1,8 @@
 """One worker's memory of the watched place between two looks, and the host's notes of what is not served.
 
-The memory is kept by path, so that it stays as small as the place is; it does no I/O and reads no clock. Notes are of
-faultless checkpoints: one whose marker is older than that of what was live, one that waits for its file, and what is
-served though it left the place. Each is logged once on a host, and shown by `status`. What was refused is in
-`serve.store.quarantine`.
+The memory is kept by path, so that it stays as small as the place is. Notes are of faultless checkpoints: one whose
+marker is older than that of what was live, one that waits for its file, and what is served though it left the place.
+Each is logged once on a host, and shown by `status`.
 """
 
 from __future__ import annotations
@@ -149,19 +148,13 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Note:
-    """One checkpoint that is not served, or that is served and has gone.
-
-    Args:
-        code: `outranked`, `waiting` or `removed`.
-        marker: the state of its marker, which another publish changes.
-        marker_mtime_ns: when that was written; 0 where there is nothing to be served.
-    """
+    """One checkpoint that is not served, or that is served and has gone."""
 
     name: str
-    code: str
+    code: str  # `outranked`, `waiting` or `removed`
     reason: str
-    marker: str
-    marker_mtime_ns: int
+    marker: str  # the state of its marker, which another publish changes
+    marker_mtime_ns: int  # when that was written; 0 where there is nothing to be served
     generation: int
     since: str
 

@@ -149,10 +149,7 @@ _ENOUGH_BYTES = 200
 
 
 def used_bytes() -> int:
-    """Return how much memory of its own this process uses: resident pages that no file backs.
-
-    Mapped weights are not counted, because all workers share them.
-    """
+    """Return how much memory of its own this process uses: resident pages that no file backs, as workers share weights."""
     try:
         _, resident, shared = os.pread(_open_statm(os.getpid()), _ENOUGH_BYTES, 0).split()[:3]
     except (OSError, ValueError):

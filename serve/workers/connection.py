@@ -21,11 +21,7 @@ _LONG_FIELD_BYTES = 512
 
 
 class WorkerConnection(Connection):
-    """One connection.
-
-    Args:
-        given: what another worker has read of a connection that it gave away; `None` for one accepted here.
-    """
+    """One connection; `given`: what another worker, which gave it away, has read of it; `None` for one accepted here."""
 
     def __init__(self, *, balance: Balance | None = None, given: bytes | None = None, **rest: Any) -> None:
         super().__init__(**rest)

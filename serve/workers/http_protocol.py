@@ -1,14 +1,10 @@
 """One HTTP connection under uvicorn, with a shorter way for the requests that matter.
 
 A plain prediction request (`POST` to a prediction route, HTTP/1.1, a stated length) goes from the parser to its handler
-without a task, an ASGI message or a copy of the body. Everything else, and everything unusual (chunked bodies,
-`Expect`, HTTP/1.0, pipelined requests, a peer that does not read), takes uvicorn's own way, so that there is
-one implementation of it.
-
-A client sends the same head over and over, and the answers of one generation differ in nothing but their bodies, so
-both heads are remembered by what they are made of. What is remembered is bounded, and never changed.
-
-It adds rules that uvicorn does not have: for a request's head, an offered upgrade, and the time that a peer may take.
+without a task, an ASGI message or a copy of the body. Everything unusual (chunked bodies, `Expect`, pipelined requests,
+a peer that does not read) takes uvicorn's own way, so that there is one implementation of it. Heads that come or go
+over and over are remembered by what they are made of, in bounds. It adds rules that uvicorn does not have: for a
+request's head, an offered upgrade, and the time that a peer may take.
 """
 
 from __future__ import annotations
