@@ -131,7 +131,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def pre_request(worker: Any, request: Any) -> None:
-    """Close a connection after its answer, so that none is sent into, where the client asks for it or the server ends."""
+    """Close a connection after its answer, so that none is sent into, where the client asks or the server ends."""
     ticket = current_ticket()
     if ticket is not None:
         ticket.request = request

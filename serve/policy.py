@@ -91,7 +91,7 @@ class Policy:
             raise TrialError("policy", f"{self.path}: serve.refuse: {said}", breaches[0].way_out)
 
     def report(self) -> tuple[float, tuple[Breach, ...]]:
-        """Return when the last report of this environment was made, in seconds since 1970 (0: none), and its breaches."""
+        """Return when the last report of this environment was made, in seconds since 1970 or 0, and its breaches."""
         if self._report is not None and time.monotonic() > self._read_s + _REPORT_AGE_S:
             self._read_s = time.monotonic()
             try:

@@ -255,7 +255,7 @@ class BatchQueue:
         return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
 
     def take(self) -> list[Waiting]:
-        """Take what has waited longest, and what may run with it: of one key, not above the limit unless it is alone."""
+        """Take what has waited longest, and what may run with it: of one key, not above the limit unless alone."""
         first = self._waiting.popleft()
         batch, rows = [first], first.rows
         if first.key is not None and rows < self.limits.max_rows:

@@ -110,7 +110,7 @@ class Scheduler:
             self._start(batch_queue)
 
     def run_now(self, instance: ModelInstance) -> None:
-        """Run what waits for a model at once: on a sole connection the turn of the loop is a tenth of a request's time."""
+        """Run what waits for a model at once: on a sole connection the loop's turn is a tenth of a request's time."""
         batch_queue = self._batch_queues[instance]
         if not batch_queue.is_running:
             self._start(batch_queue)

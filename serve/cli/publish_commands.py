@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from serve.cli.options import PATH, answer, json_option, model_option, settings_of
-from serve.publishing.golden_file import load_own
+from serve.publishing import golden as recorded
 from serve.publishing.publish import Extras, Published
 from serve.publishing.publish import publish as publish_checkpoint
 
@@ -128,11 +128,9 @@ def golden(file: Path | None, count: int, against: Path | None, output: Path | N
       python -m serve golden --against weights.safetensors --count 8 -o golden.json
       python -m serve publish weights.safetensors --to checkpoints --golden golden.json
     """
-    from serve.publishing import recorded
-
     settings = settings_of(model)
     chosen = recorded.choose(recorded.find_recorded(settings, file), count)
-    predictor = None if against is None else load_own(settings, against).predictor
+    predictor = None if against is None else recorded.load_own(settings, against).predictor
     text = json.dumps(recorded.make_golden(chosen, predictor), indent=1)
     if output is None:
         click.echo(text)
@@ -164,10 +162,9 @@ def replay(file: Path | None, against: Path, compare: str, plot: Path | None, mo
       python -m serve replay recorded.jsonl --against weights.safetensors --compare top1 --json
       python -m serve replay --against weights.safetensors --plot answers.svg
     """
-    from serve.publishing import recorded
-
     settings = settings_of(model)
-    found = recorded.replay(recorded.find_recorded(settings, file), load_own(settings, against).predictor, compare)
+    predictor = recorded.load_own(settings, against).predictor
+    found = recorded.replay(recorded.find_recorded(settings, file), predictor, compare)
     if plot is not None:
         plot.write_text(recorded.plot(found, against.name))
     most = max(found.spread.values()) or 1

@@ -8,6 +8,7 @@ binary tensor data extension.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,7 @@ class InputTensor(NamedTuple):
     array: Array
 
 
-@dataclass(frozen=True)
-class RequestedOutput:
+class RequestedOutput(NamedTuple):
     """One output that a request asks for."""
 
     name: str
@@ -104,13 +104,9 @@ def _understand(text: bytes) -> tuple[tuple[_Described, ...], InferRequest]:
         raise RequestError(400, "inputs: expected at least one, found none")
     is_binary = _truth(parameters, "binary_data_output", False, "the request")
     listed = content.get("outputs")
-    outputs = (
-        ()
-        if listed is None
-        else tuple(
-            RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
-            for entry, where in _entries(listed, "outputs")
-        )
+    outputs = tuple(
+        RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
+        for entry, where in _entries([] if listed is None else listed, "outputs")
     )
     id = content.get("id")
     if id is not None and not isinstance(id, str):
@@ -128,11 +124,10 @@ def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
         array = datatypes.text_array([bytes(body)]).reshape([1] * len(spec.shape))
     else:
         row_bytes = datatypes.DTYPES[spec.datatype].itemsize
-        row_bytes *= datatypes.count_elements([length for length in spec.shape if length >= 0])
+        row_bytes *= math.prod(length for length in spec.shape if length >= 0)
         if spec.shape.count(-1) > 1 or not row_bytes:
-            raise RequestError(
-                400, f"{where}: expected a shape with one open length for raw bytes, found {list(spec.shape)}"
-            )
+            found = list(spec.shape)
+            raise RequestError(400, f"{where}: expected a shape with one open length for raw bytes, found {found}")
         shape = tuple(len(body) // row_bytes if length < 0 else length for length in spec.shape)
         array = datatypes.from_bytes(memoryview(body), spec.datatype, shape, where)
     return InferRequest((InputTensor(spec.name, spec.datatype, array),), is_binary=True)
@@ -157,7 +152,10 @@ def _entries(found: object, key: str) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _describe(entry: dict[str, Any], where: str) -> _Described:
-    datatype = datatypes.require_datatype(entry.get("datatype"), f"{where}: datatype")
+    datatype = entry.get("datatype")
+    if not isinstance(datatype, str) or datatype not in datatypes.READABLE:
+        expected = f"expected a datatype of {', '.join(datatypes.READABLE)}"
+        raise RequestError(400, f"{where}: datatype: {expected}, found {excerpt(datatype)}")
     shape = datatypes.require_shape(entry.get("shape"), f"{where}: shape")
     size_bytes = _parameters(entry, where).get("binary_data_size")
     if size_bytes is not None and "data" in entry:
@@ -185,16 +183,12 @@ def _truth(parameters: Parameters, name: str, default: bool, where: str) -> bool
 
 
 HEADER = "Inference-Header-Content-Length"
-
-
 Body = Union[bytes, bytearray, memoryview]
-
-
 _DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
-    """Split a body into its JSON text and a view of the bytes after it; raises `RequestError` where the text is longer."""
+    """Split a body into its JSON text and a view of the bytes after it; raises `RequestError` where it is shorter."""
     if header_length is None:
         return bytes(body), memoryview(b"")
     length = int(header_length) if _DIGITS.fullmatch(header_length.strip()) else len(body) + 1
@@ -219,14 +213,14 @@ class BinaryPart:
         """Take the next bytes, as a view; raises `RequestError` for a malformed size, or one beyond what is left."""
         rest = len(self._data) - self.position
         if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
-            raise RequestError(
-                400, f"{where}: binary_data_size: expected 0 to the {rest} bytes left, found {excerpt(size_bytes)}"
-            )
+            expected = f"binary_data_size: expected 0 to the {rest} bytes left"
+            raise RequestError(400, f"{where}: {expected}, found {excerpt(size_bytes)}")
         begin, self.position = self.position, self.position + size_bytes
         return self._data[begin : self.position]
 
 
 Part = Union[bytes, memoryview]
+_Form = tuple[str, str, tuple[int, ...], Any]
 
 
 class InferAnswer(NamedTuple):
@@ -244,7 +238,7 @@ def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, 
     Raises `RequestError` for an output that the model does not have, `ValueError` for NaN or infinities in JSON.
     """
     wanted = _wanted(tuple(answer.outputs), request)
-    forms: list[tuple[str, str, tuple[int, ...], Any]] = []
+    forms: list[_Form] = []
     parts: list[Part] = []
     for name, is_binary in wanted:
         array = answer.outputs[name]
@@ -265,9 +259,7 @@ def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, 
     return {"Content-Type": "application/octet-stream", HEADER: str(len(text))}, (text, *parts)
 
 
-def _text(
-    name: str, version: str, id: str | None, parameters: Any, forms: Sequence[tuple[str, str, tuple[int, ...], Any]]
-) -> bytes:
+def _text(name: str, version: str, id: str | None, parameters: Any, forms: Sequence[_Form]) -> bytes:
     """Write the JSON of an answer; the last of an output's form is the size of its bytes, or its data."""
     answer: dict[str, object] = {"model_name": name, "model_version": version}
     if id is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from serve.development.target import Target
 from serve.errors import ModelError, ServeError
-from serve.publishing.golden_file import load_own
+from serve.publishing.golden import load_own
 from serve.publishing.publish import publish
 
 if TYPE_CHECKING:

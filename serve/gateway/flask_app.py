@@ -59,8 +59,7 @@ def _add_route(app: Flask, server: Server, lifecycle: RequestLifecycle, route: A
     limit_bytes = server.settings.max_body_bytes
 
     def view(**place: str) -> FlaskResponse:
-        ticket = current_ticket()
-        now_s = time.monotonic()
+        ticket, now_s = current_ticket(), time.monotonic()
         waited_s, waiting = (0.0, 0) if ticket is None else (ticket.waited_s, ticket.pool.waiting)
         arrival = Arrival(now_s - waited_s, waited_s, waiting)
         stream = request.stream
@@ -90,11 +89,10 @@ def _share_with(app: Flask, origins: Origins) -> None:
     @app.after_request
     def _share(response: FlaskResponse) -> FlaskResponse:
         asked = {name.lower(): value for name, value in request.headers}
-        is_question = request.method == "OPTIONS"
-        allowed = response.headers.get("Allow", "")
-        response.headers.update(
-            origins.preflight(asked, allowed) if is_question else origins.headers(asked.get("origin"))
-        )
+        if request.method == "OPTIONS":
+            response.headers.update(origins.preflight(asked, response.headers.get("Allow", "")))
+        else:
+            response.headers.update(origins.headers(asked.get("origin")))
         return response
 
 

@@ -50,9 +50,8 @@ def status_json(server: Server, request: Request) -> Response:
 
 def page(server: Server, request: Request) -> Response:
     """Send the status page."""
-    if server.settings.status_page == "off":
-        return _NO_PAGE
-    return send_asset("index.html", request.headers.get("if-none-match"))
+    is_off = server.settings.status_page == "off"
+    return _NO_PAGE if is_off else send_asset("index.html", request.headers.get("if-none-match"))
 
 
 def asset(server: Server, request: Request) -> Response:
@@ -68,12 +67,9 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 ASSETS = ("icon.svg", "index.html", "page.js", "parts.js", "style.css", "traffic.js", "words.js")
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _HEADERS = {
-    "Content-Security-Policy": _POLICY,
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     # Asked for again each time, so that a page never runs with the scripts of another version.

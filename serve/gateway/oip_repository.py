@@ -28,9 +28,8 @@ def index(server: Server, request: Request) -> Response:
     is_ready = _options(server, request).get("ready", False)
     if not isinstance(is_ready, bool):
         return fail(400, f"ready: expected true or false, found {excerpt(is_ready)}")
-    listed = [
-        _entry(model, label, instance) for model in server.models.values() for label, instance in model.labels.items()
-    ]
+    models = server.models.values()
+    listed = [_entry(model, label, instance) for model in models for label, instance in model.labels.items()]
     return succeed([entry for entry in listed if not is_ready or entry["state"] == "READY"])
 
 
@@ -65,9 +64,8 @@ def unload(server: Server, request: Request) -> Response:
     """Stop serving a model in all workers, where the settings allow it; until `load`, also after a restart."""
     model = server.find(request.place["name"])
     if any(instance.settings.unload != "allow" for instance in model.labels.values()):
-        return fail(
-            400, f'{model.name}: expected to be served, as the settings say; unload = "allow" lets it be unloaded'
-        )
+        said = 'expected to be served, as the settings say; unload = "allow" lets it be unloaded'
+        return fail(400, f"{model.name}: {said}")
     for instance in model.labels.values():
         instance.operator_requests.order_unload()
         instance.reloader.look_now()

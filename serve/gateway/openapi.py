@@ -30,8 +30,8 @@ _TAGS = {
 }
 _PART = re.compile(r"<(\w+)>")
 _PROVENANCE = (
-    *("X-Model-Name", "X-Model-Version", "X-Model-Generation", "X-Model-SHA256", "X-Model-Label", "X-Env-Digest"),
-)
+    "X-Model-Name", "X-Model-Version", "X-Model-Generation", "X-Model-SHA256", "X-Model-Label", "X-Env-Digest",
+)  # fmt: skip
 _REFUSALS = {
     "400": "the request is malformed; the error states what was expected and what was found",
     "404": "no such model, version or label is served",
@@ -57,6 +57,7 @@ def describe(routes: Sequence[Route[Any, Any]]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(_PART.sub(r"{\1}", route.pattern), {})[route.method.lower()] = _operation(route)
+    error = _json(_ref("Error"))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -68,9 +69,7 @@ def describe(routes: Sequence[Route[Any, Any]]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": SCHEMAS,
-            "responses": {
-                code: {"description": text, "content": _json(_ref("Error"))} for code, text in _REFUSALS.items()
-            },
+            "responses": {code: {"description": _REFUSALS[code], "content": error} for code in _REFUSALS},
         },
     }
 
@@ -125,6 +124,7 @@ def _list(items: Schema) -> Schema:
 
 
 _TEXT: Schema = {"type": "string"}
+_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 _TRUTH: Schema = {"type": "boolean"}
 _ANY: Schema = {}
 _OBJECT: Schema = {"type": "object"}
@@ -140,12 +140,7 @@ _MORE = {"data": {"type": "array"}, "parameters": _OBJECT}
 SCHEMAS: Mapping[str, Schema] = {
     "Error": _object(error=_TEXT),
     "Provenance": _object(
-        name=_TEXT,
-        version=_TEXT,
-        generation=_INTEGER,
-        sha256=_TEXT,
-        env_digest={"type": ["string", "null"]},
-        label=_TEXT,
+        name=_TEXT, version=_TEXT, generation=_INTEGER, sha256=_TEXT, env_digest=_TEXT_OR_NULL, label=_TEXT
     ),
     "InputTensor": _object(_MORE, name=_NAME, shape=_LENGTHS, datatype=_DATATYPE),
     "RequestedOutput": _object({"parameters": _OBJECT}, name=_NAME),
@@ -165,6 +160,7 @@ SCHEMAS: Mapping[str, Schema] = {
 _INFER_ANSWER = {**_json(_ref("InferAnswer")), _BINARY: {}}
 _TENSORS: Schema = {name: {} for name in (npy.CONTENT_TYPES[0], safetensors.CONTENT_TYPES[0])}
 _IMAGES: Schema = {name: {} for name in image.CONTENT_TYPES}
+_METADATA = {"versions": _list(_TEXT), "properties": _OBJECT}
 _SPECS = _list(_ref("TensorSpec"))
 _CONFIGS = _list(_ref("ModelConfigTensor"))
 
@@ -193,10 +189,7 @@ BODIES: Mapping[str, Shape] = {
     "oip_infer": Shape({**_json(_ref("InferRequest")), _BINARY: {}}, _INFER_ANSWER, is_of_model=True),
     "oip_server_metadata": Shape(answer=_fields(name=_TEXT, version=_TEXT, extensions=_list(_TEXT))),
     "oip_model_metadata": Shape(
-        answer=_fields(
-            {"versions": _list(_TEXT), "properties": _OBJECT}, name=_TEXT, platform=_TEXT, inputs=_SPECS, outputs=_SPECS
-        ),
-        is_of_model=True,
+        answer=_fields(_METADATA, name=_TEXT, platform=_TEXT, inputs=_SPECS, outputs=_SPECS), is_of_model=True
     ),
     "oip_model_ready": Shape(answer=_fields(name=_TEXT, ready=_TRUTH)),
     "oip_model_config": Shape(

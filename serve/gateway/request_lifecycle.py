@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from serve.gateway.server import Server
     from serve.http.route import Route
 
-
 # Between two attempts of a request that may not start: a fence lasts for some of these.
 HELD_S = 0.001
 
@@ -118,9 +117,9 @@ class RequestLifecycle:
             found = fail(503, found.message, {"Retry-After": str(RETRY_AFTER_S)})
         if isinstance(found, LateError):
             found = self.reject(context) or found
-        return self.close(
-            context, found if isinstance(found, Response) else self.fail_unknown(context.request.path, found)
-        )
+        if isinstance(found, Exception):
+            found = self.fail_unknown(context.request.path, found)
+        return self.close(context, found)
 
     def carry(self, context: RequestContext) -> Response:
         """Bring a request to its end in this thread."""
@@ -190,9 +189,8 @@ def admit(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> 
         after_s = now_s - arrival.arrived_s
         return Rejection(504, DEADLINE, f"the deadline passed before the work began, after {after_s:.3f} s")
     if max_queue and arrival.waiting > max_queue:
-        return Rejection(
-            503, QUEUE_FULL, f"the queue is full: {arrival.waiting} requests wait, at most {max_queue} may"
-        )
+        said = f"the queue is full: {arrival.waiting} requests wait, at most {max_queue} may"
+        return Rejection(503, QUEUE_FULL, said)
     return None
 
 
@@ -220,9 +218,6 @@ class Origins:
         if "access-control-request-method" not in asked or "Access-Control-Allow-Origin" not in found:
             return found
         headers = asked.get("access-control-request-headers")
-        return {
-            **found,
-            "Access-Control-Allow-Methods": methods,
-            "Access-Control-Max-Age": str(_PREFLIGHT_AGE_S),
-            **({"Access-Control-Allow-Headers": headers} if headers else {}),
-        }
+        if headers:
+            found["Access-Control-Allow-Headers"] = headers
+        return {**found, "Access-Control-Allow-Methods": methods, "Access-Control-Max-Age": str(_PREFLIGHT_AGE_S)}

@@ -1,7 +1,6 @@
 """One model, or one label of it (stable, canary, shadow), in one worker: settings in, slot and reloader out.
 
-Making it starts nothing and imports no torch;
-`start` does, in the worker, after the fork.
+Making it starts nothing and imports no torch; `start` does, in the worker, after the fork.
 """
 
 from __future__ import annotations
@@ -73,8 +72,8 @@ class ModelInstance:
         facts = {**facts, "env_digest": self.env_digest}
         self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
         self.shared_state = SharedState(settings.store / "word")
-        gate = Gate(settings.store, settings.fleet_cut_off == REFUSE) if settings.commit == "fleet" else None
-        self._gate = gate
+        self._gate = Gate(settings.store, settings.fleet_cut_off == REFUSE) if settings.commit == "fleet" else None
+        gate = self._gate
         register = None if settings.commit == "worker" else self.shared_state
         self.slot = Slot(register) if gate is None else Slot(register, gate.is_open)
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
@@ -175,12 +174,8 @@ def terms_of(settings: Settings, env_digest: str | None) -> dict[str, str]:
     source = Path(getattr(sys.modules.get(settings.model.partition(":")[0]), "__file__", None) or "")
     told = json.dumps(stated, sort_keys=True, default=_as_json).encode()
     content = source.read_bytes() if source.is_file() else b""
-    digests = (hashlib.sha256(one).hexdigest() for one in (content, told))
-    return {
-        "protocol": PROTOCOL,
-        "environment": env_digest or "none",
-        **dict(zip(("model source", "settings"), digests)),
-    }
+    digests = dict(zip(("model source", "settings"), (hashlib.sha256(one).hexdigest() for one in (content, told))))
+    return {"protocol": PROTOCOL, "environment": env_digest or "none", **digests}
 
 
 def _find_sources(settings: Settings, source: Path) -> list[Path]:

@@ -170,7 +170,7 @@ def load_cipher(key_file: Path | None) -> Any:
 
 
 def read_recorded(path: Path, keep: int, key_file: Path | None = None) -> list[dict[str, Any]]:
-    """Read the last `keep` requests that were recorded and that the key opens; raises `SettingsError` for an unfit key."""
+    """Read the last `keep` requests that were recorded and that the key opens; raises `SettingsError` by the key."""
     cipher = load_cipher(key_file)
     found: deque[dict[str, Any]] = deque(maxlen=keep)
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:

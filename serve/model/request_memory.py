@@ -47,7 +47,7 @@ class RequestMemory:
                 self.note_version(part)
 
     def find(self, predictor: TorchPredictor, several: Iterable[object]) -> None:
-        """Answer requests, of which a model may refuse any, and compare what they share with others before and after."""
+        """Answer requests, of which a model may refuse any, and compare all they share with others before and after."""
         held: list[tuple[Any, Any, Any, Any]] = []
         places: tuple[set[int], set[int]] = set(), set()
         until_s = time.monotonic() + _ENOUGH_S

@@ -218,7 +218,7 @@ class Operations:
         return was_pinned
 
     def retry(self, wanted: str | None) -> list[Record]:
-        """Have what was refused judged anew: all, or by name, version or start of the sha256; raises `OperationError`."""
+        """Have what was refused judged anew: all, or by name, version or start of the sha256 (`OperationError`)."""
         lifted = self._quarantine.release(wanted)
         if wanted is not None and not lifted:
             known = ", ".join(sorted(record.name for record in self._quarantine.records())) or "none"
@@ -250,7 +250,7 @@ class Operations:
         return self._store.free_bytes()
 
     def verify_live(self, timeout_s: float) -> list[Checked]:
-        """Have each worker compare its weights in memory with their checkpoint; raises `OperationError` if one is late."""
+        """Have each worker compare the weights in its memory with their checkpoint; raises `OperationError`."""
         return ask_workers(
             self._operator_requests,
             lambda: {row.pid for row in self.status().workers},

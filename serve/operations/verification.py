@@ -25,7 +25,7 @@ class Verdict:
 
 
 def verify(path: Path) -> list[Verdict]:
-    """Check the marked checkpoints of a directory, or one, against their markers; `OperationError` for nothing there."""
+    """Check the marked checkpoints of a directory, or one, against their markers; raises `OperationError`."""
     if not path.exists():
         raise OperationError(
             f"{path}: expected a directory of checkpoints, found nothing", hint="see: python -m serve verify --help"

@@ -17,7 +17,7 @@ from serve.codec import strict_json
 from serve.codec.oip import TensorSpec
 from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, pack, read_content, succeed
-from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
+from serve.inference.prediction import Dialect, Found, Prediction, Prepare, Registry, ask, describe_selected, select
 from serve.model.answers import INPUTS, OUTPUTS
 from serve.model.slot import Generation
 from serve.protocols.oip import specs_of
@@ -30,16 +30,14 @@ _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": 
 
 def predict(server: Registry, request: Request) -> Response | Prediction:
     """Answer one predict request of TensorFlow Serving."""
-    return ask(server, request, _TensorFlowServing(request, server.settings.max_body_bytes))
+    return ask(server, request, _TensorFlowServing)
 
 
-class _TensorFlowServing:
-    def __init__(self, request: Request, limit_bytes: int) -> None:
-        self._request, self._limit_bytes = request, limit_bytes
-        self._asked = PredictRequest({}, is_by_row=True)
+class _TensorFlowServing(Dialect):
+    _asked: PredictRequest
 
-    def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
-        asked = self._asked = parse_predict(bytes(read_content(request, self._limit_bytes)))
+    def read(self, predictor: TorchPredictor) -> Prepare:
+        asked = self._asked = parse_predict(bytes(read_content(self._request, self._limit_bytes)))
         inputs, names = asked.columns.get("", asked.columns), {form.name for form in predictor.inputs}
         if set(asked.columns) == {INPUTS} == names:
             inputs = asked.columns[INPUTS]
@@ -52,12 +50,6 @@ class _TensorFlowServing:
         named: Mapping[str, object] = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
         headers = {"Content-Type": "application/json"}
         return pack(Response(200, headers, encode_predict(named, self._asked)), self._request)
-
-    def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
-        return fail(status, message)
-
-    def layout(self, predictor: TorchPredictor) -> None:
-        return None
 
 
 def models(server: Registry, request: Request) -> Response:
@@ -130,10 +122,9 @@ def parse_predict(body: bytes) -> PredictRequest:
         raise RequestError(400, f"the body: expected an object with instances or inputs, found {excerpt(content)}")
     if not set(content) <= _KEYS:
         raise RequestError(400, f"the body: expected {', '.join(sorted(_KEYS))}, found {excerpt(sorted(content))}")
-    if content.get("signature_name", _DEFAULT_SIGNATURE) not in (_DEFAULT_SIGNATURE, ""):
-        raise RequestError(
-            400, f"signature_name: expected {_DEFAULT_SIGNATURE}, found {excerpt(content['signature_name'])}"
-        )
+    signature = content.get("signature_name", _DEFAULT_SIGNATURE)
+    if signature not in (_DEFAULT_SIGNATURE, ""):
+        raise RequestError(400, f"signature_name: expected {_DEFAULT_SIGNATURE}, found {excerpt(signature)}")
     if _B64.encode() in body or b"\\u" in body:  # it may be written with escapes
         content = _decode_base64(content)
     if "instances" in content:
@@ -150,9 +141,8 @@ def _to_columns(instances: object) -> dict[str, object]:
     names = set(instances[0])
     for index, instance in enumerate(instances):
         if not isinstance(instance, dict) or set(instance) != names:
-            raise RequestError(
-                400, f"instances[{index}]: expected the names {excerpt(sorted(names))}, found {excerpt(instance)}"
-            )
+            expected = f"expected the names {excerpt(sorted(names))}"
+            raise RequestError(400, f"instances[{index}]: {expected}, found {excerpt(instance)}")
     return {name: [instance[name] for instance in instances] for name in sorted(names)}
 
 

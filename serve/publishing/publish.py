@@ -22,15 +22,14 @@ from serve.checkpoint.manifest import parse_marker, read_object
 from serve.checkpoint.provenance import WORD
 from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
-from serve.publishing import golden_file
+from serve.publishing import golden
 from serve.publishing.converted_source import Conversion, Ready, prepare
-from serve.publishing.rank import Rank, find_rank
-from serve.publishing.remote_publish import RemotePlace, find_place, split_place
+from serve.publishing.remote_publish import Rank, RemotePlace, find_place, find_rank, split_place
 from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
 from serve.source.observation import MARKER_SUFFIX
 
 if TYPE_CHECKING:
-    from serve.publishing.mlflow_publish import MlflowTarget
+    from serve.publishing.remote_publish import MlflowTarget
 
 _SHORT_SHA256 = 12
 
@@ -208,11 +207,11 @@ def _describe(
 def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
     found: dict[str, object] = {"metrics": dict(extras.metrics)} if extras.metrics else {}
     if extras.check:
-        golden_file.check(checkpoint, extras.model)
+        golden.check(checkpoint, extras.model)
     if extras.golden is not None:
-        found["golden"] = golden_file.read_golden(extras.golden, checkpoint, extras.model)
+        found["golden"] = golden.read_golden(extras.golden, checkpoint, extras.model)
     elif extras.golden_from is not None:
-        found["golden"] = golden_file.record_golden(checkpoint, extras.model)
+        found["golden"] = golden.record_golden(checkpoint, extras.model)
     return found
 
 

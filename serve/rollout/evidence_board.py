@@ -250,7 +250,7 @@ class Guard:
         self.pairs_wanted = _PAIRS
 
     def wants_pair(self, generation: int) -> bool:
-        """Whether to time a run on both generations at one moment: the first ones, then now and then, or on suspicion."""
+        """Whether to time a run on both generations at one moment: the first ones, now and then, or on suspicion."""
         if generation != self._paired and not self._is_long:
             self._paired, self.pairs_wanted = generation, _FIRST_PAIRS
         return self.pairs_wanted > 0 or (not self._is_long and time.monotonic() >= self._pair_at_s)

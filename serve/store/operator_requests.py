@@ -42,7 +42,7 @@ class Rollback:
         return f"{self.cause}:{self.id}"
 
     def propose(self, earlier: Entry) -> Entry:
-        """Return the generation that carries it out, of the earlier one's rank: what it replaces stays the newest seen."""
+        """Return the generation that carries it out, of the earlier one's rank: what it replaces stays the newest."""
         return replace(
             earlier, generation=0, version=self.version, fingerprint=self.fingerprint, committed="", cause=self.cause
         )

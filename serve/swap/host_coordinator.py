@@ -136,7 +136,7 @@ class Coordinator:
             return True
 
     def try_commit(self, proposal: Proposal, has_room: bool = True) -> bool:
-        """Move all workers if each is prepared, and return whether it did; raises `OSError`. `has_room`: for a trial."""
+        """Move all workers if each is prepared, and return whether it did (or `OSError`); `has_room`: for a trial."""
         if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
         with durable_files.hold(self._ledger.lock_path):

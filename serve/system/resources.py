@@ -149,7 +149,7 @@ _ENOUGH_BYTES = 200
 
 
 def used_bytes() -> int:
-    """Return how much memory of its own this process uses: resident pages that no file backs, as workers share weights."""
+    """Return how much memory of its own this process uses: resident pages that no file backs; weights are shared."""
     try:
         _, resident, shared = os.pread(_open_statm(os.getpid()), _ENOUGH_BYTES, 0).split()[:3]
     except (OSError, ValueError):

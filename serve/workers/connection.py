@@ -21,7 +21,7 @@ _LONG_FIELD_BYTES = 512
 
 
 class WorkerConnection(Connection):
-    """One connection; `given`: what another worker, which gave it away, has read of it; `None` for one accepted here."""
+    """One connection; `given`: what another worker, which gave it away, has read of it; `None` for one of ours."""
 
     def __init__(self, *, balance: Balance | None = None, given: bytes | None = None, **rest: Any) -> None:
         super().__init__(**rest)

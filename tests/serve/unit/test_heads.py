@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
-from serve.gateway.protocol_routes import PREDICTION_ROUTES
+from serve.gateway.routes import PREDICTION_ROUTES
 from serve.http.messages import Response
 from serve.http.route import Table
 from serve.workers import request_head

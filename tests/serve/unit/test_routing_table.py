@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve.gateway.protocol_routes import PREDICTION_ROUTES
+from serve.gateway.routes import PREDICTION_ROUTES
 from serve.http.messages import headers_of
 from serve.http.route import Table
 
