@@ -41,14 +41,9 @@ def _timeout_option(waited_for: str) -> Callable[[Command], Command]:
 @click.command()
 @on_a_store
 @click.option(
-    "--watch",
-    "every_s",
-    is_flag=False,
-    flag_value=2.0,
-    type=float,
-    metavar="[SECONDS]",
+    "--watch", "every_s", is_flag=False, flag_value=2.0, type=float, metavar="[SECONDS]",
     help="Show it again and again, every 2 seconds by default.",
-)
+)  # fmt: skip
 def status(root: Path | None, model: str | None, as_json: bool, every_s: float | None) -> None:
     """Show what is served, by whom, and what was refused.
 
@@ -198,7 +193,8 @@ def verify(
         answer(as_json, [asdict(row) for row in checked], formatting.checked_as_text(checked))
         return _NO if any(row.differing or row.problem for row in checked) else 0
     found = verification.verify(directory)
-    answer(as_json, formatting.verdicts_as_json(found), formatting.verdicts_as_text(found))
+    facts = [{**asdict(verdict), "path": str(verdict.path)} for verdict in found]
+    answer(as_json, facts, formatting.verdicts_as_text(found))
     return _NO if any(verdict.problem for verdict in found) else 0
 
 

@@ -12,7 +12,7 @@ from serve.inference.prediction import Model, Registry
 from serve.inference.rollout import Rollout
 from serve.metrics.worker_metrics import WorkerMetrics
 from serve.observability.telemetry import Telemetry
-from serve.rollout.rules import rollout_of
+from serve.rollout.decision import rollout_of
 from serve.rollout.watch import Watch
 from serve.settings.settings import SHADOW, ServerSettings
 

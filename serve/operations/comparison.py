@@ -40,21 +40,17 @@ class Comparison:
 def compare(one: Past, other: Past, store: Store) -> Comparison:
     """Compare two generations."""
     stated = [_facts_of(past) for past in (one, other)]
-    names = dict.fromkeys((*stated[0], *stated[1]))
-    facts = {name: (stated[0].get(name), stated[1].get(name)) for name in names}
-    numbers, differing = (
-        (one.entry.generation, other.entry.generation),
-        {k: v for k, v in facts.items() if v[0] != v[1]},
-    )
+    pairs = {name: (stated[0].get(name), stated[1].get(name)) for name in (*stated[0], *stated[1])}
+    differing = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    numbers = one.entry.generation, other.entry.generation
     if one.entry.sha256 == other.entry.sha256:
         return Comparison(numbers, differing, (), 0, "the bytes are the same")
     try:
         states = [_read(store, past.entry.sha256) for past in (one, other)]
     except (CheckpointError, ImportError, OSError) as error:
         return Comparison(numbers, differing, (), 0, str(error))
-    changes = [
-        _compare(name, states[0].get(name), states[1].get(name)) for name in dict.fromkeys((*states[0], *states[1]))
-    ]
+    older, newer = states
+    changes = [_compare(name, older.get(name), newer.get(name)) for name in dict.fromkeys((*older, *newer))]
     moved = [change for change in changes if change is not None]
     far = sorted(moved, key=lambda change: -math.inf if change.relative_l2 is None else -change.relative_l2)
     return Comparison(numbers, differing, far, len(changes) - len(moved))

@@ -76,10 +76,8 @@ class Operations:
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
-            raise OperationError(
-                f"{root}: expected the store of a server, found nothing",
-                hint="start the server once, or name its store with --store or SERVE_STORE",
-            )
+            hint = "start the server once, or name its store with --store or SERVE_STORE"
+            raise OperationError(f"{root}: expected the store of a server, found nothing", hint)
         self._store = Store(root)
         self._ledger = Ledger(self._store)
         self._operator_requests = OperatorRequests(root)
@@ -92,9 +90,8 @@ class Operations:
     def status(self) -> Status:
         """Look at what is served."""
         rows, committed = self._coordinator.membership.survey().alive.values(), self._ledger.last()
-        changed = [
-            one.tensor for one in self._changed.read().values() if committed and one.generation == committed.generation
-        ]
+        number = committed.generation if committed is not None else 0
+        changed = [one.tensor for one in self._changed.read().values() if one.generation == number]
         return Status(
             committed=committed,
             workers=tuple(sorted(rows, key=lambda row: row.pid)),
@@ -105,7 +102,7 @@ class Operations:
             changed_tensors=tuple(sorted(changed)),
             probation=self._probation(),
             drift=self._drift(),
-            is_short=committed is not None and self._coordinator.shared_state.untried == committed.generation,
+            is_short=committed is not None and self._coordinator.shared_state.untried == number,
         )
 
     def generations(self) -> list[Entry]:
@@ -149,7 +146,7 @@ class Operations:
     def _probation(self) -> OnProbation | None:
         shared_state = self._coordinator.shared_state
         number, way_back = shared_state.on_trial, shared_state.kept
-        kept = next((entry for entry in self._ledger.read() if entry.generation == way_back), None)
+        kept = self._ledger.find(way_back)
         if not number or number != shared_state.committed or kept is None:
             return None
         board = self._open_board()
@@ -196,16 +193,12 @@ class Operations:
             for record in self._quarantine.records():
                 if order.fingerprint in record.fingerprints:
                     self._operator_requests.withdraw(order)
-                    raise OperationError(
-                        f"the rollback to {order.version} was refused: {record.reason}",
-                        hint="other versions: python -m serve history",
-                    )
+                    said = f"the rollback to {order.version} was refused: {record.reason}"
+                    raise OperationError(said, hint="other versions: python -m serve history")
             time.sleep(_LOOK_S)
         self._operator_requests.withdraw(order)
-        raise OperationError(
-            f"the rollback to {order.version}: expected it live in {timeout_s:g} s, found it still open",
-            hint="see what the workers do: python -m serve status",
-        )
+        said = f"the rollback to {order.version}: expected it live in {timeout_s:g} s, found it still open"
+        raise OperationError(said, hint="see what the workers do: python -m serve status")
 
     def pin(self, reason: str) -> Pin:
         """Stop automatic moves; raises `OperationError` where nothing is committed yet."""
@@ -222,9 +215,8 @@ class Operations:
         lifted = self._quarantine.release(wanted)
         if wanted is not None and not lifted:
             known = ", ".join(sorted(record.name for record in self._quarantine.records())) or "none"
-            raise OperationError(
-                f"expected a checkpoint that was refused, found {wanted}", hint=f"refused checkpoints: {known}"
-            )
+            said = f"expected a checkpoint that was refused, found {wanted}"
+            raise OperationError(said, hint=f"refused checkpoints: {known}")
         self._coordinator.wake()
         return lifted
 
@@ -251,12 +243,11 @@ class Operations:
 
     def verify_live(self, timeout_s: float) -> list[Checked]:
         """Have each worker compare the weights in its memory with their checkpoint; raises `OperationError`."""
-        return ask_workers(
-            self._operator_requests,
-            lambda: {row.pid for row in self.status().workers},
-            self._coordinator.wake,
-            timeout_s,
-        )
+
+        def living() -> set[int]:
+            return {row.pid for row in self._coordinator.membership.survey().alive.values()}
+
+        return ask_workers(self._operator_requests, living, self._coordinator.wake, timeout_s)
 
     def look(self) -> None:
         """Have the workers look at the watched place now."""
@@ -275,13 +266,9 @@ class Operations:
         if not fitting:
             kept = sorted({entry.version for entry in older if self._store.has(entry.sha256)})
             what = "an older version" if version is None else f"version {version} among the older ones"
-            raise OperationError(
-                f"expected {what}, found none; committed is version {last.version}",
-                hint="can be rolled back to: " + (", ".join(kept) or "nothing"),
-            )
+            hint = "can be rolled back to: " + (", ".join(kept) or "nothing")
+            raise OperationError(f"expected {what}, found none; committed is version {last.version}", hint)
         if not self._store.has(fitting[0].sha256):
-            raise OperationError(
-                f"version {fitting[0].version}: its checkpoint is not in the store any more",
-                hint="publish it again, and raise keep",
-            )
+            said = f"version {fitting[0].version}: its checkpoint is not in the store any more"
+            raise OperationError(said, hint="publish it again, and raise keep")
         return fitting[0]

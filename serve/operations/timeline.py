@@ -50,7 +50,7 @@ def describe(entry: Entry, is_kept: bool, events: Sequence[Event], trials: Mappi
     """Tell what became of a generation; `events` are of it and what came after, the oldest first, `trials` by label."""
     swapped = [one for one in events if one["event"] == SWAPPED and one.get("generation") == entry.generation]
     later = [one["previous"] for one in events if previous_of(one) == entry.generation]
-    after: Mapping[str, Any] = max(later, key=_answers, default={})
+    after: Mapping[str, Any] = max(later, key=lambda totals: int(totals.get("answers", 0)), default={})
     totals = {key: after.get(key, 0) for key in ("answers", "spoiled", "p99_s")}
     moments = (*_before(entry, swapped, trials), _commit(entry, swapped), *_after(entry, events))
     return Past(entry, is_kept, moments, next((one.get("env_digest") for one in swapped), None), **totals)
@@ -59,10 +59,6 @@ def describe(entry: Entry, is_kept: bool, events: Sequence[Event], trials: Mappi
 def previous_of(event: Event) -> int:
     """Return the generation that was live before, or was taken back; 0 for none."""
     return int((event.get("previous") or {}).get("generation", 0))
-
-
-def _answers(totals: Mapping[str, Any]) -> int:
-    return int(totals.get("answers", 0))
 
 
 def _before(entry: Entry, swapped: Sequence[Event], trials: Mapping[str, Sequence[Event]]) -> Iterator[Moment]:

@@ -118,11 +118,8 @@ def _generation(answer: Mapping[str, str], store: Path | None) -> tuple[Entry | 
     if entry is None:
         return None, Link("generation", UNKNOWN, f"no ledger has generation {answer.get('generation')}")
     found = {"sha256": entry.sha256, "version": entry.version}
-    differing = [
-        f"{key}: expected {answer[key]}, found {found[key]}"
-        for key in found
-        if answer.get(key, found[key]) != found[key]
-    ]
+    others = [key for key in found if answer.get(key, found[key]) != found[key]]
+    differing = [f"{key}: expected {answer[key]}, found {found[key]}" for key in others]
     about = "; ".join(differing) or f"{entry.generation}, committed {entry.committed}"
     return entry, _judge("generation", not differing, about)
 
@@ -162,15 +159,13 @@ def _open(path: Path, keys: Sequence[Any]) -> dict[str, Any] | Link:
 
 def _about(stated: Sequence[Mapping[str, Any]], kind: str, sha256: str | None) -> Iterator[Mapping[str, Any]]:
     for statement in stated:
-        if statement["predicateType"] == kind and any(
-            one["digest"].get("sha256") == sha256 for one in statement["subject"]
-        ):
+        is_named = any(one["digest"].get("sha256") == sha256 for one in statement["subject"])
+        if statement["predicateType"] == kind and is_named:
             yield statement
 
 
 def _facts_of(entry: Entry) -> dict[str, Any]:
-    marker = hashlib.sha256(entry.marker.encode()).hexdigest()
-    return {**asdict(entry), "marker": marker}
+    return {**asdict(entry), "marker": hashlib.sha256(entry.marker.encode()).hexdigest()}
 
 
 def _statement(answer: Mapping[str, str], entry: Entry | None, stated: Sequence[Mapping[str, Any]]) -> Link:

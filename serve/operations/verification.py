@@ -27,9 +27,8 @@ class Verdict:
 def verify(path: Path) -> list[Verdict]:
     """Check the marked checkpoints of a directory, or one, against their markers; raises `OperationError`."""
     if not path.exists():
-        raise OperationError(
-            f"{path}: expected a directory of checkpoints, found nothing", hint="see: python -m serve verify --help"
-        )
+        said = f"{path}: expected a directory of checkpoints, found nothing"
+        raise OperationError(said, hint="see: python -m serve verify --help")
     return [_verify(seen) for seen in LocalSource(path).observe()]
 
 

@@ -16,23 +16,12 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
 from serve.rollout import drift
-from serve.rollout.decision import (
-    DISAGREED,
-    ERRORS,
-    FINITE,
-    RANGE,
-    SIGNALS,
-    SLOWER,
-    TIME_BOUNDS_S,
-    UNHEALTHY,
-    Count,
-    Evidence,
-    quantile,
-)
+from serve.rollout.decision import DISAGREED, SIGNALS, SLOWER, SPOILED, TIME_BOUNDS_S, Count, Evidence, quantile
 
 ROWS = 128
 _MAGNITUDES, _BUCKETS = 6, len(TIME_BOUNDS_S) + 1
@@ -115,7 +104,7 @@ class EvidenceBoard:
         found = self.read(generation, 0, 0.0)
         if not found.answers:
             return {}
-        spoiled = sum(found.counts[signal].bad for signal in (ERRORS, FINITE, RANGE, UNHEALTHY))
+        spoiled = sum(found.counts[signal].bad for signal in SPOILED)
         times = [sum(column) for column in zip(*found.times)]
         return {"answers": found.answers, "spoiled": spoiled, "p99_s": round(quantile(times, 0.99), 6)}
 
@@ -126,9 +115,8 @@ class EvidenceBoard:
     def _read_sketches(self, generation: int) -> dict[str, drift.Sketch]:
         place, found = _FIRST_SKETCH, {}
         for kind, count in _SKETCHES.items():
-            total, squares = (
-                sum(self._floats[start + at] for start in self._starts(generation)) for at in (place, place + 1)
-            )
+            starts = self._starts(generation)
+            total, squares = (sum(self._floats[start + at] for start in starts) for at in (place, place + 1))
             found[kind] = drift.Sketch(total, squares, self._add_up(generation, place + 2, count))
             place += 2 + count
         return found
@@ -165,46 +153,37 @@ _PAIRS_SHARE, _PAUSE_S = 0.002, 10.0
 LONG_S = 0.05
 
 
+ReadTrial = Callable[[], tuple[int, int]]
+
+
+@dataclass(eq=False)
 class Guard:
-    """Counts for the trials of one model in one worker; until `open`, it counts nothing.
+    """Counts for the trials of one model in one worker; until `open`, it counts nothing."""
 
-    `retry`: which spoiled answers are made again, `finite`, `all` or `off`. `slower`: how many times longer than before
-    a run may take. `is_rolled_out`: the label has a rule; a canary's answers are looked at for as long as that goes on.
-    `drift_share`: of this worker's time, in which runs are sketched.
-    """
+    retry: str = "off"  # which spoiled answers are made again: `finite`, `all` or `off`
+    slower: float = 3.0  # how many times longer than before a run may take
+    is_rolled_out: bool = False  # whether the label has a rule
+    is_canary: bool = False  # whether its answers are looked at for as long as its rollout goes on
+    drift_share: float = 0.0  # of this worker's time, in which runs are sketched
+    elsewhere: Any = None  # what is asked instead of the generation before: for a canary the stable label
+    board: EvidenceBoard | None = None
+    wake: Callable[[], None] = lambda: None  # has the evidence looked at
+    pairs_wanted: int = 0
+    left_to_writer: int = 0  # the generation whose answers are looked at when they are written, and not before
 
-    def __init__(
-        self,
-        retry: str = "off",
-        slower: float = 3.0,
-        is_rolled_out: bool = False,
-        is_canary: bool = False,
-        drift_share: float = 0.0,
-    ) -> None:
-        self.retry, self.slower, self.is_rolled_out, self.drift_share = retry, slower, is_rolled_out, drift_share
-        self._sketch_at_s, self._is_counting = 0.0, False
-        self.is_judged = is_rolled_out and is_canary
-        # What is asked instead of the generation before: for a canary the stable label.
-        self.elsewhere: Any = None
-        self.board: EvidenceBoard | None = None
-        # Has the evidence looked at.
-        self.wake: Callable[[], None] = lambda: None
-        self.pairs_wanted, self._pair_at_s, self._paired, self._is_long = 0, 0.0, 0, False
-        # The generation whose answers are looked at when they are written, and not before.
-        self.left_to_writer = 0
-        self._row = 0
-        self._read_trial: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    def __post_init__(self) -> None:
+        self.is_judged = self.is_rolled_out and self.is_canary
+        self._sketch_at_s, self._pair_at_s, self._paired, self._row = 0.0, 0.0, 0, 0
+        self._is_counting = self._is_long = False
+        self._read_trial: ReadTrial = lambda: (0, 0)
         self._shared: Counter[tuple[int, str]] = Counter()
 
-    def open(
-        self, board: EvidenceBoard, row: int, read_trial: Callable[[], tuple[int, int]], is_counting: bool = True
-    ) -> None:
-        """Begin to count in this worker's row; `read_trial` returns the generation on trial, or 0, and the last return.
+    def open(self, board: EvidenceBoard, row: int, read_trial: ReadTrial, is_counting: bool = True) -> None:
+        """Begin to count in this worker's row; `read_trial` gives the generation on trial, or 0, and the last return.
 
         Without `is_counting` runs are only sketched, as counting costs each of them a microsecond.
         """
-        self._row, self._read_trial, self._is_counting = row, read_trial, is_counting
-        self.board = board
+        self.board, self._row, self._read_trial, self._is_counting = board, row, read_trial, is_counting
 
     def sketch(self, generation: int, read: Callable[[], tuple[object, object]]) -> None:
         """Sketch a run, if the last one is long enough ago; `read` returns what the module took and gave."""

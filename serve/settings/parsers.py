@@ -1,7 +1,6 @@
 """Parsers of single values of the settings, be they values of the TOML file or the text of a variable.
 
-Each parser takes the value and the directory to which paths are relative, and raises `ValueError` with what was
-expected and what was found.
+Each takes the value and the directory to which paths are relative; raises `ValueError`: what was expected and found.
 """
 
 from __future__ import annotations
@@ -39,18 +38,19 @@ def optional_text(value: object, base: Path) -> str:
     return value.strip()
 
 
-def word(value: object, base: Path) -> str:
-    """Read a name that fits in a response header, or an empty text."""
-    if value != "" and (not isinstance(value, str) or not WORD.fullmatch(value)):
-        raise ValueError(f"expected letters, digits and ._+-, found {value!r}")
-    return str(value)
+def _in_the_form(pattern: re.Pattern[str], expected: str, is_required: bool = False) -> Callable[[object, Path], str]:
+    def parse(value: object, base: Path) -> str:
+        if (value != "" or is_required) and (not isinstance(value, str) or not pattern.fullmatch(value)):
+            raise ValueError(f"expected {expected}, found {value!r}")
+        return str(value)
+
+    return parse
 
 
-def import_name(value: object, base: Path) -> str:
-    """Read `module:Class`."""
-    if not isinstance(value, str) or not _IMPORT_NAME.fullmatch(value):
-        raise ValueError(f"expected module:Class, found {value!r}")
-    return value
+# What fits in a response header.
+word = _in_the_form(WORD, "letters, digits and ._+-")
+import_name = _in_the_form(_IMPORT_NAME, "module:Class", is_required=True)
+fleet = _in_the_form(_FLEET, "etcd:URL,URL/PREFIX")
 
 
 def path(value: object, base: Path) -> Path:
@@ -70,13 +70,6 @@ def token_file(value: object, base: Path) -> Path | None:
     if length < _SHORTEST_TOKEN:
         raise ValueError(f"expected a token of at least {_SHORTEST_TOKEN} characters, found {length}")
     return found
-
-
-def fleet(value: object, base: Path) -> str:
-    """Read the address of a fleet, or an empty text for none."""
-    if value != "" and (not isinstance(value, str) or not _FLEET.fullmatch(value)):
-        raise ValueError(f"expected etcd:URL,URL/PREFIX, found {value!r}")
-    return str(value)
 
 
 def optional_path(value: object, base: Path) -> Path | None:

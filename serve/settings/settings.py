@@ -249,9 +249,8 @@ def load_settings(
     issues: list[Issue] = []
     file, stated = _read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))
     models = stated.pop(_MODELS, None)
-    variables = Layer(
-        "", {field.key: environ[field.variable] for field in FIELDS if field.variable in environ}, directory, True
-    )
+    set_by_variables = {field.key: environ[field.variable] for field in FIELDS if field.variable in environ}
+    variables = Layer("", set_by_variables, directory, is_environment=True)
     top = Layer(f"{file.name}: ", stated, file.parent)
     known = {field.variable for field in FIELDS} | {CONFIG_VARIABLE}
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
@@ -317,8 +316,7 @@ def _parse_model(
     model = Layer(place, table, top.base).without(_OF_LABELS)
     issues += _unknown(model, [*_OF_TABLE, _STORE])
     found = {STABLE: _parse_label(store, [variables, model, top], _OF_TABLE, issues)}
-    for label in (label for label in _OF_LABELS if label in table):
-        stated = table[label]
+    for label, stated in ((label, table[label]) for label in _OF_LABELS if label in table):
         if not isinstance(stated, dict):
             issues.append(Issue(place + label, f"expected a table, found {stated!r}"))
             continue

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Union
 
 from serve.policy import Policy
+from serve.rollout.decision import probation_of, rollout_of
 from serve.rollout.evidence_board import Guard
-from serve.rollout.rules import probation_of, rollout_of
 from serve.settings.settings import CANARY, Settings
 from serve.source.observation import Ignore
 from serve.source.remote import make_place

@@ -17,9 +17,8 @@ from serve.inference.rollout import Rollout
 from serve.inference.shadow import Asked, Counts, find_disagreement
 from serve.model.answers import Declared
 from serve.model.slot import Generation
-from serve.rollout.decision import Evidence, Step, Verdict
+from serve.rollout.decision import Evidence, Step, Verdict, rollout_of
 from serve.rollout.evidence_board import EvidenceBoard
-from serve.rollout.rules import rollout_of
 from serve.rollout.watch import Watch
 from serve.store.ledger import Entry
 from serve.swap.context import Context
