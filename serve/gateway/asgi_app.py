@@ -16,8 +16,7 @@ from serve.batching.scheduler import Scheduler
 from serve.gateway.request_form import RequestForm, RequestForms, Understood
 from serve.gateway.request_lifecycle import HELD_S, Arrival, Origins, RequestContext, RequestLifecycle
 from serve.gateway.routes import PREDICTION_ROUTES, PredictionRoute
-from serve.http.messages import Request, Response, headers_of
-from serve.http.route import Table
+from serve.http.messages import Request, Response, Table, headers_of
 from serve.inference.prediction import Prediction
 
 if TYPE_CHECKING:

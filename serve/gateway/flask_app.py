@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Flask, request
 from flask import Response as FlaskResponse
@@ -17,15 +17,12 @@ from werkzeug.exceptions import HTTPException
 
 from serve.errors import RequestError
 from serve.gateway.request_lifecycle import Arrival, Origins, RequestLifecycle
-from serve.gateway.routes import ROUTES
+from serve.gateway.routes import ROUTES, AnyRoute
 from serve.gateway.server import Server
 from serve.http.drain import EXTENSION, Drain
 from serve.http.messages import Request, Response, fail, read_away, read_body
 from serve.http.thread_pool import current_ticket
 from serve.settings.settings import ServerSettings, load_settings
-
-if TYPE_CHECKING:
-    from serve.gateway.routes import AnyRoute
 
 # Unavailable: the next attempt may reach another worker. Too large: what is left of the body may have no end.
 _LAST_ANSWERS = frozenset({413, 503})

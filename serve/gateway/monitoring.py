@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from serve.http.messages import Request, Response, fail, succeed
 from serve.metrics.metric_families import CONTENT_TYPE
-from serve.observability.status_page import describe_model
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -43,7 +42,7 @@ def status_json(server: Server, request: Request) -> Response:
         "env_digest": telemetry.env_digest,
         "has_admin": server.settings.admin_token_file is not None,
         "is_draining": telemetry.drain.has_begun,
-        "models": [describe_model(look) for look in telemetry.looks()],
+        "models": telemetry.describe(),
     }
     return succeed(content, _FRESH)
 

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 from serve.codec import strict_json
 from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, read_content, succeed
-from serve.inference.prediction import select
+from serve.inference.prediction import Model, select
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
     from serve.inference.model_instance import ModelInstance
-    from serve.inference.prediction import Model
     from serve.metrics.worker_metrics import Traffic
 
 

@@ -15,8 +15,7 @@ from typing import Any, Callable
 from serve.checkpoint.provenance import version
 from serve.codec import image, npy, safetensors
 from serve.codec.datatypes import DTYPES
-from serve.http.messages import Request, Response, succeed
-from serve.http.route import Route
+from serve.http.messages import Request, Response, Route, succeed
 
 # By module of the handlers, or by module and name; a tag may be a client's directory, and stays.
 _TAGS = {

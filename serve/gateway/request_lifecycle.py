@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.batching.scheduler import LateError
 from serve.errors import HeldError, InputError, NotServedError, RequestError
-from serve.http.messages import RETRY_AFTER_S, Request, Response, fail
+from serve.http.messages import RETRY_AFTER_S, Request, Response, Route, fail
 from serve.inference.prediction import Prediction, complete
 from serve.metrics.request_counters import DEADLINE, QUEUE_FULL, TOO_LARGE, Served
 from serve.observability.access_log import provenance_of
@@ -23,7 +23,6 @@ from serve.observability.spans import HEADER, TraceParent, parse_trace_parent
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
-    from serve.http.route import Route
 
 # Between two attempts of a request that may not start: a fence lasts for some of these.
 HELD_S = 0.001

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Union
 
 from serve.gateway import admin, health, monitoring, oip_repository, openapi
-from serve.http.messages import Response
-from serve.http.route import Route
+from serve.http.messages import Response, Route
 from serve.inference.prediction import Prediction, Registry
 from serve.protocols import oip, tfserving, torchserve
 from serve.protocols.native import predict

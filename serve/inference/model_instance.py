@@ -28,7 +28,7 @@ from serve.fleet.messages import PROTOCOL
 from serve.fleet.state import REFUSE
 from serve.inference.recorder import Recorder
 from serve.model.slot import GIVEN_UP, Slot
-from serve.settings.settings import SHADOW
+from serve.settings.settings import SHADOW, Settings
 from serve.swap.background_task import PREPARATION
 from serve.swap.context import Committer, make_committer, make_context
 from serve.swap.reloader import Reloader
@@ -36,7 +36,6 @@ from serve.swap.shared_state import Membership, SharedState
 
 if TYPE_CHECKING:
     from serve.model.loader import ModelLoader
-    from serve.settings.settings import Settings
     from serve.store.quarantine import Rejection
 
 _STOP_WAIT_S = 2.0

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve import durable_files
@@ -24,8 +25,6 @@ from serve.errors import Issue, SettingsError
 from serve.swap.background_task import give_way
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from serve.checkpoint.provenance import Provenance
     from serve.settings.settings import Settings
 

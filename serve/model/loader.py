@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, detect_format
-from serve.checkpoint.manifest import Manifest
+from serve.checkpoint.manifest import Manifest, Stored
 from serve.checkpoint.sharded import is_index, read_interface
 from serve.checkpoint.signature import Verifier
 from serve.errors import CheckpointError, MemoryShortError, ModelError, ServeError, SignatureError
@@ -39,7 +39,6 @@ from serve.model.weights import PROGRAMS, can_map_pickles, read_state, torch_ver
 from serve.system import resources
 
 if TYPE_CHECKING:
-    from serve.checkpoint.manifest import Stored
     from serve.model.slot import Generation, Slot
     from serve.settings.settings import Settings
 

@@ -1,35 +1,35 @@
-"""The operators' view of one worker: counts, events, the state of every model, orders.
+"""The operators' view of one worker: counts, events, the state of every model, orders, what the status page shows.
 
-Put together once for each worker, beside the models themselves, which know nothing of it.
+It is made from the files of the stores, so every worker answers the same.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from serve.errors import NotServedError
 from serve.inference.shadow import Counts
 from serve.metrics.metric_families import SWAPS, ModelLabel, Reading
-from serve.metrics.worker_metrics import Traffic
+from serve.metrics.worker_metrics import Traffic, WorkerMetrics
 from serve.observability.access_log import AccessLog
-from serve.observability.spans import Spans
-from serve.observability.status_page import MOST_SWAPS, Look
+from serve.observability.spans import PHASES, Spans
+from serve.operations.formatting import status_as_json
 from serve.operations.operations import Operations, Status
+from serve.operations.timeline import Past
 from serve.rollout.drift import Drift
-from serve.settings.settings import SHADOW
+from serve.settings.settings import SHADOW, ServerSettings
 from serve.store.ledger import CHECKPOINT, Entry
 
 if TYPE_CHECKING:
     from serve.http.drain import Drain
     from serve.inference.model_instance import ModelInstance
-    from serve.metrics.worker_metrics import WorkerMetrics
-    from serve.settings.settings import ServerSettings
 
 _MOST_EVENTS = 400
 # Asking the kernel takes a millisecond for each gigabyte; many open pages must not add up.
@@ -78,13 +78,14 @@ class Telemetry:
             self._operations[name] = Operations(self._instances[name].settings.store)
         return self._operations[name]
 
-    def looks(self) -> Iterator[Look]:
-        """Look at every model."""
+    def describe(self) -> list[dict[str, object]]:
+        """Describe every model as the status page shows it."""
+        found = []
         traffic = self.worker_metrics.traffic()
         for name, instance in self._instances.items():
             operations, status = self._examine(name)
             settings = instance.settings
-            yield Look(
+            look = Look(
                 full_name=name,
                 name=settings.name,
                 label=settings.label,
@@ -96,6 +97,8 @@ class Telemetry:
                 traffic=traffic.get((settings.name, settings.label), Traffic()),
                 memory=self._read_memory([row.pid for row in status.workers]),
             )
+            found.append(describe_model(look))
+        return found
 
     def readings(self) -> Iterator[Reading]:
         """Read the values of the metrics that are not counted."""
@@ -111,7 +114,9 @@ class Telemetry:
             whose = ModelLabel(instance.settings.name, instance.settings.label)
             generations = operations.generations() if operations else []
             yield from read_model(whose, status, generations, unserved_s(instance.reloader.status.unserved_ns, status))
-        yield from read_memory(sorted(workers))
+        for pid in sorted(workers):
+            for kind, size_bytes in memory_of(pid).items():
+                yield Reading("envserve_memory_bytes", {"worker": str(pid), "kind": kind}, size_bytes)
 
     def _examine(self, name: str) -> tuple[Operations | None, Status]:
         if name not in self._operations and not self._instances[name].settings.store.is_dir():
@@ -176,13 +181,6 @@ def unserved_s(written_ns: int | None, status: Status) -> float:
     return max(0.0, time.time() - max(known_ns) / 1e9) if known_ns else 0.0
 
 
-def read_memory(workers: Sequence[int]) -> Iterator[Reading]:
-    """Yield the memory that workers use; nothing for a worker that has ended."""
-    for pid in workers:
-        for kind, size_bytes in memory_of(pid).items():
-            yield Reading("envserve_memory_bytes", {"worker": str(pid), "kind": kind}, size_bytes)
-
-
 def memory_of(pid: int, proc: Path = _PROC) -> dict[str, int]:
     """Ask the kernel how many bytes of memory a process uses, by kind; nothing where there is no such process.
 
@@ -195,3 +193,96 @@ def memory_of(pid: int, proc: Path = _PROC) -> dict[str, int]:
         return {}
     stated = dict(line.split(":", 1) for line in lines if line.startswith(("Rss:", "Pss:")))
     return {kind.lower(): int(value.split()[0]) * _KIBIBYTE for kind, value in stated.items()}
+
+
+_SHOWN = ("generation", "version", "sha256", "size_bytes", "name", "cause")
+_HIDDEN = ("marker", "fingerprints", "judge")
+MOST_SWAPS = 50
+
+
+@dataclass(frozen=True)
+class Look:
+    """The state of one model at one moment."""
+
+    full_name: str  # `NAME` for the default label, `NAME@LABEL` for the others
+    name: str
+    label: str
+    status: Status
+    history: Sequence[Past]
+    events: Sequence[Mapping[str, Any]]
+    verdict: str  # of the reloader about the newest checkpoint
+    unserved_s: float  # the age of the newest published checkpoint while it is not served
+    traffic: Traffic
+    memory: Mapping[int, Mapping[str, int]]
+
+
+def describe_model(look: Look) -> dict[str, object]:
+    """Describe one model in the form that JSON can hold."""
+    stated: dict[str, Any] = status_as_json(look.status)
+    for worker in stated["workers"]:
+        memory = look.memory.get(worker["pid"], {})
+        worker.update({f"{kind}_bytes": size_bytes for kind, size_bytes in memory.items()})
+    proposal, latency = look.status.proposal, sorted(look.traffic.latency.items())
+    return {
+        "full_name": look.full_name,
+        "name": look.name,
+        "label": look.label,
+        "committed": _without(stated["committed"], "marker") if stated["committed"] else None,
+        "proposal": _without(asdict(proposal.entry), "marker") if proposal else None,
+        "pin": stated["pin"],
+        "probation": stated["probation"],
+        "drift": stated["drift"],
+        "is_short": stated["is_short"],
+        "verdict": look.verdict,
+        "unserved_s": round(look.unserved_s, 3),
+        "workers": stated["workers"],
+        "swaps": list_swaps(look.history, look.events)[:MOST_SWAPS],
+        "changed_tensors": stated["changed_tensors"],
+        "unserved": [
+            {"name": note.name, "code": note.code, "since": note.since, "reason": note.reason, "hint": note.hint}
+            for note in reversed(look.status.unserved)
+        ],
+        "quarantine": [_without(record, *_HIDDEN) for record in reversed(stated["quarantine"])],
+        # JSON has no infinity; null stands for "however long".
+        "traffic": {
+            **asdict(look.traffic),
+            "latency": [[bound_s if bound_s < math.inf else None, count] for bound_s, count in latency],
+        },
+    }
+
+
+def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    """List generations and refusals, the newest first; the seconds of a phase are those of the slowest worker."""
+    swaps: list[dict[str, object]] = []
+    for past in history[:MOST_SWAPS]:
+        entry = past.entry
+        reports = [
+            event for event in events if event["event"] == "swapped" and event.get("generation") == entry.generation
+        ]
+        swaps.append(
+            {
+                "refused": False,
+                "at": entry.committed,
+                **{key: getattr(entry, key) for key in _SHOWN},
+                "is_kept": past.is_kept,
+                "outcome": past.outcome,
+                "moments": [asdict(moment) for moment in past.moments],
+                **{key: getattr(past, key) for key in ("answers", "spoiled", "p99_s")},
+                "phases": {phase: _slowest(reports, f"{phase}_s") for phase in PHASES},
+                "since_marker_s": _slowest(reports, "since_marker_s") if entry.cause == "checkpoint" else None,
+            }
+        )
+    for event in events:
+        if event["event"] == "refused":
+            name = str(event.get("checkpoint", "")).rpartition("/")[2]
+            facts = {key: event.get(key) for key in ("code", "reason", "version", "sha256", "will_retry")}
+            swaps.append({"refused": True, "at": event["time"], "name": name, **facts})
+    return sorted(swaps, key=lambda swap: str(swap["at"]), reverse=True)
+
+
+def _slowest(events: Iterable[Mapping[str, Any]], key: str) -> float | None:
+    return max((event[key] for event in events if event.get(key) is not None), default=None)
+
+
+def _without(facts: Mapping[str, object], *keys: str) -> dict[str, object]:
+    return {key: value for key, value in facts.items() if key not in keys}

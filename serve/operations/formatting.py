@@ -11,9 +11,8 @@ from serve.checkpoint.manifest import read_object
 from serve.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from serve.operations.comparison import Comparison
     from serve.operations.operations import Occupant, Status
-    from serve.operations.timeline import Past
+    from serve.operations.timeline import Comparison, Past
     from serve.operations.verification import Verdict
     from serve.rollout.drift import Drift
     from serve.swap.changed_weights import Checked

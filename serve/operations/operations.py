@@ -27,8 +27,7 @@ from serve.swap.seen_checkpoints import Note, Unserved
 from serve.swap.shared_state import Row
 
 if TYPE_CHECKING:
-    from serve.operations.comparison import Comparison
-    from serve.operations.timeline import Past
+    from serve.operations.timeline import Comparison, Past
 
 _LOOK_S = 0.05
 _MOST_EVENTS = 1000
@@ -132,7 +131,7 @@ class Operations:
 
     def compare(self, older: int | None, newer: int | None) -> Comparison:
         """Compare two generations, the last two by default; raises `OperationError` where there is no such one."""
-        from serve.operations import comparison
+        from serve.operations import timeline
 
         known = {past.entry.generation: past for past in self.history()}
         wanted = [*sorted(known)[-2:-1], *sorted(known)[-1:]]
@@ -141,7 +140,7 @@ class Operations:
         if missing or len(wanted) < 2:
             hint = f"known are: {', '.join(map(str, sorted(known))) or 'none'}"
             raise OperationError(f"expected two generations, found no {' and no '.join(missing) or 'two'}", hint=hint)
-        return comparison.compare(known[wanted[0]], known[wanted[1]], self._store)
+        return timeline.compare(known[wanted[0]], known[wanted[1]], self._store)
 
     def _probation(self) -> OnProbation | None:
         shared_state = self._coordinator.shared_state

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from serve import durable_files
 from serve.checkpoint import sharded
@@ -24,12 +24,9 @@ from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
 from serve.publishing import golden
 from serve.publishing.converted_source import Conversion, Ready, prepare
-from serve.publishing.remote_publish import Rank, RemotePlace, find_place, find_rank, split_place
+from serve.publishing.remote_publish import MlflowTarget, Rank, RemotePlace, find_place, find_rank, split_place
 from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
 from serve.source.observation import MARKER_SUFFIX
-
-if TYPE_CHECKING:
-    from serve.publishing.remote_publish import MlflowTarget
 
 _SHORT_SHA256 = 12
 

@@ -1,4 +1,4 @@
-"""Publishing where fsspec writes: `s3://…`, `gs://…`, `sftp://…`, each place that `serve.source.remote` can watch.
+"""Publishing where fsspec writes, each place that `serve.source.remote` can watch, and to MLflow's registry.
 
 The old marker goes first, then the checkpoint comes, then its marker. A checkpoint that a run left which was stopped
 before its marker is proven by its bytes and not sent again; to S3, neither are the parts of one. The times of markers
@@ -73,9 +73,7 @@ class RemotePlace:
         with explained(self.shown, _HINT):
             self._system, self._path = remote.open_url(url)
 
-    def put(
-        self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker
-    ) -> Mapping[str, Any]:
+    def put(self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker) -> Facts:
         """Publish a checkpoint; the marker is written once beforehand. After a `PublishError` there is none."""
         target = f"{self._path}/{name}"
         place = remote.RemotePlace(Path(self.url), self.url, (self._system, self._path))
@@ -188,7 +186,7 @@ def _hash(reader: Any, size_bytes: int, what: str, write: Callable[[bytes], obje
 
 _DIRECTORY = "envserve"
 _SHORT_SHA256 = 12
-_HINT = "check MLFLOW_TRACKING_URI, the credentials and the rights"
+_MLFLOW_HINT = "check MLFLOW_TRACKING_URI, the credentials and the rights"
 
 
 @contextlib.contextmanager
@@ -205,21 +203,19 @@ def explained(shown: str, hint: str) -> Iterator[None]:
 
 
 class MlflowTarget:
-    """An alias of a registered model; raises `PublishError` where MLflow cannot open its registry."""
+    """An alias of a registered model, moved last; raises `PublishError` where MLflow cannot open its registry."""
 
     def __init__(self, name: str, alias: str) -> None:
         self._name, self._alias = name, alias
         self.shown = f"models:/{name}"  # as messages name it
-        with explained(self.shown, _HINT):
+        with explained(self.shown, _MLFLOW_HINT):
             self._client: Any = mlflow_registry.open_client()
 
-    def put(
-        self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker
-    ) -> Mapping[str, Any]:
+    def put(self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker) -> Facts:
         """Register a checkpoint, as `RemotePlace.put`; after a `PublishError` the alias names what it did before."""
         rank = Rank(generation)
         write_marker(rank, {})
-        with explained(self.shown, _HINT), tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+        with explained(self.shown, _MLFLOW_HINT), tempfile.TemporaryDirectory(prefix="envserve-") as directory:
             run, is_own = self._open_run()
             run_id, place = run.info.run_id, f"{_DIRECTORY}/{sha256[:_SHORT_SHA256]}"
             named = Path(directory) / name
@@ -258,12 +254,16 @@ class MlflowTarget:
 
 
 # Writes the text of a marker for a rank, with what the place states beside it.
-WriteMarker = Callable[["Rank", Mapping[str, Any]], bytes]
+Facts = Mapping[str, Any]
+WriteMarker = Callable[["Rank", Facts], bytes]
 
 
 @dataclass(frozen=True)
 class Rank:
-    """The rank of a marker to write: later than the one `above`, if any, or `outranked_by` a higher generation."""
+    """The rank of a marker to write: later than the one `above`, if any, or `outranked_by` a higher generation.
+
+    A clock that runs behind, or markers that came with times of their own, must not make a new checkpoint an old one.
+    """
 
     generation: int
     above: Listed | None = None

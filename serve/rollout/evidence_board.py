@@ -146,7 +146,7 @@ class EvidenceBoard:
 # After so many answers that both generations spoil, and none that only the new one does, a signal means nothing.
 _MOST_SHARED = 50
 # Of pairs of runs: for one suspicion, for a new generation, and after one that was slower.
-_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4
+_SUSPECTED_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4
 # The share of a worker's time for pairs that look for a suspicion, and the longest pause between them.
 _PAIRS_SHARE, _PAUSE_S = 0.002, 10.0
 # Longer runs are timed on both only on suspicion: a request would wait for too long.
@@ -226,7 +226,7 @@ class Guard:
 
     def suspect(self) -> None:
         """Have the next runs compared with those of the generation before."""
-        self.pairs_wanted = _PAIRS
+        self.pairs_wanted = _SUSPECTED_PAIRS
 
     def wants_pair(self, generation: int) -> bool:
         """Whether to time a run on both generations at one moment: the first ones, now and then, or on suspicion."""

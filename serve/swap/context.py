@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Union
 
 from serve.policy import Policy
-from serve.rollout.decision import probation_of, rollout_of
+from serve.rollout.decision import Rule, probation_of, rollout_of
 from serve.rollout.evidence_board import Guard
 from serve.settings.settings import CANARY, Settings
 from serve.source.observation import Ignore
@@ -28,7 +28,6 @@ from serve.swap.worker_committer import WorkerCommitter
 if TYPE_CHECKING:
     from serve.events.event_log import EventLog
     from serve.model.slot import Slot
-    from serve.rollout.decision import Rule
     from serve.source.local import LocalSource
 
 

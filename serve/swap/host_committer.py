@@ -13,7 +13,7 @@ from serve.rollout.decision import Evidence, Step, Verdict
 from serve.rollout.evidence_board import EvidenceBoard
 from serve.rollout.watch import Watch
 from serve.source.observation import SERVED, Ignore, Wait
-from serve.store.ledger import CHECKPOINT
+from serve.store.ledger import CHECKPOINT, Entry
 from serve.store.quarantine import explain, reject_entry
 from serve.swap.background_task import BackgroundTask
 from serve.swap.generation import find_stored, free, kept, load_entry, log_live, make, prune, restore
@@ -24,7 +24,6 @@ from serve.system.resources import used_bytes
 if TYPE_CHECKING:
     from serve.model.loader import Loaded, ModelLoader
     from serve.model.slot import Generation
-    from serve.store.ledger import Entry
     from serve.store.operator_requests import Rollback
     from serve.swap.context import Context
 
@@ -293,7 +292,10 @@ PROBATION = "probation"
 
 
 class Probation:
-    """The probations of one model, seen by one worker; a trial of `serve.rollout.watch`."""
+    """The probations of one model, seen by one worker; a trial of `serve.rollout.watch`.
+
+    Who sees first that a generation must go back writes one word, which moves all workers at the same instant.
+    """
 
     def __init__(self, context: Context, coordinator: Coordinator, kept: Callable[[], frozenset[str]]) -> None:
         self._context, self._coordinator, self._kept = context, coordinator, kept

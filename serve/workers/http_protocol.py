@@ -20,7 +20,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from serve.gateway.asgi_app import AsgiApp
 from serve.gateway.request_form import AnswerFrame, Understood
 from serve.http.messages import LONGEST_READ_AWAY_BYTES, Request, Response, fail
-from serve.workers.chunk_lines import Splitter
 from serve.workers.request_head import (
     NO_PROXY,
     Bounds,
@@ -28,6 +27,7 @@ from serve.workers.request_head import (
     Field,
     Head,
     HeaderCache,
+    Splitter,
     find_fault,
     too_large,
     without_offer,

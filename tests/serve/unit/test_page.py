@@ -11,7 +11,7 @@ import pytest
 from serve.gateway import monitoring
 from serve.gateway.monitoring import ASSETS, send_asset
 from serve.metrics.worker_metrics import Traffic
-from serve.observability.status_page import Look, describe_model, list_swaps
+from serve.observability.telemetry import Look, describe_model, list_swaps
 from serve.operations.operations import Status
 from serve.operations.timeline import Past
 from serve.store.ledger import Entry
