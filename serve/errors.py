@@ -141,7 +141,6 @@ def describe(error: ServeError) -> str:
 
 
 _LONGEST = 80
-
 _WRITER = reprlib.Repr()
 _WRITER.maxlevel = 3
 _WRITER.maxstring = _WRITER.maxother = _WRITER.maxlong = _LONGEST

@@ -134,14 +134,6 @@ _REMEMBERED_RUNS = 8
 Runner = Callable[[Sequence[Any]], Sequence[Any]]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """The limits of one batch."""
-
-    max_rows: int  # the most rows; a request that has more runs alone, and 1 turns batching off
-    delay_s: float = 0.0  # how long the oldest request may wait for others
-
-
 class Task(NamedTuple):
     """One request that is ready to run."""
 
@@ -220,7 +212,8 @@ class LatencyEstimate:
 class BatchQueue:
     """The waiting tasks of one model, at most one batch of which runs at a time."""
 
-    limits: Limits
+    max_rows: int  # of one batch; a request that has more runs alone, and 1 turns batching off
+    delay_s: float = 0.0  # how long the oldest request may wait for others
     name: str = ""
     latency: LatencyEstimate = field(default_factory=LatencyEstimate)
     is_running: bool = False
@@ -250,19 +243,19 @@ class BatchQueue:
         """Return in how many seconds the next batch may start; `None` while nothing waits or a batch runs."""
         if self.is_running or not self._waiting:
             return None
-        if self._rows >= self.limits.max_rows or self._waiting[0].key is None:
+        if self._rows >= self.max_rows or self._waiting[0].key is None:
             return 0.0
-        return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
+        return max(0.0, self._waiting[0].since_s + self.delay_s - now_s)
 
     def take(self) -> list[Waiting]:
         """Take what has waited longest, and what may run with it: of one key, not above the limit unless alone."""
         first = self._waiting.popleft()
         batch, rows = [first], first.rows
-        if first.key is not None and rows < self.limits.max_rows:
+        if first.key is not None and rows < self.max_rows:
             passed: deque[Waiting] = deque()
-            while self._waiting and rows < self.limits.max_rows:
+            while self._waiting and rows < self.max_rows:
                 task = self._waiting.popleft()
-                if task.key == first.key and rows + task.rows <= self.limits.max_rows:
+                if task.key == first.key and rows + task.rows <= self.max_rows:
                     batch.append(task)
                     rows += task.rows
                 else:

@@ -18,17 +18,7 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, Union
 
-from serve.batching.batch_queue import (
-    Apart,
-    BatchQueue,
-    Bundle,
-    FormedRequest,
-    Limits,
-    RunTime,
-    Task,
-    Waiting,
-    run_batch,
-)
+from serve.batching.batch_queue import Apart, BatchQueue, Bundle, FormedRequest, RunTime, Task, Waiting, run_batch
 from serve.errors import ServeError
 from serve.http.messages import Response
 from serve.inference.inspection import Remade, leave_to_writer, look
@@ -117,9 +107,10 @@ class Scheduler:
 
     def _make_queue(self, instance: ModelInstance) -> BatchQueue:
         settings = instance.settings
-        limits = Limits(settings.max_batch_size, settings.max_batch_delay_ms / 1000)
-        self._batch_queues[instance] = BatchQueue(limits, settings.name, sampler=Sampler(settings.batch_check_share))
-        return self._batch_queues[instance]
+        limits = settings.max_batch_size, settings.max_batch_delay_ms / 1000
+        made = BatchQueue(*limits, name=settings.name, sampler=Sampler(settings.batch_check_share))
+        self._batch_queues[instance] = made
+        return made
 
     def close(self) -> None:
         """End the threads, each after the batch that it runs."""
@@ -151,7 +142,8 @@ class Scheduler:
             self._deliver(batch_queue, batch, *_time(batch), True)
         else:
             batch_queue.is_running = True
-            self._thread_of(batch_queue).submit(self._run_in_thread, batch_queue, batch)
+            deliver, later = functools.partial(self._deliver, batch_queue, batch), self._loop.call_soon_threadsafe
+            self._thread_of(batch_queue).submit(lambda: later(deliver, *_time(batch), False))
 
     def _drop_late(self, batch: Sequence[Waiting], now_s: float) -> Sequence[Waiting]:
         late = [task for task in batch if now_s > task.deadline_s]
@@ -170,9 +162,6 @@ class Scheduler:
         if id(batch_queue) not in self._threads:
             self._threads[id(batch_queue)] = ThreadPoolExecutor(1, "inference")
         return self._threads[id(batch_queue)]
-
-    def _run_in_thread(self, batch_queue: BatchQueue, batch: Sequence[Waiting]) -> None:
-        self._loop.call_soon_threadsafe(self._deliver, batch_queue, batch, *_time(batch), False)
 
     def _deliver(
         self, batch_queue: BatchQueue, batch: Sequence[Waiting], results: Sequence[Any], took: RunTime, inline: bool
@@ -211,9 +200,8 @@ def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> li
     if not count:
         return results
     instance.guard.sketch(number, lambda: (_inputs_of(first), results[0]))
-    if not instance.guard.note_run(number, count, rows, seconds):
-        return results
-    if leave_to_writer(instance.guard, generation, results, seconds):
+    is_on_trial = instance.guard.note_run(number, count, rows, seconds)
+    if not is_on_trial or leave_to_writer(instance.guard, generation, results, seconds):
         return results
     asked = [_requests_of(task, result) for task, result in zip(batch, results)]
     all_asked = [one for several in asked for one in several]
@@ -306,9 +294,8 @@ class Sample:
     def _report(self, gap: float | str) -> None:
         instance, generation = self._prediction.instance, self._prediction.generation
         instance.shared_state.unbatched = generation.provenance.generation
-        instance.log.emit(
-            "batch_mismatch", **identify(generation), gap=gap, requests=len(self._rows), rows=sum(self._rows)
-        )
+        shared = {"requests": len(self._rows), "rows": sum(self._rows)}
+        instance.log.emit("batch_mismatch", **identify(generation), gap=gap, **shared)
 
 
 def _requests_of(task: Waiting, result: Any) -> list[tuple[Prediction, Any, int]]:

@@ -58,11 +58,8 @@ def prepare(target: Target, weights: Path | None, home: Path) -> Prepared:
         module = contract.build_module(settings, built)
         form = example.guess(module)
         if form is None:
-            raise ModelError(
-                f"{settings.model}: what it takes cannot be guessed",
-                hint="give it by --example: "
-                + ", ".join(f'"{name}": …' for name in example.required_parameters(module)),
-            )
+            names = ", ".join(f'"{name}": …' for name in example.required_parameters(module))
+            raise ModelError(f"{settings.model}: what it takes cannot be guessed", f"give it by --example: {names}")
         text = json.dumps(form) if isinstance(form, dict) else form
         line = f"write it into the class: example_inputs = {_as_code(form)}"
         findings.append(Finding(NOTE, "example", f"guessed from its layers: {text}", line))
@@ -119,9 +116,8 @@ def _try_out(prepared: Prepared, home: Path) -> Iterator[Finding]:
     yield Finding(NOTE, "batches", f"each request runs alone: {alone}") if alone else Finding(OK, "batches", joined)
     kept = said.get("state_kept", {}).get("attributes")
     if kept:
-        yield Finding(
-            NOTE, "state", f"requests leave {kept} behind, so one runs at a time", "keep it in local variables"
-        )
+        line = f"requests leave {kept} behind, so one runs at a time"
+        yield Finding(NOTE, "state", line, "keep it in local variables")
     prepared_inputs = predictor.prepare(prepared.example)
     took = f"{_time(_median(predictor, [prepared_inputs]))} for one request"
     several = settings.max_batch_size // max(1, predictor.count_rows(prepared_inputs))

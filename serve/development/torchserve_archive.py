@@ -113,10 +113,8 @@ def _unpack(archive: Path, directory: Path) -> Mapping[str, object]:
             raise KeyError(*files.values())
         return {**model, **files, "modelName": str(model["modelName"])}
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OperationError(
-            f"{archive}: expected a model archive with {_MANIFEST} and weights, found {type(error).__name__}: {error}",
-            hint="name what torch-model-archiver wrote",
-        ) from error
+        said = f"expected a model archive with {_MANIFEST} and weights, found {type(error).__name__}: {error}"
+        raise OperationError(f"{archive}: {said}", hint="name what torch-model-archiver wrote") from error
 
 
 def _write_class(archive: Path, directory: Path, model: Mapping[str, object]) -> str:
@@ -159,26 +157,22 @@ def _notes_on(model: Mapping[str, object]) -> Iterator[str]:
 
 def _read_config(config: Path, name: str, notes: list[str]) -> dict[str, object]:
     """Read what `config.properties` has for us; the names of other keys are added to the notes."""
+    found: dict[str, object] = {}
     try:
-        return _parse_config(config.read_text("utf-8"), config.name, name, notes)
+        lines = re.sub(r"\\\s*\n\s*", "", config.read_text("utf-8")).splitlines()
+        pairs = [line.partition("=")[::2] for line in lines if line.strip() and line.lstrip()[0] not in "#!"]
+        stated = {key.strip(): value.strip() for key, value in pairs}
+        for key, value in stated.items():
+            if key in _SETTINGS and value not in ("", "0"):
+                ours, convert = _SETTINGS[key]
+                found[ours] = convert(value)
+            elif key == "models":
+                versions = json.loads(value).get(name, {})
+                for about in list(versions.values())[-1:]:
+                    found.update({ours: about[theirs] for theirs, ours in _OF_MODEL.items() if theirs in about})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise OperationError(f"{config}: {error}", hint="name TorchServe's config.properties") from error
-
-
-def _parse_config(text: str, file: str, name: str, notes: list[str]) -> dict[str, object]:
-    text = re.sub(r"\\\s*\n\s*", "", text)
-    pairs = [line.partition("=")[::2] for line in text.splitlines() if line.strip() and line.lstrip()[0] not in "#!"]
-    stated = {key.strip(): value.strip() for key, value in pairs}
-    found: dict[str, object] = {}
-    for key, value in stated.items():
-        if key in _SETTINGS and value not in ("", "0"):
-            ours, convert = _SETTINGS[key]
-            found[ours] = convert(value)
-        elif key == "models":
-            versions = json.loads(value).get(name, {})
-            for about in list(versions.values())[-1:]:
-                found.update({ours: about[theirs] for theirs, ours in _OF_MODEL.items() if theirs in about})
     left = sorted(set(stated) - set(_SETTINGS) - {"models"})
     if left:
-        notes.append(f"not carried over from {file}: {', '.join(left)}")
+        notes.append(f"not carried over from {config.name}: {', '.join(left)}")
     return found

@@ -64,12 +64,8 @@ Subscriber = Callable[[Event], None]
 # What became of a generation, by the event that tells of it.
 SWAPPED, REPLACED = "swapped", "returned"
 OUTCOMES = {"held": "held", REPLACED: "taken back", "promoted": "promoted", "agreed": "agreed", "ended": "ended"}
-_KEPT = frozenset(
-    (
-        *("swapped", "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"),
-        *("held", "returned", "promoted", "agreed", "ended", "policy_broken"),
-    )
-)
+_KEPT = {SWAPPED, "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"}
+_KEPT |= {*OUTCOMES, "policy_broken"}
 _LARGEST_BYTES = 1024 * 1024
 
 

@@ -136,11 +136,9 @@ def decompress(body: bytes, encoding: str, limit_bytes: int) -> bytes:
         return body
     name = wanted[2:] if wanted.startswith("x-") else wanted
     if name not in ENCODINGS:
-        raise RequestError(
-            415,
-            f"Content-Encoding: expected {', '.join(ENCODINGS)} or none, found {excerpt(encoding)}",
-            {"Accept-Encoding": ", ".join(ENCODINGS)},
-        )
+        known = ", ".join(ENCODINGS)
+        said = f"Content-Encoding: expected {known} or none, found {excerpt(encoding)}"
+        raise RequestError(415, said, {"Accept-Encoding": known})
     # Some clients send deflate without the zlib header that the standard asks for.
     is_headless = name == "deflate" and (len(body) < 2 or body[0] & 15 != 8 or (body[0] * 256 + body[1]) % 31)
     reader = zlib.decompressobj(_NO_HEADER if is_headless else _EITHER_FORMAT)

@@ -19,13 +19,8 @@ from serve.observability.spans import TraceParent
 Sink = Callable[[bytes], object]
 _STDOUT = 1
 # The headers of an answer that state its provenance, by their keys in the line.
-_PROVENANCE = {
-    "model": "X-Model-Name",
-    "version": "X-Model-Version",
-    "generation": "X-Model-Generation",
-    "sha256": "X-Model-SHA256",
-}
-
+_PROVENANCE = {"model": "X-Model-Name", "version": "X-Model-Version", "generation": "X-Model-Generation"}
+_PROVENANCE["sha256"] = "X-Model-SHA256"
 ENV_HEADER = "X-Env-Digest"
 
 

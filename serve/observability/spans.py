@@ -32,9 +32,8 @@ class Spans:
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
-            raise SettingsError(
-                [Issue("traces", f"expected OpenTelemetry, found none: {error}", 'install "envserve[otel]"')]
-            ) from error
+            issue = Issue("traces", f"expected OpenTelemetry, found none: {error}", 'install "envserve[otel]"')
+            raise SettingsError([issue]) from error
         named = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "envserve"}
         self._provider = TracerProvider(resource=Resource.create(named))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -43,8 +42,7 @@ class Spans:
 
     def begin(self, method: str, route: str, path: str, parent: TraceParent | None) -> Any:
         """Begin the span of a request, below its caller's."""
-        trace = self._trace
-        context = None
+        trace, context = self._trace, None
         if parent is not None:
             flags = trace.TraceFlags(int(parent.flags, 16))
             caller = trace.SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, flags)
@@ -71,9 +69,8 @@ class Spans:
         is_swap, ended_ns = event.name == SWAPPED, time.time_ns()
         if not is_swap and event.name not in OUTCOMES:
             return
-        facts: dict[str, Any] = {
-            key: value for key, value in event.facts.items() if isinstance(value, (str, int, float))
-        }
+        simple = (str, int, float)
+        facts: dict[str, Any] = {key: value for key, value in event.facts.items() if isinstance(value, simple)}
         phases = {phase: int(1e9 * (facts.get(f"{phase}_s") or 0)) for phase in PHASES if is_swap}
         began_ns = ended_ns - (sum(phases.values()) or int(1e9 * facts.get("seconds", 0)))
         attributes = {f"envserve.{key}": value for key, value in facts.items()}

@@ -256,9 +256,8 @@ def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> 
     swaps: list[dict[str, object]] = []
     for past in history[:MOST_SWAPS]:
         entry = past.entry
-        reports = [
-            event for event in events if event["event"] == "swapped" and event.get("generation") == entry.generation
-        ]
+        swapped = [event for event in events if event["event"] == "swapped"]
+        reports = [event for event in swapped if event.get("generation") == entry.generation]
         swaps.append(
             {
                 "refused": False,

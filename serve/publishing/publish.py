@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from serve import durable_files
 from serve.checkpoint import sharded
@@ -64,6 +64,7 @@ class Extras:
 
 
 _NOTHING = Extras()
+Elsewhere = Union[RemotePlace, MlflowTarget]
 
 
 def publish(
@@ -109,9 +110,7 @@ def _examine(source: Path, extras: Extras) -> tuple[str, dict[str, object]]:
     return format, _find_extras(extras, source)
 
 
-def _publish_remote(
-    source: Path, place: RemotePlace | MlflowTarget, name: str, version: str | None, extras: Extras
-) -> Published:
+def _publish_remote(source: Path, place: Elsewhere, name: str, version: str | None, extras: Extras) -> Published:
     format, found = _examine(source, extras)
     sha256, size_bytes = durable_files.hash_file(source), source.stat().st_size
     published = _describe(f"{place.shown}/{name}", sha256, size_bytes, version, format, Rank(0))
@@ -128,7 +127,7 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     format, found = _examine(source, extras)
     with _copy(source, target) as copied:
         rank = find_rank(LocalSource(target.parent), extras.generation)
-        published = _describe(target, copied.sha256, copied.size_bytes, version, format, rank)
+        published = _describe(str(target), copied.sha256, copied.size_bytes, version, format, rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
     bundle = read_object(marker).get(OPENSSF)
@@ -157,7 +156,7 @@ def _publish_sharded(source: Path, directory: Path, name: str, version: str | No
     text = json.dumps(index, indent=2).encode() + b"\n"
     size_bytes = len(text) + sum(shard.stat().st_size for shard in shards)
     rank = find_rank(LocalSource(directory), extras.generation)
-    published = _describe(target, sha256, size_bytes, version, SAFETENSORS, rank)
+    published = _describe(str(target), sha256, size_bytes, version, SAFETENSORS, rank)
     marker = _write_marker(published, found, extras)
     _unmark(target)
     for shard in shards:
@@ -194,11 +193,9 @@ def _unmark(target: Path) -> None:
     durable_files.sync_directory(target.parent)
 
 
-def _describe(
-    target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank
-) -> Published:
+def _describe(place: str, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank) -> Published:
     version, created = version or sha256[:_SHORT_SHA256], datetime.now(timezone.utc).isoformat(timespec="microseconds")
-    return Published(str(target), sha256, size_bytes, version, created, format, rank.generation, rank.outranked_by)
+    return Published(place, sha256, size_bytes, version, created, format, rank.generation, rank.outranked_by)
 
 
 def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:

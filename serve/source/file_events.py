@@ -81,9 +81,8 @@ class FileEvents(events.FileSystemEventHandler):
             self.close()
             return
         wanted = (directory, seen.st_dev, seen.st_ino)
-        is_alive = self._observer is not None and all(
-            thread.is_alive() for thread in (self._observer, *self._observer.emitters)
-        )
+        threads = (self._observer, *self._observer.emitters) if self._observer is not None else ()
+        is_alive = bool(threads) and all(thread.is_alive() for thread in threads)
         is_right = wanted == self._polled or (is_alive and wanted == self._watched)
         if is_right or time.monotonic() < self._rebuild_at_s:
             return
@@ -124,9 +123,8 @@ class FileEvents(events.FileSystemEventHandler):
 
 
 _MOUNTS = Path("/proc/self/mountinfo")
-_REMOTE = frozenset(
-    "nfs nfs4 cifs smb3 smbfs 9p virtiofs ceph glusterfs lustre afs beegfs gpfs orangefs vboxsf prl_fs".split()  # noqa: SIM905
-)
+_REMOTE = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "ceph", "glusterfs", "lustre", "afs"))
+_REMOTE |= {"beegfs", "gpfs", "orangefs", "vboxsf", "prl_fs"}
 
 
 def find_type(mounts: str, path: str) -> str | None:

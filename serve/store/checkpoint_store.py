@@ -182,10 +182,10 @@ class Store:
             before = identify(source, seen.path)
             if before is None or before != seen.checkpoint:
                 raise CheckpointMovedError(f"{seen.path.name}: it changed since it was observed")
-            copied = None if sharded.is_index(seen.path) else durable_files.clone_hashed(source, part)
+            is_index = sharded.is_index(seen.path)
+            copied = None if is_index else durable_files.clone_hashed(source, part)
             if copied is None:
                 self._require_space(before.size_bytes)
-                is_index = sharded.is_index(seen.path)
                 copied = sharded.join_hashed(seen.path, part) if is_index else durable_files.copy_hashed(source, part)
             if identify(source, seen.path) != before:
                 raise CheckpointMovedError(f"{seen.path.name}: it changed while it was copied")
@@ -194,8 +194,7 @@ class Store:
             os.close(source)
 
     def _require_space(self, size_bytes: int) -> None:
-        free_bytes = self.free_bytes()
-        if free_bytes < size_bytes:
+        if (free_bytes := self.free_bytes()) < size_bytes:
             hint = "free some space, lower keep, or point SERVE_STORE to another disk; see: python -m serve store"
             raise StoreFullError(f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}", hint)
 
@@ -248,7 +247,6 @@ class Store:
         return disk.f_bavail * disk.f_frsize
 
     def _parts(self) -> list[Path]:
-        """Return the unfinished copies."""
         return list(self.incoming.iterdir()) if self.incoming.is_dir() else []
 
     def _drop_parts(self) -> None:
@@ -265,7 +263,6 @@ class Store:
         return bool(superfluous)
 
     def _find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:
-        """Find what is not needed any more."""
         found = []
         with contextlib.suppress(FileNotFoundError):
             for path in self.proven.iterdir():

@@ -170,11 +170,9 @@ class Record:
 
 def explain(error: BaseException) -> str:
     """Write an error on one line, with what to do about it."""
-    if isinstance(error, ServeError):
-        said = error.message + (f" (hint: {error.hint})" if error.hint else "")
-    else:
-        said = f"{type(error).__name__}: {error}"
-    return plain(said)
+    if not isinstance(error, ServeError):
+        return plain(f"{type(error).__name__}: {error}")
+    return plain(error.message + (f" (hint: {error.hint})" if error.hint else ""))
 
 
 def code_of(error: BaseException) -> str:
@@ -215,6 +213,10 @@ def add_rejection(
     if old is not None and not rejection.is_lasting and old.retry_at_s is None and old.holds(judge, now_s, start):
         return records, False  # what the bytes prove is not taken back, because a worker's copy has gone meanwhile
     attempts = old.attempts if old is not None and (old.judge, old.start) == (judge, start) else 0
+    first_s, longest_s = _FIRST_RETRY_S, _LONGEST_COSTLY_RETRY_S if rejection.is_costly else _LONGEST_RETRY_S
+    if rejection.is_disruptive:
+        first_s, longest_s = _DISRUPTIVE_RETRY_S
+    pause_s = min(first_s * 2.0 ** min(attempts, 10), longest_s)  # bounded, so that the power stays a small number
     since = datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="milliseconds")
     record = Record(
         subject=subject,
@@ -224,7 +226,7 @@ def add_rejection(
         judge=judge,
         since=old.since if old is not None else since,
         attempts=attempts + 1,
-        retry_at_s=None if rejection.is_lasting else now_s + _pause_s(rejection, attempts),
+        retry_at_s=None if rejection.is_lasting else now_s + pause_s,
         version=rejection.version,
         fingerprints=add_fingerprint(old.fingerprints if old is not None else (), rejection.fingerprint),
         marker=rejection.marker,
@@ -234,14 +236,6 @@ def add_rejection(
     others = [other for other in records.values() if other.subject != subject]
     kept = [*others, record][-_MOST_RECORDS:]
     return {one.subject: one for one in kept}, not is_same
-
-
-def _pause_s(rejection: Rejection, attempts: int) -> float:
-    first_s, longest_s = _FIRST_RETRY_S, _LONGEST_COSTLY_RETRY_S if rejection.is_costly else _LONGEST_RETRY_S
-    if rejection.is_disruptive:
-        first_s, longest_s = _DISRUPTIVE_RETRY_S
-    # Bounded, so that the power stays a small number.
-    return min(first_s * 2.0 ** min(attempts, 10), longest_s)
 
 
 def add_fingerprint(fingerprints: tuple[str, ...], new: str) -> tuple[str, ...]:

@@ -103,23 +103,13 @@ def read_available(root: Path = _ROOT) -> Available | None:
 def require_memory(needed_bytes: int, available: Available | None, purpose: str, hint: str) -> None:
     """Refuse what would not fit, before anything is allocated; `available`: what is there; unknown counts as enough."""
     if available is not None and needed_bytes > available.size_bytes:
-        raise MemoryShortError(
-            f"memory for {purpose}: expected {_as_mebibytes(needed_bytes)}, "
-            f"found {_as_mebibytes(available.size_bytes)} ({available.source})",
-            hint=hint,
-        )
-
-
-def _as_mebibytes(size_bytes: int) -> str:
-    return f"{size_bytes / _MEBIBYTE:.1f} MiB"
+        needed, found = (f"{size_bytes / _MEBIBYTE:.1f} MiB" for size_bytes in (needed_bytes, available.size_bytes))
+        raise MemoryShortError(f"memory for {purpose}: expected {needed}, found {found} ({available.source})", hint)
 
 
 def _read_group(group: Path, limit_name: str, usage_name: str, cache_name: str) -> Available | None:
-    limit = _read_number(group / limit_name)
-    if limit is None or limit >= _NO_LIMIT_BYTES:
-        return None
-    usage = _read_number(group / usage_name)
-    if usage is None:
+    limit, usage = _read_number(group / limit_name), _read_number(group / usage_name)
+    if limit is None or limit >= _NO_LIMIT_BYTES or usage is None:
         return None
     cache_bytes = _find_number(group / "memory.stat", cache_name + " ") or 0
     return Available(max(0, limit - usage + cache_bytes), f"{group.name or 'cgroup'}/{limit_name}")

@@ -62,9 +62,8 @@ def find_fault(bounds: Bounds, version: str, url: bytes, fields: Sequence[Field]
 
 def too_large(bounds: Bounds) -> Fault:
     """The fault of a head that is too large, or goes on for too long."""
-    return Fault(
-        431, f"the head: expected at most {bounds.fields} fields of {bounds.field_bytes} bytes each, found more"
-    )
+    expected = f"expected at most {bounds.fields} fields of {bounds.field_bytes} bytes each"
+    return Fault(431, f"the head: {expected}, found more")
 
 
 def without_offer(method: bytes, url: bytes, version: str, fields: Sequence[Field]) -> bytes:
