@@ -28,13 +28,12 @@ def _reading(parse: Callable[[Any], object]) -> Callable[[click.Context, click.P
 
 def _on_a_class(command: Command) -> Command:
     """Add what names a model class."""
-    weights, argument = "Weights; the class's initial ones by default.", "Keyword argument of the class."
-    example, read = 'Inputs of a request, @FILE, or their form: "float32[1, 16]".', _reading(parse_arguments)
-    command = click.option("--arg", "arguments", multiple=True, callback=read, metavar="NAME=VALUE", help=argument)(
-        command
-    )
-    command = click.option("--example", callback=_reading(parse_example), metavar="JSON", help=example)(command)
-    command = click.option("--weights", type=PATH, metavar="FILE", help=weights)(command)
+    add, read, argument = click.option, _reading(parse_arguments), "Keyword argument of the class."
+    command = add("--arg", "arguments", multiple=True, callback=read, metavar="NAME=VALUE", help=argument)(command)
+    example = 'Inputs of a request, @FILE, or their form: "float32[1, 16]".'
+    command = add("--example", callback=_reading(parse_example), metavar="JSON", help=example)(command)
+    weights = "Weights; the class's initial ones by default."
+    command = add("--weights", type=PATH, metavar="FILE", help=weights)(command)
     return click.argument("model", metavar="[MODEL]", required=False)(command)
 
 

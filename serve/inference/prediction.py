@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 from serve.errors import HeldError, InputError, NotLiveError, NotServedError, RequestError, excerpt
 from serve.http.messages import Request, Response, fail, not_live
 from serve.inference.inspection import Remade, inspect, inspect_written
-from serve.inference.shadow import Asked, Shadow
+from serve.inference.rollout import Asked, Shadow
 from serve.settings.settings import CANARY, SHADOW, STABLE, ServerSettings
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve.errors import NotServedError
-from serve.inference.shadow import Counts
+from serve.inference.rollout import Counts
 from serve.metrics.metric_families import SWAPS, ModelLabel, Reading
 from serve.metrics.worker_metrics import Traffic, WorkerMetrics
 from serve.observability.access_log import AccessLog

@@ -13,8 +13,7 @@ from predictors import Times, go_live, make_server
 
 from serve.checkpoint.provenance import Provenance
 from serve.inference.prediction import ModelSpec
-from serve.inference.rollout import Rollout
-from serve.inference.shadow import Asked, Counts, find_disagreement
+from serve.inference.rollout import Asked, Counts, Rollout, find_disagreement
 from serve.model.answers import Declared
 from serve.model.slot import Generation
 from serve.rollout.decision import Evidence, Step, Verdict, rollout_of
