@@ -45,23 +45,17 @@ class Provenance:
     def parameters(self) -> Mapping[str, object]:
         """The facts as `parameters` of the Open Inference Protocol have them: texts and numbers only."""
         return {
-            "model_generation": self.generation,
-            "model_sha256": self.sha256,
-            "model_label": self.label,
+            "model_generation": self.generation, "model_sha256": self.sha256, "model_label": self.label,
             "env_digest": self.env_digest or UNKNOWN,
-        }
+        }  # fmt: skip
 
     @functools.cached_property
     def headers(self) -> Mapping[str, str]:
         """The facts as response headers."""
         return {
-            "X-Model-Name": self.name,
-            "X-Model-Version": self.version,
-            "X-Model-Generation": str(self.generation),
-            "X-Model-SHA256": self.sha256,
-            "X-Model-Label": self.label,
-            "X-Env-Digest": self.env_digest or UNKNOWN,
-        }
+            "X-Model-Name": self.name, "X-Model-Version": self.version, "X-Model-Generation": str(self.generation),
+            "X-Model-SHA256": self.sha256, "X-Model-Label": self.label, "X-Env-Digest": self.env_digest or UNKNOWN,
+        }  # fmt: skip
 
 
 def read_env_digest(environ: Mapping[str, str], prefix: Path) -> str | None:

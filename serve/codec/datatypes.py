@@ -125,14 +125,9 @@ def to_bytes(array: Array) -> bytes | memoryview:
 
 
 _JSON_NAMES = {
-    dict: "an object",
-    list: "lists of other depths",
-    str: "a text",
-    bool: "true or false",
-    type(None): "null",
-    int: "a whole number",
-    float: "a fraction",
-}
+    dict: "an object", list: "lists of other depths", str: "a text", bool: "true or false", type(None): "null",
+    int: "a whole number", float: "a fraction",
+}  # fmt: skip
 
 
 def from_json(data: object, datatype: str, shape: tuple[int, ...], where: str) -> Array:

@@ -36,14 +36,11 @@ def status_json(server: Server, request: Request) -> Response:
         return _NO_PAGE
     telemetry = server.telemetry
     content = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        "host": socket.gethostname(),
-        "worker": os.getpid(),
-        "env_digest": telemetry.env_digest,
-        "has_admin": server.settings.admin_token_file is not None,
-        "is_draining": telemetry.drain.has_begun,
+        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "host": socket.gethostname(),
+        "worker": os.getpid(), "env_digest": telemetry.env_digest,
+        "has_admin": server.settings.admin_token_file is not None, "is_draining": telemetry.drain.has_begun,
         "models": telemetry.describe(),
-    }
+    }  # fmt: skip
     return succeed(content, _FRESH)
 
 
@@ -60,11 +57,9 @@ def asset(server: Server, request: Request) -> Response:
 
 _DIRECTORY = Path(__file__).parent / "page"
 _TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
+    ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
-}
+}  # fmt: skip
 ASSETS = ("icon.svg", "index.html", "page.js", "parts.js", "style.css", "traffic.js", "words.js")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "

@@ -19,14 +19,9 @@ from serve.http.messages import Request, Response, Route, succeed
 
 # By module of the handlers, or by module and name; a tag may be a client's directory, and stays.
 _TAGS = {
-    "native": "predict",
-    "oip": "v2_model",
-    "oip_infer": "v2",
-    "oip_repository": "v2_repository",
-    "oip_repository_statistics": "v2_statistics",
-    "health": "status",
-    "monitoring": "sight",
-}
+    "native": "predict", "oip": "v2_model", "oip_infer": "v2", "oip_repository": "v2_repository",
+    "oip_repository_statistics": "v2_statistics", "health": "status", "monitoring": "sight",
+}  # fmt: skip
 _PART = re.compile(r"<(\w+)>")
 _PROVENANCE = (
     "X-Model-Name", "X-Model-Version", "X-Model-Generation", "X-Model-SHA256", "X-Model-Label", "X-Env-Digest",

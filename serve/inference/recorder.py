@@ -84,12 +84,9 @@ class Recorder:
         """Have a request that is due recorded, if there is time for it."""
         self._left = self._draw()
         facts = {
-            "time": time.time(),
-            "version": provenance.version,
-            "generation": provenance.generation,
-            "sha256": provenance.sha256,
-            "env_digest": provenance.env_digest,
-        }
+            "time": time.time(), "version": provenance.version, "generation": provenance.generation,
+            "sha256": provenance.sha256, "env_digest": provenance.env_digest,
+        }  # fmt: skip
 
         def describe() -> Mapping[str, object]:
             return {"inputs": prepare(NativeInputs), "outputs": outputs, **facts}

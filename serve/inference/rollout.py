@@ -1,4 +1,4 @@
-"""The shadow's predictions, compared with what answered; the rollout of a canary or a shadow, promoted or ended by rule.
+"""The shadow, compared with what answered; the rollout of a canary or a shadow, promoted or ended by its rule.
 
 Comparing happens in one thread and never makes a request wait: while it is behind, a request is counted as skipped. The
 first worker to decide a rollout acts, under the lock of the label's commits. The order that promotes has the same id

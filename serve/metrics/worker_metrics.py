@@ -38,12 +38,10 @@ class Traffic:
 
 
 _ADDED = {
-    "envserve_requests_in_flight": "in_flight",
-    "envserve_request_seconds_sum": "seconds",
-    "envserve_queue_seconds_sum": "queue_seconds",
-    "envserve_batch_rows_count": "batches",
+    "envserve_requests_in_flight": "in_flight", "envserve_request_seconds_sum": "seconds",
+    "envserve_queue_seconds_sum": "queue_seconds", "envserve_batch_rows_count": "batches",
     "envserve_batch_rows_sum": "rows",
-}
+}  # fmt: skip
 
 
 def read_traffic(metrics: Iterable[Metric]) -> dict[tuple[str, str], Traffic]:

@@ -95,14 +95,11 @@ def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
     else:
         converter = _read_example(settings, servable, module)
     return TorchPredictor(
-        module=module,
-        converter=converter,
-        run_module=getattr(servable, "run_module", run_module),
+        module=module, converter=converter, run_module=getattr(servable, "run_module", run_module),
         tensors_to_outputs=getattr(servable, "tensors_to_outputs", None),
-        image_to_inputs=getattr(servable, "image_to_inputs", None),
-        declared=_read_declared(settings, servable),
+        image_to_inputs=getattr(servable, "image_to_inputs", None), declared=_read_declared(settings, servable),
         example=servable.example_inputs,
-    )
+    )  # fmt: skip
 
 
 def _read_declared(settings: Settings, servable: Any) -> Declared:

@@ -38,18 +38,11 @@ class AccessLog:
     def put(self, request: Request, answer: Response, seconds: float, client: str, trace: TraceParent | None) -> None:
         """Write one line."""
         line: dict[str, object] = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-            "event": "request",
-            "worker": os.getpid(),
-            "client": client,
-            "method": request.method,
-            "path": request.path,
-            "status": answer.status,
-            "seconds": round(seconds, 6),
-            "taken_bytes": len(request.body),
-            "given_bytes": sum(map(len, answer.parts)),
-            **provenance_of(answer.headers),
-        }
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": "request",
+            "worker": os.getpid(), "client": client, "method": request.method, "path": request.path,
+            "status": answer.status, "seconds": round(seconds, 6), "taken_bytes": len(request.body),
+            "given_bytes": sum(map(len, answer.parts)), **provenance_of(answer.headers),
+        }  # fmt: skip
         if ENV_HEADER in answer.headers:
             line["env_digest"] = answer.headers[ENV_HEADER]
         if trace is not None:

@@ -86,17 +86,13 @@ class Telemetry:
             operations, status = self._examine(name)
             settings = instance.settings
             look = Look(
-                full_name=name,
-                name=settings.name,
-                label=settings.label,
-                status=status,
+                full_name=name, name=settings.name, label=settings.label, status=status,
                 history=operations.history(MOST_SWAPS) if operations else [],
-                events=instance.journal.read(_MOST_EVENTS),
-                verdict=instance.reloader.status.verdict,
+                events=instance.journal.read(_MOST_EVENTS), verdict=instance.reloader.status.verdict,
                 unserved_s=unserved_s(instance.reloader.status.unserved_ns, status),
                 traffic=traffic.get((settings.name, settings.label), Traffic()),
                 memory=self._read_memory([row.pid for row in status.workers]),
-            )
+            )  # fmt: skip
             found.append(describe_model(look))
         return found
 

@@ -92,17 +92,12 @@ class Operations:
         number = committed.generation if committed is not None else 0
         changed = [one.tensor for one in self._changed.read().values() if one.generation == number]
         return Status(
-            committed=committed,
-            workers=tuple(sorted(rows, key=lambda row: row.pid)),
-            proposal=self._coordinator.open_proposal(),
-            pin=self._operator_requests.pin(),
-            quarantine=tuple(self._quarantine.records()),
-            unserved=tuple(self._unserved.notes()),
-            changed_tensors=tuple(sorted(changed)),
-            probation=self._probation(),
-            drift=self._drift(),
+            committed=committed, workers=tuple(sorted(rows, key=lambda row: row.pid)),
+            proposal=self._coordinator.open_proposal(), pin=self._operator_requests.pin(),
+            quarantine=tuple(self._quarantine.records()), unserved=tuple(self._unserved.notes()),
+            changed_tensors=tuple(sorted(changed)), probation=self._probation(), drift=self._drift(),
             is_short=committed is not None and self._coordinator.shared_state.untried == number,
-        )
+        )  # fmt: skip
 
     def generations(self) -> list[Entry]:
         """Return all generations, the oldest first."""

@@ -73,10 +73,7 @@ def versions(server: Registry, request: Request) -> Response:
 
 def _describe(found: Found, live: Generation) -> dict[str, object]:
     return {
-        "modelName": found.model.name,
-        "modelVersion": live.provenance.version,
-        "modelUrl": found.instance.settings.checkpoints.name,
-        "runtime": "python",
-        "loadedAtStartup": live.provenance.generation == 1,
-        "metadata": live.provenance.as_json(),
-    }
+        "modelName": found.model.name, "modelVersion": live.provenance.version,
+        "modelUrl": found.instance.settings.checkpoints.name, "runtime": "python",
+        "loadedAtStartup": live.provenance.generation == 1, "metadata": live.provenance.as_json(),
+    }  # fmt: skip

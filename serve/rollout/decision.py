@@ -215,12 +215,9 @@ def probation_of(settings: Settings) -> Rule | None:
         return None
     stated = settings.probation_rule
     return Rule(
-        ends_s=settings.probation_s,
-        enough=settings.probation_requests,
-        tolerated=_tolerated(stated),
-        slower=stated.get("slower", 3.0),
-        alarm=stated.get("false_alarm", 1e-8),
-    )
+        ends_s=settings.probation_s, enough=settings.probation_requests, tolerated=_tolerated(stated),
+        slower=stated.get("slower", 3.0), alarm=stated.get("false_alarm", 1e-8),
+    )  # fmt: skip
 
 
 def why_no_probation(settings: Settings) -> str:
@@ -247,13 +244,9 @@ def rollout_of(settings: Settings) -> Rule | None:
     else:
         tolerated = {**_tolerated(abort), DISAGREED: abort.get("disagreed", 1.0)}
     return Rule(
-        ends_s=settings.timeout_s,
-        enough=int(promote.get("requests", 1000)),
-        tolerated=tolerated,
-        wanted=wanted,
-        slower=abort.get("slower", 3.0),
-        at_end=Step.BACK,
-    )
+        ends_s=settings.timeout_s, enough=int(promote.get("requests", 1000)), tolerated=tolerated, wanted=wanted,
+        slower=abort.get("slower", 3.0), at_end=Step.BACK,
+    )  # fmt: skip
 
 
 def _tolerated(stated: Mapping[str, float]) -> dict[str, float]:

@@ -30,11 +30,9 @@ _SUFFIXES = ((".safetensors",), (".pt", ".pth", ".ckpt", ".bin", ".pt2"))
 _MOST_SHOWN = 5
 # A client that waits for minutes keeps a worker from following its host; nothing but data goes to standard output.
 _DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
+}  # fmt: skip
 
 
 def open_client() -> Any:

@@ -219,20 +219,12 @@ def add_rejection(
     pause_s = min(first_s * 2.0 ** min(attempts, 10), longest_s)  # bounded, so that the power stays a small number
     since = datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="milliseconds")
     record = Record(
-        subject=subject,
-        name=rejection.name,
-        code=rejection.code,
-        reason=rejection.reason,
-        judge=judge,
-        since=old.since if old is not None else since,
-        attempts=attempts + 1,
-        retry_at_s=None if rejection.is_lasting else now_s + pause_s,
-        version=rejection.version,
+        subject=subject, name=rejection.name, code=rejection.code, reason=rejection.reason, judge=judge,
+        since=old.since if old is not None else since, attempts=attempts + 1,
+        retry_at_s=None if rejection.is_lasting else now_s + pause_s, version=rejection.version,
         fingerprints=add_fingerprint(old.fingerprints if old is not None else (), rejection.fingerprint),
-        marker=rejection.marker,
-        tried_s=now_s,
-        start=start,
-    )
+        marker=rejection.marker, tried_s=now_s, start=start,
+    )  # fmt: skip
     others = [other for other in records.values() if other.subject != subject]
     kept = [*others, record][-_MOST_RECORDS:]
     return {one.subject: one for one in kept}, not is_same

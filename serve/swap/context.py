@@ -77,20 +77,12 @@ def make_context(
     slower = next((one.slower for one in (rollout, rule) if one is not None), 0.0)
     is_canary = settings.label == CANARY
     return Context(
-        settings=settings,
-        source=make_place(settings.checkpoints),
-        store=store,
-        slot=slot,
-        ledger=Ledger(store),
-        quarantine=Quarantine(settings.store, read_judge, start),
-        unserved=Unserved(settings.store),
-        operator_requests=OperatorRequests(settings.store),
-        log=log,
-        env_digest=env_digest,
+        settings=settings, source=make_place(settings.checkpoints), store=store, slot=slot, ledger=Ledger(store),
+        quarantine=Quarantine(settings.store, read_judge, start), unserved=Unserved(settings.store),
+        operator_requests=OperatorRequests(settings.store), log=log, env_digest=env_digest,
         guard=Guard(settings.retry_spoiled, slower, rollout is not None, is_canary, settings.drift_share),
-        probation=rule,
-        policy=Policy(os.environ, env_digest),
-    )
+        probation=rule, policy=Policy(os.environ, env_digest),
+    )  # fmt: skip
 
 
 def make_committer(context: Context) -> Committer:

@@ -33,19 +33,11 @@ def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_
     name, label = context.settings.name, context.settings.label
     provenance = Provenance(name, entry.version, entry.generation, entry.sha256, context.env_digest, label)
     facts: dict[str, object] = {
-        "checkpoint": entry.name,
-        "cause": entry.cause,
-        "size_bytes": stored.size_bytes,
-        "format": loaded.format,
-        "committed": entry.committed,
-        "marker_mtime_ns": entry.marker_mtime_ns,
-        "copy_s": round(stored.copy_s, 6),
-        "hash_s": round(stored.hash_s, 6),
-        "load_s": round(loaded.load_s, 6),
-        "warm_up_s": round(loaded.warm_up_s, 6),
-        "memory_before_bytes": before_bytes,
-        "memory_after_bytes": used_bytes(),
-    }
+        "checkpoint": entry.name, "cause": entry.cause, "size_bytes": stored.size_bytes, "format": loaded.format,
+        "committed": entry.committed, "marker_mtime_ns": entry.marker_mtime_ns, "copy_s": round(stored.copy_s, 6),
+        "hash_s": round(stored.hash_s, 6), "load_s": round(loaded.load_s, 6), "warm_up_s": round(loaded.warm_up_s, 6),
+        "memory_before_bytes": before_bytes, "memory_after_bytes": used_bytes(),
+    }  # fmt: skip
     return Generation(loaded.predictor, provenance, facts)
 
 
@@ -57,13 +49,10 @@ def log_live(context: Context, event: str, generation: Generation, before: Gener
     marker_mtime_ns = facts.pop("marker_mtime_ns")
     since_s = time.time() - marker_mtime_ns / 1e9 if isinstance(marker_mtime_ns, int) else None
     context.log.emit(
-        event,
-        **identify(generation),
-        **facts,
-        commit_s=round(commit_s, 6),
+        event, **identify(generation), **facts, commit_s=round(commit_s, 6),
         since_marker_s=None if since_s is None else round(since_s, 3),
         previous={**identify(before), **totals} if before else None,
-    )
+    )  # fmt: skip
 
 
 def restore(context: Context, loader: ModelLoader, entry: Entry) -> bool:

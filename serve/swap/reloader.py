@@ -82,16 +82,11 @@ class Admission:
             self._context.quarantine.recognize(record, seen.fingerprint)
             return Ignore(f"refused: {record.reason}")
         entry = Entry(
-            generation=0,
-            sha256=stored.sha256,
-            size_bytes=stored.size_bytes,
-            version=candidate.manifest.version or stored.sha256[:_SHORT_SHA256],
-            name=seen.path.name,
-            marker_mtime_ns=seen.marker.mtime_ns,
-            fingerprint=seen.fingerprint,
-            marker_generation=seen.generation,
+            generation=0, sha256=stored.sha256, size_bytes=stored.size_bytes,
+            version=candidate.manifest.version or stored.sha256[:_SHORT_SHA256], name=seen.path.name,
+            marker_mtime_ns=seen.marker.mtime_ns, fingerprint=seen.fingerprint, marker_generation=seen.generation,
             marker=marker,
-        )
+        )  # fmt: skip
         return Admitted(stored, entry)
 
     def refuse(self, action: Refuse, error: BaseException | None = None, version: str = "") -> Ignore:

@@ -116,12 +116,9 @@ class SeenCheckpoints:
             self._files[seen.path.name] = seen.checkpoint, self.answering.sha256
         return Known(
             served=seen.fingerprint if seen.fingerprint in self._served else None,
-            served_order=self.order if is_ranked else None,
-            first_seen_s=record.first_seen_s,
-            refusal=refusal,
-            answering=describe(self.answering),
-            is_withdrawn=seen.fingerprint == self._withdrawn and not is_changed,
-        )
+            served_order=self.order if is_ranked else None, first_seen_s=record.first_seen_s, refusal=refusal,
+            answering=describe(self.answering), is_withdrawn=seen.fingerprint == self._withdrawn and not is_changed,
+        )  # fmt: skip
 
     def is_live(self, seen: Observation) -> bool:
         """Whether the content of an observation is known to be the live one, whatever its rank is."""
