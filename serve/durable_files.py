@@ -20,8 +20,7 @@ from typing import Any, Callable, Generic, TypeVar
 
 # Large enough that Python's own cost vanishes, small enough that a reader of the log sees progress between chunks.
 CHUNK_BYTES = 4 * 1024 * 1024
-# Source: linux/fs.h, _IOW(0x94, 9, int), on the architectures that torch is built for.
-_FICLONE = 0x40049409
+_FICLONE = 0x40049409  # Source: linux/fs.h, _IOW(0x94, 9, int), on the architectures that torch is built for
 # By how much a file is made later than another one; some file systems tell times in every second second only.
 _STEPS_NS = (1_000_000, 2_000_000_000)
 

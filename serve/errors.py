@@ -22,8 +22,7 @@ def plain(text: str) -> str:
 class ServeError(Exception):
     """Anything that `serve` knows can go wrong; the hint is what the reader can do about it."""
 
-    # Whether the live model was unloaded for the attempt that ended so.
-    is_disruptive = False
+    is_disruptive = False  # whether the live model was unloaded for the attempt that ended so
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.model.slot import Generation
 
-# A request that waits for a run of this length had better be answered by another worker.
-_LONG_S = 0.004
+_LONG_S = 0.004  # a request that waits for a run of this length had better be answered by another worker
 Done = Callable[[Union[Response, Exception]], None]
 
 

@@ -25,8 +25,7 @@ FORMATS = (SAFETENSORS, TORCH, TORCHSCRIPT, EXPORT)
 # of earlier ones.
 _MARKS = ((TORCHSCRIPT, "/constants.pkl"), (EXPORT, "models/model.json"), (EXPORT, "serialized_exported_program.json"))
 
-# The dtype of what a state dict holds beside tensors, such as what `get_extra_state()` gives.
-EXTRA = "EXTRA"
+EXTRA = "EXTRA"  # the dtype of what a state dict holds beside tensors, such as what `get_extra_state()` gives
 _FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 
 # Source: the safetensors format description caps the header at 100 MB to stop a hostile length.

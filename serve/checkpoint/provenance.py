@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
-# Names one start of the server; `serve.gunicorn_conf` sets it in the master.
-START_VARIABLE = "ENVSERVE_START"
+START_VARIABLE = "ENVSERVE_START"  # names one start of the server; `serve.gunicorn_conf` sets it in the master
 # Said in the header where no digest is known, so that every answer carries the header; in JSON it is null.
 UNKNOWN = "unknown"
 # Versions and names become response headers and file names, so they are plain words.

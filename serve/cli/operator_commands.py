@@ -244,9 +244,8 @@ def settings(as_json: bool) -> None:
 @click.argument("head", metavar="ANSWER", type=click.File())
 @click.option("--request", metavar="ID", help="ANSWER is an access log: the trace or span id of the request.")
 @click.option("--key", "keys", type=PATH, multiple=True, metavar="FILE", help="A public key you trust. Repeatable.")
-@click.option(
-    "--statement", "statements", type=PATH, multiple=True, metavar="FILE", help="What attest wrote. Repeatable."
-)
+@click.option("--statement", "statements", type=PATH, multiple=True, metavar="FILE",
+              help="What attest wrote. Repeatable.")  # fmt: skip
 @click.option("--lock", type=PATH, metavar="FILE", help="The conda-lock.yml of the environment.")
 @click.option("--checkpoint", type=PATH, metavar="FILE", help="The checkpoint, where the store has it no more.")
 def trace(
@@ -298,9 +297,8 @@ def attest(
 @on_a_store
 @click.option("--environment", type=PATH, metavar="FILE", help="What envtool export cyclonedx wrote; it is joined.")
 @click.option("--generation", type=int, help="Which one; the live one by default.")
-@click.option(
-    "--spec", type=click.Choice(["1.7", "1.6"]), default="1.7", help="The version of CycloneDX (default 1.7)."
-)
+@click.option("--spec", type=click.Choice(["1.7", "1.6"]), default="1.7", show_default=True,
+              help="The version of CycloneDX.")  # fmt: skip
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Where to; standard output by default.")
 def bom(
     root: Path | None, model: str | None, as_json: bool, environment: Path | None, generation: int | None, spec: str,

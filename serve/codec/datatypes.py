@@ -25,8 +25,7 @@ else:
 
 BYTES = "BYTES"
 BOOL = "BOOL"
-# bfloat16 is unknown to numpy: it is read as float32, which holds each of its values, and never written.
-BF16 = "BF16"
+BF16 = "BF16"  # bfloat16 is unknown to numpy: it is read as float32, which holds each of its values, and never written
 DTYPES: Mapping[str, np.dtype[Any]] = {
     BOOL: np.dtype("?"),
     **{f"UINT{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
@@ -39,8 +38,7 @@ READABLE = (*DTYPES, BF16, BYTES)
 _MOST_DIMENSIONS = 32  # numpy's own limit before version 2
 _MOST_ELEMENTS = 2**48
 _PREFIX = struct.Struct("<I")
-# Copying so few takes less than making a view of them.
-_COPIED_BYTES = 4096
+_COPIED_BYTES = 4096  # copying so few takes less than making a view of them
 
 
 def name_of(dtype: np.dtype[Any]) -> str:

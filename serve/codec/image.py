@@ -14,8 +14,7 @@ from serve.errors import RequestError
 
 CONTENT_TYPES = ("image/png", "image/jpeg")
 _FORMATS = ("PNG", "JPEG")
-# 3 bytes each: what one request may take, whatever its image was compressed to.
-MOST_PIXELS = 32 * 1024 * 1024
+MOST_PIXELS = 32 * 1024 * 1024  # 3 bytes each: what one request may take, whatever its image was compressed to
 
 
 def decode(body: bytes, most_pixels: int = MOST_PIXELS) -> Array:

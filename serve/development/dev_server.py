@@ -37,8 +37,7 @@ class DevServer:
     def __init__(self, target: Target, weights: Path | None, bind: str, show: Show) -> None:
         self._target, self._weights, self._bind, self._show = target, weights, bind, show
         self._base = Path.cwd()
-        # Whether what is served runs older code than the files have.
-        self._is_behind = False
+        self._is_behind = False  # whether what is served runs older code than the files have
         # What each watched file was at the last look, and when it was last served.
         self._last: dict[Path, _Stamp] = {}
         self._served: dict[Path, _Stamp] = {}

@@ -61,8 +61,8 @@ class Event:
 Subscriber = Callable[[Event], None]
 
 
-# What became of a generation, by the event that tells of it.
 SWAPPED, REPLACED = "swapped", "returned"
+# What became of a generation, by the event that tells of it.
 OUTCOMES = {"held": "held", REPLACED: "taken back", "promoted": "promoted", "agreed": "agreed", "ended": "ended"}
 _KEPT = {SWAPPED, "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"}
 _KEPT |= {*OUTCOMES, "policy_broken"}

@@ -40,8 +40,7 @@ VARYING = frozenset(
     | {"x-amzn-trace-id", "x-cloud-trace-context", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid"}
     | {"uber-trace-id", "idempotency-key", "date"}
 )
-# Others that no answer depends on.
-_INDIFFERENT = VARYING | {"host", "user-agent", "content-length"}
+_INDIFFERENT = VARYING | {"host", "user-agent", "content-length"}  # others that no answer depends on
 
 
 class AnswerFrame:

@@ -24,8 +24,7 @@ from serve.observability.spans import HEADER, TraceParent, parse_trace_parent
 if TYPE_CHECKING:
     from serve.gateway.server import Server
 
-# Between two attempts of a request that may not start: a fence lasts for some of these.
-HELD_S = 0.001
+HELD_S = 0.001  # between two attempts of a request that may not start: a fence lasts for some of these
 
 
 class RequestContext(NamedTuple):

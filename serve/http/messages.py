@@ -122,8 +122,7 @@ def pack(answer: Response, request: Request) -> Response:
 
 
 ENCODINGS = ("gzip", "deflate")
-# Shorter answers than this gain nothing.
-SHORTEST_BYTES = 4096
+SHORTEST_BYTES = 4096  # shorter answers than this gain nothing
 _QUICK = 1
 _EITHER_FORMAT = 32 + zlib.MAX_WBITS  # zlib tells a gzip header from its own
 _NO_HEADER = -zlib.MAX_WBITS

@@ -49,8 +49,7 @@ _NOT_JUDGING = frozenset(
     | {"retry_spoiled", "promote", "abort", "timeout_s", "compare", "then"}
     | {"fleet", "fleet_secrets", "fleet_host", "fleet_cut_off", "fleet_lease_s", "fleet_hold_s", "fleet_evict_s"}
 )
-# What differs from host to host for good reasons.
-_OF_A_HOST = frozenset({"python_path", "verify_key"})
+_OF_A_HOST = frozenset({"python_path", "verify_key"})  # what differs from host to host for good reasons
 
 
 class ModelInstance:

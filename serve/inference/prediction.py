@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 Prepare = Callable[["TorchPredictor"], Any]
 # The oldest generation that a client takes an answer from; across fleets too, where one number means one thing.
 AT_LEAST = "x-model-at-least"
-# Which generation was asked first, and what was wrong with its answer.
-RETRIED = "X-Model-Retried"
+RETRIED = "X-Model-Retried"  # which generation was asked first, and what was wrong with its answer
 
 
 class Dialect(abc.ABC):
@@ -213,8 +212,7 @@ class Registry:
 
 
 _KEY = "x-canary-key"
-# Of a canary's answers, where its rule wants them compared with those of the stable label.
-_COMPARED_SHARE = 0.5
+_COMPARED_SHARE = 0.5  # of a canary's answers, where its rule wants them compared with those of the stable label
 
 
 class ModelSpec(NamedTuple):

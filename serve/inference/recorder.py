@@ -33,8 +33,7 @@ _WAITING = 64
 _NICENESS = 10
 _LARGEST_BYTES = 1024 * 1024
 _LOG_EVERY = 1000
-# The file has at most so many times `record_keep` lines before the older ones go.
-_SLACK = 2
+_SLACK = 2  # the file has at most so many times `record_keep` lines before the older ones go
 
 Redact = Callable[[Mapping[str, object]], "Mapping[str, object] | None"]
 

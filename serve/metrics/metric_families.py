@@ -36,8 +36,7 @@ REASONS = (
     *("StoreFullError",),
 )
 PROTOCOLS = ("native", "v2", "tfserving", "torchserve")
-# Answered, and the kinds of failure that count as the server's.
-_STATUSES = (200, 500, 503, 504)
+_STATUSES = (200, 500, 503, 504)  # answered, and the kinds of failure that count as the server's
 _PHASE_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
@@ -211,8 +210,7 @@ def _add_spread(histogram: Any, spread: Spread) -> None:
 
 def _no_requests(whose: ModelLabel) -> Counts:
     model = whose.model
-    # A request that reached no version has no label.
-    labels = ((whose.label, _STATUSES), ("", _STATUSES[1:]))
+    labels = ((whose.label, _STATUSES), ("", _STATUSES[1:]))  # a request that reached no version has no label
     served = [(label, protocol, code) for label, codes in labels for protocol in PROTOCOLS for code in codes]
     return Counts(
         requests={Served(model, *one): 0 for one in served},

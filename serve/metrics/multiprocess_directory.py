@@ -19,8 +19,7 @@ from serve import durable_files
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX = "envserve-metrics-"
 _LOCK = "lock"
-# A directory this young may belong to a server that has not locked it yet.
-_SETTLE_S = 60.0
+_SETTLE_S = 60.0  # a directory this young may belong to a server that has not locked it yet
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory below it is made privately
 
 

@@ -112,8 +112,7 @@ def require_same_form(expected: Mapping[str, str], actual: Mapping[str, str], of
         raise TrialError("interface", f"it answers in another form than {of}: {'; '.join(issues)}", hint)
 
 
-# The name of the only input, and of the only output, of a model that names none.
-INPUTS, OUTPUTS = "inputs", "outputs"
+INPUTS, OUTPUTS = "inputs", "outputs"  # the name of the only input, and of the only output, of a model that names none
 TEXT = "text"
 
 

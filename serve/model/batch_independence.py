@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 _SIZES = (3, 5)
 _MOST_COMPANIONS = 12
-# With a slow model the trial ends early: after so many companions and this long.
-_LEAST_COMPANIONS, _ENOUGH_S = 4, 5.0
+_LEAST_COMPANIONS, _ENOUGH_S = 4, 5.0  # with a slow model the trial ends early: after so many companions and this long
 # What rounding may do: between runs of other shapes, and between runs of the same.
 _LOOSE_EPSILONS, _STRICT_EPSILONS, _STRICT, _NOISE = 16, 2, 1e-5, 8
 
@@ -123,9 +122,8 @@ class _Trial:
         return True
 
     def _together(self, several: Sequence[Any]) -> Sequence[Any]:
-        # Joined even where there is only one: a module may write into what it takes.
         predictor = self._predictor
-        raw = predictor.run(predictor.stack(several))
+        raw = predictor.run(predictor.stack(several))  # joined even where there is only one: it may write into that
         return predictor.split(raw, [predictor.count_rows(one) for one in several])
 
     def _require(self, several: Sequence[Any], parts: Sequence[Any], what: str) -> None:

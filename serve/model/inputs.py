@@ -44,8 +44,7 @@ class InputTensor:
         self.forms: tuple[ArrayForm, ...] = (ArrayForm(name, self._dtype_name, self.shape),)
         self._array_dtype = numpy.dtype(self._dtype_name)
         self._is_floating = self._dtype.is_floating_point
-        # NumPy has no bfloat16: those become tensors at once.
-        self.is_plain = torch_name == self._dtype_name
+        self.is_plain = torch_name == self._dtype_name  # NumPy has no bfloat16: those become tensors at once
 
     def prepare(self, inputs: object) -> Any:
         """Convert inputs of the example's shape, with any number of rows; raises `InputError` for others."""
@@ -181,8 +180,7 @@ class CustomInputs:
         return prepared
 
 
-# How the inputs of a request become what the module takes.
-Inputs = Union[InputTensor, NamedInputs, CustomInputs]
+Inputs = Union[InputTensor, NamedInputs, CustomInputs]  # how the inputs of a request become what the module takes
 
 
 def one_for_none(prepared: Any) -> Any | None:
@@ -231,8 +229,7 @@ def read_rows(inputs: object, dtype: str, row_shape: Sequence[int | None]) -> nu
 
 
 _PLAIN = {"f": "float32", "i": "int64", "u": "uint8", "b": "bool", "U": TEXT}
-# The dimensions of an input that may have any length, with the names of those lengths.
-Axes = Mapping[int, str]
+Axes = Mapping[int, str]  # the dimensions of an input that may have any length, with the names of those lengths
 
 
 def _form_of(name: str, value: object, axes: Axes) -> ArrayForm | None:

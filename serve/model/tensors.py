@@ -47,8 +47,7 @@ _SAFETENSORS_NAMES = {getattr(torch, dtype): name for name, dtype in _NAMES.item
 _PACKED = "F4"  # two numbers in an element of torch; safetensors counts the numbers
 # Bounds the temporary memory of the finite check; what is larger, glibc keeps in the thread's arena (measured: 48 MB).
 _CHECK_ELEMENTS = 1024 * 1024
-# Unmapping less than this is quick.
-_LARGE_BYTES = 1024 * 1024
+_LARGE_BYTES = 1024 * 1024  # unmapping less than this is quick
 
 State = Mapping[str, Any]
 
@@ -73,8 +72,7 @@ def is_lazy(module: Any) -> bool:
     return any(torch.nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers()))
 
 
-# The context in which a module may make weights of its own that will be replaced.
-unrecorded = torch.no_grad
+unrecorded = torch.no_grad  # the context in which a module may make weights of its own that will be replaced
 
 
 def interface_of(state: State) -> dict[str, TensorSpec]:

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from serve.settings.settings import Settings
 
 Say = Callable[..., None]
-# The longest trial of joined requests; an ordinary model needs less than a second.
-_JOINED_S = 20.0
+_JOINED_S = 20.0  # the longest trial of joined requests; an ordinary model needs less than a second
 # A difference counts if it comes each time: others may draw from the same source of chance, or time has passed.
 _TRIES = 3
 
@@ -140,8 +139,7 @@ class Examiner:
         recent = Versions(self.predictor.module)
         self.predictor.predict(self.example)
         written = tuple(sorted({*self.versions.written(), *recent.touched()}))
-        # Where its weights change, answers do, whoever else asks.
-        kept = () if written else self._require_apart()
+        kept = () if written else self._require_apart()  # where its weights change, answers do, whoever else asks
         alone_because = "batchable is False"
         if getattr(self.servable, "batchable", True):
             others = (prepared for _, prepared in self._others())
@@ -203,8 +201,7 @@ class Examiner:
 
 
 _RUNS = 10
-# A gain that is smaller than this may be chance.
-_LEAST_GAIN = 1.03
+_LEAST_GAIN = 1.03  # a gain that is smaller than this may be chance
 
 
 class Verdict(NamedTuple):

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from serve.checkpoint.manifest import Golden
     from serve.model.torch_predictor import TorchPredictor
 
-# The first run pays for lazily created kernels and buffers, the second shows that they are there.
-_RUNS = 2
+_RUNS = 2  # the first run pays for lazily created kernels and buffers, the second shows that they are there
 Found = TypeVar("Found")
 
 

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
 
 _MOST_EVENTS = 400
-# Asking the kernel takes a millisecond for each gigabyte; many open pages must not add up.
-_MEMORY_AGE_S = 5.0
+_MEMORY_AGE_S = 5.0  # asking the kernel takes a millisecond for each gigabyte; many open pages must not add up
 
 
 class Telemetry:

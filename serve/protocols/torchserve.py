@@ -18,8 +18,7 @@ from serve.protocols.native import PlainDialect
 if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
 
-# Clients wrap the inputs of their handler under one of these.
-_WRAPPERS = ("data", "body", "instances", "inputs")
+_WRAPPERS = ("data", "body", "instances", "inputs")  # clients wrap the inputs of their handler under one of these
 
 
 def ping(server: Registry, request: Request) -> Response:

@@ -24,8 +24,7 @@ from serve.model import state_dicts, weights
 from serve.model.state_dicts import strip_wrappers
 from serve.model.tensors import storage_of
 
-# The code of what is a whole state dict, but nothing that safetensors can hold.
-UNFIT = "unfit"
+UNFIT = "unfit"  # the code of what is a whole state dict, but nothing that safetensors can hold
 _MOST_SHOWN = 5
 
 

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
 
 _OF_RECORDED = 16
 _REPEATS = 3
-# Of what repeated answers differ by, until a difference is one.
-_MARGIN = 4.0
+_MARGIN = 4.0  # of what repeated answers differ by, until a difference is one
 _MOST_SHOWN, _MOST_PAIRS = 3, 5000
 
 

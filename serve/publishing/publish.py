@@ -289,8 +289,7 @@ def _join(index: Path, directory: Path, how: Conversion) -> Ready:
 def _convert(source: Path, format: str, directory: Path, how: Conversion) -> Ready:
     from serve.publishing import conversion  # brings torch
 
-    # torch.load goes by the suffix where it is that of safetensors.
-    alias = directory / "source"
+    alias = directory / "source"  # torch.load goes by the suffix where it is that of safetensors
     alias.symlink_to(source.absolute())
     target = directory / "converted.safetensors"
     try:

@@ -29,8 +29,7 @@ from serve.source.observation import MARKER_SUFFIX, Identity
 # fsspec reads these, and writes to some of them in ways that publish nothing.
 _READ_ONLY = frozenset({"http", "https", "github", "git", "data"})
 _SUFFIXES = (".safetensors", sharded.INDEX_SUFFIX, ".pt", ".pth", ".ckpt", ".bin", ".pt2")
-# S3 tells times in seconds.
-_GRAIN_S = 1.1
+_GRAIN_S = 1.1  # S3 tells times in seconds
 _PART_BYTES = 32 * 2**20
 _HINT = "check the URL, the credentials and the rights"
 

@@ -22,12 +22,9 @@ SPOILED = ERRORS, FINITE, RANGE, UNHEALTHY = "errors", "finite", "range", "unhea
 SLOWER, DISAGREED = "slower", "disagreed"
 SIGNALS = (*SPOILED, SLOWER, DISAGREED)
 CRASH = "crash"
-# One worker may die of something else.
-_CRASHES_ALLOWED = 1
-# Many are found soon, few are found at all.
-_TIMES_TOLERATED = (20, 3)
-# Runs of about the same number of rows, before their median means anything.
-_FEWEST_RUNS = 20
+_CRASHES_ALLOWED = 1  # one worker may die of something else
+_TIMES_TOLERATED = (20, 3)  # many are found soon, few are found at all
+_FEWEST_RUNS = 20  # runs of about the same number of rows, before their median means anything
 TIME_BOUNDS_S = tuple(20e-6 * 1.25**power for power in range(63))
 
 
@@ -202,8 +199,7 @@ def _unmet(evidence: Evidence, rule: Rule) -> list[str]:
     ]
 
 
-# A share of requests in which a good model may fail, for reasons of the machine.
-_NOISE = 0.001
+_NOISE = 0.001  # a share of requests in which a good model may fail, for reasons of the machine
 # Of pairs of runs, one on each generation, the share in which a good model seems to be several times slower: as seen
 # where twenty processes wanted each core.
 _NOISE_OF_TIMES = 0.2

@@ -149,8 +149,7 @@ _MOST_SHARED = 50
 _SUSPECTED_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4
 # The share of a worker's time for pairs that look for a suspicion, and the longest pause between them.
 _PAIRS_SHARE, _PAUSE_S = 0.002, 10.0
-# Longer runs are timed on both only on suspicion: a request would wait for too long.
-LONG_S = 0.05
+LONG_S = 0.05  # longer runs are timed on both only on suspicion: a request would wait for too long
 
 
 ReadTrial = Callable[[], tuple[int, int]]

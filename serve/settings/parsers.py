@@ -16,8 +16,7 @@ from typing import Callable
 from serve.checkpoint.provenance import WORD
 
 _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-# Whoever guesses it can roll back.
-_SHORTEST_TOKEN = 16
+_SHORTEST_TOKEN = 16  # whoever guesses it can roll back
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+")
 _FLEET = re.compile(r"etcd:https?://[\w.:\[\]-]+(,https?://[\w.:\[\]-]+)*/[\w./-]*\w")
 _MLFLOW = re.compile(r"mlflow:models:/{1,3}([^/:@]+)@([^/:@]+)")
@@ -47,8 +46,7 @@ def _in_the_form(pattern: re.Pattern[str], expected: str, is_required: bool = Fa
     return parse
 
 
-# What fits in a response header.
-word = _in_the_form(WORD, "letters, digits and ._+-")
+word = _in_the_form(WORD, "letters, digits and ._+-")  # what fits in a response header
 import_name = _in_the_form(_IMPORT_NAME, "module:Class", is_required=True)
 fleet = _in_the_form(_FLEET, "etcd:URL,URL/PREFIX")
 

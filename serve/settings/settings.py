@@ -231,8 +231,7 @@ class ServerSettings:
         return known[wanted]
 
 
-# Of one model, then of the whole server.
-FIELDS = (*fields_of(Settings, MODEL), *fields_of(ServerSettings, SERVER))
+FIELDS = (*fields_of(Settings, MODEL), *fields_of(ServerSettings, SERVER))  # of one model, then of the whole server
 _OF_SERVER = [known for known in FIELDS if known.scope == SERVER]
 _OF_MODEL = [known for known in FIELDS if known.scope == MODEL]
 _OF_TABLE = [known for known in _OF_MODEL if known.key not in ("name", "store")]

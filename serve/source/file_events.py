@@ -24,8 +24,7 @@ POLL, INOTIFY = "poll", "inotify"
 # Reading a marker makes events too (opened, closed_no_write); waking for those would never end, and merely being told
 # of them costs a worker three threads' turns each time that any of them reads one.
 _WRITING_EVENTS = [events.FileCreatedEvent, events.FileModifiedEvent, events.FileMovedEvent, events.FileClosedEvent]
-# A burst of events is one look.
-_SHORTEST_PAUSE_S = 0.02
+_SHORTEST_PAUSE_S = 0.02  # a burst of events is one look
 _ASK_S = 0.04
 _REBUILD_PAUSE_S = 5.0
 # What the kernel says when a user has too many inotify instances, and too many watches (inotify_init1(2)).

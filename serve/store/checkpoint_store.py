@@ -34,8 +34,7 @@ from serve.source.observation import Load
 
 _READ_ONLY = 0o444
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# What was found or admitted so lately may be about to be proposed by another worker.
-_FRESH_S = 10.0
+_FRESH_S = 10.0  # what was found or admitted so lately may be about to be proposed by another worker
 
 
 class Store:

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint"
 ROLLBACK = "rollback"
-# From a generation that did not hold, by itself.
-RETURN = "return"
-# From a canary or a shadow whose rule came true.
-PROMOTION = "promotion"
+RETURN = "return"  # from a generation that did not hold, by itself
+PROMOTION = "promotion"  # from a canary or a shadow whose rule came true
 
 
 @dataclass(frozen=True)

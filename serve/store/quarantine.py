@@ -103,8 +103,7 @@ class Quarantine:
 
 # Loading a large model again each minute would cost requests more than it may bring.
 _FIRST_RETRY_S, _LONGEST_RETRY_S, _LONGEST_COSTLY_RETRY_S = 1.0, 60.0, 600.0
-# The first and the longest pause where requests are answered 503 meanwhile.
-_DISRUPTIVE_RETRY_S = (600.0, 86400.0)
+_DISRUPTIVE_RETRY_S = (600.0, 86400.0)  # the first and the longest pause where requests are answered 503 meanwhile
 _MOST_RECORDS = 500
 _SHORTEST_DIGEST = 8
 _MOST_FINGERPRINTS = 100

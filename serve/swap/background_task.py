@@ -10,8 +10,7 @@ from concurrent.futures import Future, wait
 from typing import Callable, Generic, TypeVar
 
 T = TypeVar("T")
-# How the names of its threads begin.
-PREPARATION = "prepare"
+PREPARATION = "prepare"  # how the names of its threads begin
 
 
 class BackgroundTask(Generic[T]):

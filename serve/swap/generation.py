@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from serve.store.ledger import Entry
     from serve.swap.context import Context
 
-# The kernel stamps files with a clock that may be a tick behind.
-_CTIME_SLACK_S = 1.0
-# A candidate that another worker has just admitted, and is about to propose, stays.
-_FRESH_S = 60.0
-# The code under which weights that changed are refused, before or after they were live.
-ENDED = "stateful"
+_CTIME_SLACK_S = 1.0  # the kernel stamps files with a clock that may be a tick behind
+_FRESH_S = 60.0  # a candidate that another worker has just admitted, and is about to propose, stays
+ENDED = "stateful"  # the code under which weights that changed are refused, before or after they were live
 
 
 def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:

@@ -30,10 +30,8 @@ from serve import durable_files
 from serve.store.ledger import CHECKPOINT, PROMOTION, RETURN, Entry, Ledger, number
 from serve.swap.shared_state import Membership, SharedState
 
-# In the store of a host that takes part in a fleet.
-FLEET_LOCK = "fleet.lock"
-# How often the kernel is asked who has died, while somebody is not prepared.
-_SURVEY_PAUSE_S = 0.05
+FLEET_LOCK = "fleet.lock"  # in the store of a host that takes part in a fleet
+_SURVEY_PAUSE_S = 0.05  # how often the kernel is asked who has died, while somebody is not prepared
 # One worker may die of something else; the second one that dies while it prepares the same bytes dies of them.
 _WORKER_FAILURES_ALLOWED = 1
 

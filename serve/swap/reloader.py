@@ -37,8 +37,7 @@ _AGAIN_S = 0.2
 _NICENESS = 10
 _LARGE_BYTES = 8 * 1024 * 1024
 _LOOK_S = 0.2
-# How many digits of the sha256 stand for a version that no marker named.
-_SHORT_SHA256 = 12
+_SHORT_SHA256 = 12  # how many digits of the sha256 stand for a version that no marker named
 _NO_ENTRY = Entry(0, "", 0, "", "", 0, "")
 
 
@@ -224,8 +223,7 @@ class Reloader:
             self._status = replace(self._status, is_refused=True)
             pause_s = self._poll_s
         if pause_s > 0 and not self._has_more:
-            # Kept for those who wait: the next look begins with a status of its own.
-            status = self._status
+            status = self._status  # kept for those who wait: the next look begins with a status of its own
             with self._looked:
                 self._outcome = Outcome(self._context.slot.live is not None, status.is_refused, status.verdict)
                 self._answered = self._heard

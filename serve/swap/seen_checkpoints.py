@@ -134,8 +134,7 @@ def describe(answering: Entry | None) -> str:
 
 
 OUTRANKED_CODE, WAITING, REMOVED = "outranked", "waiting", "removed"
-# A trainer that overwrites its checkpoint passes through such states, which need no line in the log.
-_GRACE_S = 2.0
+_GRACE_S = 2.0  # a trainer that overwrites its checkpoint passes through such states, which need no line in the log
 _HINTS = {
     OUTRANKED_CODE: "touch the marker, publish it again, give --generation, or go back with python -m serve rollback",
     WAITING: "write the marker when the checkpoint is whole, or touch it again",

@@ -140,8 +140,7 @@ class SharedState:
         start = _FIRST_ROW + index * _ROW_CELLS
         for offset, value in ((_PID, row.pid), (_PREPARING, row.preparing), (_LIVE, row.live), (_PARENT, row.parent)):
             self.cells[start + offset] = value
-        # Last: whoever sees "prepared" may commit at once.
-        self.cells[start + _PREPARED] = row.prepared
+        self.cells[start + _PREPARED] = row.prepared  # last: whoever sees "prepared" may commit at once
         self._used = max(self._used, index + 1)
 
 

@@ -77,8 +77,7 @@ def threads_of_an_operation(cores: int, workers: int, environ: Mapping[str, str]
 # The limit, what is used, and the part of the file cache that the kernel gives up before it kills anybody.
 _V2 = ("memory.max", "memory.current", "inactive_file")
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-# What v1 states for "none" is the largest number of pages that it can count, in bytes.
-_NO_LIMIT_BYTES = 1 << 60
+_NO_LIMIT_BYTES = 1 << 60  # what v1 states for "none" is the largest number of pages that it can count, in bytes
 _MEBIBYTE = 1024 * 1024
 
 

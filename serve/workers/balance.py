@@ -22,8 +22,7 @@ from typing import Any, Callable
 
 _CELLS = 4
 _PID, OPEN, IN_HAND, ASKING = range(_CELLS)
-# A move takes one here and adds one there, so a difference of one would only be moved about.
-_MARGIN = 2
+_MARGIN = 2  # a move takes one here and adds one there, so a difference of one would only be moved about
 _LETTER_BYTES = 32 * 1024
 _TICKS_BETWEEN = 2
 _MOST_LETTERS = 16

@@ -18,8 +18,7 @@ from serve.http.messages import Response
 from serve.workers.balance import IN_HAND, OPEN, Balance
 from serve.workers.http_protocol import Connection, RequestCycle, write_formed
 
-# Where a field may be shorter than this, the values of those that differ have to be looked at.
-_LONG_FIELD_BYTES = 512
+_LONG_FIELD_BYTES = 512  # where a field may be shorter than this, the values of those that differ have to be looked at
 _TRACE, _LENGTH, _ANY = b"traceparent", b"content-length", b""
 # Below what any server lets a field have that uses these headers: `remember` looks at nothing else.
 _LONGEST_VALUE_BYTES = 256

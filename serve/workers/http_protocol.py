@@ -233,8 +233,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         if self.cycle is not None and not self.cycle.response_complete:
             super().shutdown()  # its answer is the last one and states it
         else:
-            # A request that is on its way gets its answer, too.
-            self.loop.call_later(_LINGER_S, self._leave)
+            self.loop.call_later(_LINGER_S, self._leave)  # a request that is on its way gets its answer, too
 
     def pause_writing(self) -> None:
         """Note that the peer does not read; called by the loop."""
@@ -324,8 +323,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._write_refusal(fault)
 
 
-# After so many requests in a row on one connection, no other one is expected to join the next.
-_LONG_STREAK = 8
+_LONG_STREAK = 8  # after so many requests in a row on one connection, no other one is expected to join the next
 
 
 class SoleConnection:

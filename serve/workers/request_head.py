@@ -15,8 +15,7 @@ from typing import Callable, NamedTuple
 from serve.http.messages import Found, Table, headers_of
 
 Field = tuple[bytes, bytes]
-# Between name and value, and at the end of the line; gunicorn counts them, too.
-_MARKS_BYTES = len(": \r\n")
+_MARKS_BYTES = len(": \r\n")  # between name and value, and at the end of the line; gunicorn counts them, too
 
 
 class Bounds(NamedTuple):

@@ -24,8 +24,7 @@ from serve.workers.request_head import NO_PROXY, Bounds, Fault, find_fault
 # was promised to be kept. Measured with gunicorn 23.0.0 under four clients: two requests are lost with each replacement
 # of a server. Later gunicorns read on for a moment, as this does.
 
-# As long as later gunicorns wait for the next request on a connection that was promised to be kept.
-_LINGER_S = 2.0
+_LINGER_S = 2.0  # as long as later gunicorns wait for the next request on a connection that was promised to be kept
 _POLL_S = 0.1
 _FIXED_IN = (24,)
 
