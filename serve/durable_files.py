@@ -18,11 +18,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Callable, Generic, TypeVar
 
-# Large enough that Python's own cost vanishes, small enough that a reader of the log sees progress between chunks.
-CHUNK_BYTES = 4 * 1024 * 1024
+CHUNK_BYTES = 4 * 1024 * 1024  # Python's own cost vanishes, and a reader of the log sees progress between chunks
 _FICLONE = 0x40049409  # Source: linux/fs.h, _IOW(0x94, 9, int), on the architectures that torch is built for
-# By how much a file is made later than another one; some file systems tell times in every second second only.
-_STEPS_NS = (1_000_000, 2_000_000_000)
+_STEPS_NS = (1_000_000, 2_000_000_000)  # how much later than another one; some file systems count in two seconds
 
 
 def sync_directory(directory: Path) -> None:
@@ -165,8 +163,7 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        # Shared, so that two who ask at the same time do not take each other for the holder.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who ask see only the holder
     except BlockingIOError:
         return True
     finally:

@@ -25,8 +25,7 @@ from serve.workers.balance import Neighbours
 from serve.workers.process_lifecycle import Handover, ProcessExit
 
 _KNOWN_ERROR = 3
-# What the extra `fast` brings that `serve.workers.event_loop_worker` cannot do without.
-_FAST = ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker")
+_FAST = ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker")  # what brings an event loop: the extra `fast`
 
 
 def _read_settings(missing: list[str]) -> ServerSettings:

@@ -116,8 +116,7 @@ class Bundle:
             return error
 
 
-# A batch that is shorter than this does not make a health check wait; handing it to a thread would cost more.
-INLINE_S = 0.001
+INLINE_S = 0.001  # a batch that is shorter makes no health check wait; handing it to a thread would cost more
 # Beyond its time on the processor, a batch may have waited: for the interpreter lock, for other processes, or, if it
 # always does, for a device or a disk.
 _LONGEST_WAIT_S = 20 * INLINE_S
@@ -126,8 +125,7 @@ _LONGEST_WAIT_S = 20 * INLINE_S
 _OVERRUN_S = 50 * INLINE_S
 _MOST_OVERRUNS = 3
 _BAN_S = 10.0
-# Hardly any machine is that busy: such a model answers quickly now and slowly then, and held the loop, or would have.
-_UNSTEADY_S = 1.0
+_UNSTEADY_S = 1.0  # hardly any machine is that busy: such a model answers now quickly, now slowly, and holds the loop
 _UNSTEADY_BAN_S = 600.0
 _REMEMBERED_RUNS = 8
 

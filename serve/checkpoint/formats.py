@@ -28,8 +28,7 @@ _MARKS = ((TORCHSCRIPT, "/constants.pkl"), (EXPORT, "models/model.json"), (EXPOR
 EXTRA = "EXTRA"  # the dtype of what a state dict holds beside tensors, such as what `get_extra_state()` gives
 _FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 
-# Source: the safetensors format description caps the header at 100 MB to stop a hostile length.
-_HEADER_LIMIT_BYTES = 100_000_000
+_HEADER_LIMIT_BYTES = 100_000_000  # Source: the safetensors format description, to stop a hostile length
 _MOST_ISSUES_SHOWN = 5
 
 

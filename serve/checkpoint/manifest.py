@@ -123,8 +123,7 @@ _KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-# What float32 loses when the order of a sum changes, as it does between batch sizes, threads and devices.
-RELATIVE_TOLERANCE = 1e-3
+RELATIVE_TOLERANCE = 1e-3  # what float32 loses when the order of a sum changes, as between batch sizes and devices
 ABSOLUTE_TOLERANCE = 1e-5
 
 

@@ -12,10 +12,8 @@ from pathlib import Path
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
 START_VARIABLE = "ENVSERVE_START"  # names one start of the server; `serve.gunicorn_conf` sets it in the master
-# Said in the header where no digest is known, so that every answer carries the header; in JSON it is null.
-UNKNOWN = "unknown"
-# Versions and names become response headers and file names, so they are plain words.
-WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
+UNKNOWN = "unknown"  # said in the header where no digest is known, which every answer has; in JSON it is null
+WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")  # of headers and files, so plain words
 _DIGEST = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._+-]{0,199}")
 
 

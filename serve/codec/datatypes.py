@@ -105,8 +105,7 @@ def _split_texts(data: memoryview, count: int, where: str) -> list[bytes]:
 
 def text_array(texts: Sequence[bytes | str]) -> Array:
     """Make an array of one dimension of texts, or any bytes, each as long as it is."""
-    # Filled and not converted: numpy would make room for the longest text in every element.
-    array = np.empty(len(texts), object)
+    array = np.empty(len(texts), object)  # filled, not converted: numpy would give every element the longest one's room
     array[:] = texts
     return array
 

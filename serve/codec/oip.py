@@ -21,8 +21,7 @@ from serve.errors import RequestError, excerpt
 Parameters = Mapping[str, Any]
 # What would make the server do something that it cannot: to pass over it would answer another question.
 _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
-# A client whose tensors go as bytes sends the same JSON before them over and over.
-_REMEMBERED_TEXTS, _LONGEST_REMEMBERED_BYTES = 256, 4096
+_REMEMBERED_TEXTS, _LONGEST_REMEMBERED_BYTES = 256, 4096  # clients send the same JSON over and over
 _NO_PARAMETERS: Parameters = {}
 
 

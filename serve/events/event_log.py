@@ -106,8 +106,7 @@ class Journal:
         finally:
             os.close(descriptor)
         if is_full:
-            # Two workers may do this at once; then the older lines are gone a little sooner.
-            self._path.replace(self._older)
+            self._path.replace(self._older)  # two workers may do this at once; then the older lines go a little sooner
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

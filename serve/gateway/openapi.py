@@ -163,8 +163,7 @@ _CONFIGS = _list(_ref("ModelConfigTensor"))
 class Shape:
     """The bodies of a route."""
 
-    # Content of the body by media type; none where there is no body.
-    request: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)  # content by media type; none where there is no body
     answer: Mapping[str, Any] = field(default_factory=lambda: {_JSON: {}})  # the same of a success
     is_of_model: bool = False  # whether a success carries the headers that say where it comes from
     is_required: bool = True  # whether the body may not be left out

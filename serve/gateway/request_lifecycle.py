@@ -34,8 +34,7 @@ class RequestContext(NamedTuple):
     route: Route[Any, Any]
     model: str  # empty where the request names none of the models
     arrival: Arrival
-    # After which the client no longer waits, on the monotonic clock; `None` for a malformed timeout.
-    deadline_s: float | None
+    deadline_s: float | None  # after which nobody waits, on the monotonic clock; `None` for a malformed timeout
     client: str
     trace: TraceParent | None
     span: Any

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
 
 Prepare = Callable[["TorchPredictor"], Any]
-# The oldest generation that a client takes an answer from; across fleets too, where one number means one thing.
-AT_LEAST = "x-model-at-least"
+AT_LEAST = "x-model-at-least"  # the oldest generation that a client takes; one number for all hosts of a fleet
 RETRIED = "X-Model-Retried"  # which generation was asked first, and what was wrong with its answer
 
 

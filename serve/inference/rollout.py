@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 _WAITING = 64
 _NICENESS = 10
 _MOST_SHOWN = 3
-# Of the differences that are logged; the rest is only counted, or a shadow that is simply another model floods the log.
-_LOG_EVERY = 1000
+_LOG_EVERY = 1000  # of the differences; a shadow that is simply another model must not flood the log
 
 
 @dataclass(frozen=True)

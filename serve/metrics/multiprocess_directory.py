@@ -33,8 +33,7 @@ def make(environ: MutableMapping[str, str], parent: Path | None = None) -> Path:
         if _is_abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    # Never closed: the kernel does it when the master and all who inherited it have ended.
-    durable_files.claim(directory / _LOCK)
+    durable_files.claim(directory / _LOCK)  # never closed: the kernel does it when the master and its heirs have ended
     environ[VARIABLE] = str(directory)
     return directory
 

@@ -35,8 +35,7 @@ class Served(NamedTuple):
 class Spread:
     """How many values fell between which bounds."""
 
-    # One for each bound, of values up to it and above the one before, and one for values above them all.
-    counts: list[int]
+    counts: list[int]  # one for each bound, of values up to it and above the one before; one for those above all
     total: float = 0.0
 
     @classmethod
@@ -55,13 +54,10 @@ class Counts:
     """Counts since the last hand-over, except for `in_flight` and `queued`, which are current."""
 
     requests: dict[Served, int] = field(default_factory=dict)
-    # Seconds from a request's arrival to its answer, by model and label.
-    latencies: dict[tuple[str, str], Spread] = field(default_factory=dict)
-    # Seconds that requests waited before they were worked on, by model.
-    waits: dict[str, Spread] = field(default_factory=dict)
+    latencies: dict[tuple[str, str], Spread] = field(default_factory=dict)  # from arrival to answer
+    waits: dict[str, Spread] = field(default_factory=dict)  # before the work, in seconds
     batches: dict[str, Spread] = field(default_factory=dict)  # rows that were computed at once, by model
-    # Requests that were turned away, by model and reason.
-    rejected: dict[tuple[str, str], int] = field(default_factory=dict)
+    rejected: dict[tuple[str, str], int] = field(default_factory=dict)  # by model and reason
     in_flight: dict[str, int] = field(default_factory=dict)  # requests that are being answered, by model
     queued: int = 0
 

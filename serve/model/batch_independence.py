@@ -199,8 +199,7 @@ def _gap_of_tensors(one: Any, other: Any) -> float:
 
 
 _SEED = 7
-# How far a companion may stand out: what looks at all rows is moved by it, whatever its own rows weigh.
-_LARGE = 1000.0
+_LARGE = 1000.0  # how far a companion may stand out: what looks at all rows is moved by it, whatever they weigh
 _Draw = Callable[[Any], Any]
 
 

@@ -99,8 +99,7 @@ def require_memory(settings: Settings, plan: ReadPlan, is_alone: bool) -> None:
 
 def needed_bytes(size_bytes: int, workers: int, is_shared: bool, is_assigned: bool) -> int:
     """Estimate what loading takes at its peak on the host; `is_shared`: all workers map one copy of the file."""
-    # Each worker's module first allocates its own weights, which mapped ones then replace.
-    module_bytes = size_bytes * workers
+    module_bytes = size_bytes * workers  # each worker's module first allocates its own, which mapped ones replace
     state_bytes = size_bytes if is_shared else size_bytes * workers
     return module_bytes if is_assigned and is_shared else module_bytes + state_bytes
 

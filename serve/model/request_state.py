@@ -197,8 +197,7 @@ def _run(predictor: TorchPredictor, prepared: Any) -> Any:
         return predictor.run(prepared)
 
 
-# What goes round the counter, for example a write through `.data`, is still seen in tensors as small as counters are.
-_COUNTER_ELEMENTS = 16
+_COUNTER_ELEMENTS = 16  # what goes round the counter, as a write through `.data`, still shows in tensors this small
 # Up to this size, a buffer that was written is compared: torch before 2 writes the same numbers into some that it
 # only reads.
 _COPIED_ELEMENTS = 65_536

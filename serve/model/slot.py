@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
     from serve.swap.shared_state import SharedState
 
-# The name of a thread in which a model was tried, and which was given up, as it did not end in time, and runs on.
-GIVEN_UP = "given-up"
+GIVEN_UP = "given-up"  # the name of a thread in which a model was tried, that did not end in time, and runs on
 
 
 @dataclass(frozen=True)
@@ -199,6 +198,5 @@ class Slot:
         return replaced
 
     def _add_lease(self, generation: Generation) -> None:
-        # By predictor, as a generation that comes back has a new number and the same weights.
-        key = id(generation.predictor)
+        key = id(generation.predictor)  # by predictor: a generation that comes back has a new number
         self._leases[key] = self._leases.get(key, 0) + 1

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 
 Say = Callable[..., None]
 _JOINED_S = 20.0  # the longest trial of joined requests; an ordinary model needs less than a second
-# A difference counts if it comes each time: others may draw from the same source of chance, or time has passed.
-_TRIES = 3
+_TRIES = 3  # a difference counts if it comes each time: others may draw from the same source of chance
 
 
 class Trial:

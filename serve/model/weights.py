@@ -112,5 +112,4 @@ def read_program(path: Path, device: str) -> Any:
         return program.module()
 
 
-# What brings its own code; the model class only needs the rest.
-PROGRAMS = {TORCHSCRIPT: read_script, EXPORT: read_program}
+PROGRAMS = {TORCHSCRIPT: read_script, EXPORT: read_program}  # what brings its own code; the class needs the rest

@@ -110,8 +110,7 @@ _B64 = "b64"
 class PredictRequest:
     """A predict request."""
 
-    # The inputs by name, each with its examples; the name is empty where the request names none.
-    columns: Mapping[str, object]
+    columns: Mapping[str, object]  # the inputs by name, each with its examples; no name where none is stated
     is_by_row: bool  # whether the answer lists examples (`predictions`), or columns (`outputs`)
 
 

@@ -149,8 +149,7 @@ def _publish_sharded(source: Path, directory: Path, name: str, version: str | No
     sha256 = sharded.hash_joined(source)
     weight_map = sharded.read_index(source)
     shards = sorted(set(weight_map.values()))
-    # Shards of another version must not be overwritten: those of each index have its name.
-    stem = name[: -len(sharded.INDEX_SUFFIX)]
+    stem = name[: -len(sharded.INDEX_SUFFIX)]  # not overwriting those of another version: each index has its own
     names = {shard: f"{stem}-{place:05}-of-{len(shards):05}.safetensors" for place, shard in enumerate(shards, 1)}
     metadata = json.loads(source.read_bytes()).get("metadata", {})
     index = {"metadata": metadata, "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()}}

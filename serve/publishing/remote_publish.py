@@ -26,8 +26,7 @@ from serve.source import mlflow_registry, remote
 from serve.source.local import Listed, LocalSource
 from serve.source.observation import MARKER_SUFFIX, Identity
 
-# fsspec reads these, and writes to some of them in ways that publish nothing.
-_READ_ONLY = frozenset({"http", "https", "github", "git", "data"})
+_READ_ONLY = frozenset({"http", "https", "github", "git", "data"})  # fsspec's writes publish nothing
 _SUFFIXES = (".safetensors", sharded.INDEX_SUFFIX, ".pt", ".pth", ".ckpt", ".bin", ".pt2")
 _GRAIN_S = 1.1  # S3 tells times in seconds
 _PART_BYTES = 32 * 2**20
@@ -137,8 +136,7 @@ class _S3Upload:
             if not page.get("IsTruncated"):
                 break
             place = int(page["NextPartNumberMarker"])
-        # S3 takes ten thousand parts at most.
-        self._part_bytes, self._held = max(_PART_BYTES, -(-size_bytes // 10_000)), bytearray()
+        self._part_bytes, self._held = max(_PART_BYTES, -(-size_bytes // 10_000)), bytearray()  # S3 takes no more parts
         self._parts: list[dict[str, object]] = []
 
     def write(self, data: bytes) -> None:

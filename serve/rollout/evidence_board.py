@@ -43,8 +43,7 @@ class EvidenceBoard:
     def __init__(self, root: Path) -> None:
         descriptor = os.open(root / BOARD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            # Really allocated, as a hole on a full disk would be a SIGBUS.
-            os.posix_fallocate(descriptor, 0, _SIZE_BYTES)
+            os.posix_fallocate(descriptor, 0, _SIZE_BYTES)  # really: a hole on a full disk would be a SIGBUS
             mapped = mmap.mmap(descriptor, _SIZE_BYTES)
         finally:
             os.close(descriptor)
@@ -143,12 +142,9 @@ class EvidenceBoard:
         return start
 
 
-# After so many answers that both generations spoil, and none that only the new one does, a signal means nothing.
-_MOST_SHARED = 50
-# Of pairs of runs: for one suspicion, for a new generation, and after one that was slower.
-_SUSPECTED_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4
-# The share of a worker's time for pairs that look for a suspicion, and the longest pause between them.
-_PAIRS_SHARE, _PAUSE_S = 0.002, 10.0
+_MOST_SHARED = 50  # after so many answers that both spoil, and none that only the new one does, nothing is meant
+_SUSPECTED_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4  # for a suspicion, a new generation, a slower one
+_PAIRS_SHARE, _PAUSE_S = 0.002, 10.0  # of a worker's time, to look for a suspicion; the longest pause
 LONG_S = 0.05  # longer runs are timed on both only on suspicion: a request would wait for too long
 
 

@@ -16,8 +16,7 @@ from serve.rollout.evidence_board import Guard
 from serve.store.quarantine import explain
 
 _LOOK_S, _PAUSE_S, _IDLE_S = 0.25, 0.02, 2.0
-# The pause between two suspicions: where the machine is slow and not the model, pairs of runs are wasted.
-_SUSPICION_S = 2.0
+_SUSPICION_S = 2.0  # between two suspicions: where the machine is slow and not the model, pairs are wasted
 
 
 class Trial(Protocol):

@@ -23,8 +23,7 @@ from serve.errors import ModelError
 from serve.source.local import MARKER_LIMIT_BYTES, MARKER_TOO_LONG, Listed, LocalSource
 from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
-# What a missing model and a missing alias are called.
-MISSING = frozenset(("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"))
+MISSING = frozenset(("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"))  # of a missing model or alias
 # Which artifact is the checkpoint, where no marker tells: the first kind that there is.
 _SUFFIXES = ((".safetensors",), (".pt", ".pth", ".ckpt", ".bin", ".pt2"))
 _MOST_SHOWN = 5

@@ -156,8 +156,7 @@ class Store:
                 raise CheckpointError("hash", expected)
             there = self._find_proven(copied.sha256)
             if there is not None:
-                # A marker that states no hash, of bytes that were there: one file is mapped by all workers.
-                part.unlink()
+                part.unlink()  # bytes that were there: one file is mapped by all workers
                 self._remember(candidate, copied.sha256)
                 return replace(there, copy_s=copied.copy_s, hash_s=copied.hash_s)
             part.chmod(_READ_ONLY)
@@ -227,8 +226,7 @@ class Store:
     def _note_proof(self, path: Path) -> None:
         """Note that a checkpoint was just hashed, and is what its name states."""
         with contextlib.suppress(OSError):  # without it the checkpoint is only hashed again
-            # Good for this boot only, so that it need not survive a power cut.
-            content = json.dumps(_describe(path.stat())).encode()
+            content = json.dumps(_describe(path.stat())).encode()  # good for this boot only, not for a power cut
             durable_files.replace_file(self._proofs / path.name, content, is_lasting=False)
 
     def entries(self) -> dict[str, int]:

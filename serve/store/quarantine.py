@@ -18,8 +18,7 @@ from serve.durable_files import Records
 from serve.errors import CheckpointError, DeadlineError, ModelError, ServeError, TrialError, plain
 from serve.store.ledger import ROLLBACK, Entry
 
-# Another worker may have seen and refused what this one has not listed yet, and publishing again takes a moment.
-_GRACE_S = 2.0
+_GRACE_S = 2.0  # another worker may have seen what this one has not listed yet; publishing takes a moment
 # These faults may lie in what the marker states; the same bytes under another marker are judged anew.
 _OF_MARKER = frozenset(("format", "golden", "interface", "marker", "signature"))
 
@@ -163,8 +162,7 @@ class Record:
         is_proven = self.retry_at_s is None and self.code in _OF_BYTES
         if self.judge != judge or not (is_proven or self.start == start):
             return False
-        # A clock that was set back must not prolong a pause.
-        return self.retry_at_s is None or self.tried_s <= now_s < self.retry_at_s
+        return self.retry_at_s is None or self.tried_s <= now_s < self.retry_at_s  # not prolonged by a clock set back
 
 
 def explain(error: BaseException) -> str:

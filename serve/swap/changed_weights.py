@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from serve.store.operator_requests import OperatorRequests
     from serve.swap.context import Committer, Context
 
-# So many times as long as a look at the versions takes, none follows: it costs half a percent of a core at most.
-_REST = 200
+_REST = 200  # so many times as long as a look at the versions takes, none follows: half a percent of a core
 _MOST_NAMES = 100
 
 

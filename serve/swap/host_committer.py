@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from serve.store.operator_requests import Rollback
     from serve.swap.context import Context
 
-# Between two looks at whether the others are prepared: short, because all workers hold two models meanwhile.
-_LOOK_S = 0.002
+_LOOK_S = 0.002  # between two looks at whether the others are prepared: all hold two models meanwhile
 _AGAIN_S = 0.1
 _CATCH_UP_PAUSE_S = 2.0
 

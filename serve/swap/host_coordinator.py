@@ -32,8 +32,7 @@ from serve.swap.shared_state import Membership, SharedState
 
 FLEET_LOCK = "fleet.lock"  # in the store of a host that takes part in a fleet
 _SURVEY_PAUSE_S = 0.05  # how often the kernel is asked who has died, while somebody is not prepared
-# One worker may die of something else; the second one that dies while it prepares the same bytes dies of them.
-_WORKER_FAILURES_ALLOWED = 1
+_WORKER_FAILURES_ALLOWED = 1  # the second that dies while it prepares the same bytes dies of them
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,7 @@ Order = tuple[int, int, str]
 class _Record(NamedTuple):
     fingerprint: str
     first_seen_s: float
-    # The generation that was live when this state replaced another one; 0 where it was the first that was seen.
-    generation: int
+    generation: int  # live when this state replaced another one; 0 where it was the first that was seen
 
 
 class SeenCheckpoints:
@@ -39,8 +38,7 @@ class SeenCheckpoints:
 
     def __init__(self) -> None:
         self._records: dict[Path, _Record] = {}
-        # The generation that is live in this worker, and the highest rank that ever was.
-        self.answering: Entry | None = None
+        self.answering: Entry | None = None  # what is live in this worker, and the highest rank ever
         self.order: Order | None = None
         self._served: set[str] = set()
         self._withdrawn: str | None = None

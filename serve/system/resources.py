@@ -21,8 +21,7 @@ from serve.errors import MemoryShortError
 class Group(NamedTuple):
     """A control group."""
 
-    # Its directory, which need not exist: in a container it may be the host's path, and only the mount is ours.
-    path: Path
+    path: Path  # its directory, which need not exist: in a container it may be the host's path
     is_v2: bool  # whether it is one of cgroup v2, whose files have other names
 
 
@@ -127,8 +126,7 @@ def _find_number(path: Path, key: str) -> int | None:
         text = "\n" + path.read_text()
     except OSError:
         return None
-    # Every candidate is preceded by this, in every worker: the other fifty lines are not parsed.
-    _, _, found = text.partition("\n" + key)
+    _, _, found = text.partition("\n" + key)  # the other fifty lines are not parsed
     word = found.partition("\n")[0].split()
     return int(word[0]) if word and word[0].isdigit() else None
 

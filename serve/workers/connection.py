@@ -20,8 +20,7 @@ from serve.workers.http_protocol import Connection, RequestCycle, write_formed
 
 _LONG_FIELD_BYTES = 512  # where a field may be shorter than this, the values of those that differ have to be looked at
 _TRACE, _LENGTH, _ANY = b"traceparent", b"content-length", b""
-# Below what any server lets a field have that uses these headers: `remember` looks at nothing else.
-_LONGEST_VALUE_BYTES = 256
+_LONGEST_VALUE_BYTES = 256  # below what any server lets a field have: `remember` looks at nothing else
 _VISIBLE = bytes(range(0x20, 0x7F))
 # Those of which `serve.observability.spans` returns the value as it is.
 _TRACE_PARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")

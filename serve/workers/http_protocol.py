@@ -34,12 +34,10 @@ from serve.workers.request_head import (
 )
 
 _JOINED_BYTES = 64 * 1024
-# How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
-_LINGER_S = 1.0
+_LINGER_S = 1.0  # of a connection that is idle when the worker is to end; after that it is closed
 
 
-# The event that uvicorn sets on its requests; nothing waits for it here.
-_NOBODY_WAITS = SimpleNamespace(set=lambda: None)
+_NOBODY_WAITS = SimpleNamespace(set=lambda: None)  # uvicorn sets it; nothing waits for it here
 
 
 class RequestCycle:
@@ -134,8 +132,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_message_begin(self) -> None:
         """Begin a request; called by the parser."""
-        # No more than a plain request needs; `_take_uvicorns_way` makes up for it.
-        self.url, self.expect_100_continue = b"", False
+        self.url, self.expect_100_continue = b"", False  # `_take_uvicorns_way` makes up for the rest
         self.headers: list[tuple[bytes, bytes]] = []
         self._is_receiving = self._is_in_head = True
         self._head_bytes, self._left_bytes = 0, LONGEST_READ_AWAY_BYTES
@@ -219,8 +216,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         if self.pipeline:
             super().on_response_complete()
             return
-        # No timer for each answer, as uvicorn has: `check` looks after idle connections.
-        self.server_state.total_requests += 1
+        self.server_state.total_requests += 1  # no timer for each answer: `check` looks after idle ones
         self._answered_s = self.loop.time()
         if self._fault is not None:
             self._write_refusal(self._fault)

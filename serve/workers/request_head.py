@@ -126,8 +126,7 @@ class HeaderCache:
 _END = b"\r\n"
 _LONGEST_BYTES = 4096
 _HEAD_END = b"\r\n\r\n"
-# A segment of an ordinary request: it is searched as a whole, which is quicker than to part head and body.
-_SMALL_BYTES = 2048
+_SMALL_BYTES = 2048  # an ordinary request is searched as a whole, which is quicker than to part it
 # A size, and extensions of visible characters and blanks.
 _LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 
