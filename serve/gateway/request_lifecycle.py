@@ -18,8 +18,7 @@ from serve.errors import HeldError, InputError, NotServedError, RequestError
 from serve.http.messages import RETRY_AFTER_S, Request, Response, Route, fail
 from serve.inference.prediction import Prediction, complete
 from serve.metrics.request_counters import DEADLINE, QUEUE_FULL, TOO_LARGE, Served
-from serve.observability.access_log import provenance_of
-from serve.observability.spans import HEADER, TraceParent, parse_trace_parent
+from serve.observability.spans import HEADER, TraceParent, parse_trace_parent, provenance_of
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server

@@ -13,7 +13,7 @@ from serve.inference.rollout import Rollout
 from serve.metrics.worker_metrics import WorkerMetrics
 from serve.observability.telemetry import Telemetry
 from serve.rollout.decision import rollout_of
-from serve.rollout.watch import Watch
+from serve.rollout.evidence_board import Watch
 from serve.settings.settings import SHADOW, ServerSettings
 
 

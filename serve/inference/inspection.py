@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.errors import InputError, NotLiveError
-from serve.rollout.decision import ERRORS, FINITE, SLOWER
-from serve.rollout.evidence_board import LONG_S, Guard
+from serve.rollout.decision import ERRORS, FINITE, LONG_S, SLOWER
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.inference.prediction import Prediction
     from serve.model.slot import Generation
+    from serve.rollout.evidence_board import Guard
 
 
 _SHORT_S = 0.001

@@ -137,7 +137,7 @@ class Shadow:
 
 
 class Rollout:
-    """The rollouts of one label beside the stable one, seen by one worker; a trial of `serve.rollout.watch`."""
+    """The rollouts of one label beside the stable one, seen by one worker; what a `Watch` is over."""
 
     def __init__(self, instance: ModelInstance, stable: ModelInstance) -> None:
         self._instance, self._stable = instance, stable

@@ -18,8 +18,7 @@ from serve.errors import NotServedError
 from serve.inference.rollout import Counts
 from serve.metrics.metric_families import SWAPS, ModelLabel, Reading
 from serve.metrics.worker_metrics import Traffic, WorkerMetrics
-from serve.observability.access_log import AccessLog
-from serve.observability.spans import PHASES, Spans
+from serve.observability.spans import PHASES, AccessLog, Spans
 from serve.operations.formatting import status_as_json
 from serve.operations.operations import Operations, Status
 from serve.operations.timeline import Past

@@ -16,12 +16,14 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
-from serve.rollout import drift
-from serve.rollout.decision import DISAGREED, SIGNALS, SLOWER, SPOILED, TIME_BOUNDS_S, Count, Evidence, quantile
+from serve.events.event_log import EventLog
+from serve.rollout import decision, drift
+from serve.rollout.decision import DISAGREED, LONG_S, SIGNALS, SLOWER, SPOILED, TIME_BOUNDS_S, Count, Evidence, quantile
+from serve.store.quarantine import explain
 
 ROWS = 128
 _MAGNITUDES, _BUCKETS = 6, len(TIME_BOUNDS_S) + 1
@@ -144,8 +146,7 @@ class EvidenceBoard:
 
 _MOST_SHARED = 50  # after so many answers that both spoil, and none that only the new one does, nothing is meant
 _SUSPECTED_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4  # for a suspicion, a new generation, a slower one
-_PAIRS_SHARE, _PAUSE_S = 0.002, 10.0  # of a worker's time, to look for a suspicion; the longest pause
-LONG_S = 0.05  # longer runs are timed on both only on suspicion: a request would wait for too long
+_PAIRS_SHARE, _PAIRS_PAUSE_S = 0.002, 10.0  # of a worker's time, to look for a suspicion; the longest pause
 
 
 ReadTrial = Callable[[], tuple[int, int]]
@@ -231,5 +232,79 @@ class Guard:
 
     def note_pair(self, is_slower: bool, took_s: float) -> None:
         """Note that a run was timed on both generations; what seems slower is looked at more closely."""
-        self._pair_at_s = time.monotonic() + min(took_s / _PAIRS_SHARE, _PAUSE_S)
+        self._pair_at_s = time.monotonic() + min(took_s / _PAIRS_SHARE, _PAIRS_PAUSE_S)
         self.pairs_wanted = max(self.pairs_wanted - 1, _MORE_PAIRS if is_slower else 0)
+
+
+_LOOK_S, _PAUSE_S, _IDLE_S = 0.25, 0.02, 2.0
+_SUSPICION_S = 2.0  # between two suspicions: where the machine is slow and not the model, pairs are wasted
+
+
+class Trial(Protocol):
+    """What a watch is over."""
+
+    def find(self) -> int:
+        """Return the generation that is on trial, or 0."""
+
+    def read(self, number: int) -> Evidence:
+        """Return what is known of it."""
+
+    def carry_out(self, number: int, verdict: decision.Verdict, evidence: Evidence) -> None:
+        """Do what follows from a verdict, once on the host."""
+
+
+class Watch:
+    """Watches one trial in a thread; every worker has one and sees the same, so it does not matter which one acts."""
+
+    def __init__(self, trial: Trial, rule: decision.Rule, guard: Guard, log: EventLog) -> None:
+        self._trial, self._rule, self._guard, self._log = trial, rule, guard, log
+        self._number, self._suspect_at_s = 0, 0.0
+        self._settled: decision.Settled = {}
+        self._lock, self._wake_up, self._is_stopping = threading.Lock(), threading.Event(), False
+        self._thread: threading.Thread | None = None
+
+    def start(self, name: str) -> None:
+        """Begin to look, once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread.start()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._wake_up.set()
+
+    def stop(self) -> None:
+        """End the thread; the worker ends."""
+        self._is_stopping = True
+        self._wake_up.set()
+
+    def look(self) -> decision.Verdict | None:
+        """Decide about what is on trial, and do it; `None` where nothing is."""
+        with self._lock:
+            number, now_s = self._trial.find(), time.monotonic()
+            if not number:
+                return None
+            if number != self._number:
+                self._number, self._settled = number, {}
+            evidence = replace(self._trial.read(number), settled=self._settled)
+            self._settled = decision.settle(evidence, self._rule)
+            if now_s > self._suspect_at_s and decision.is_suspect(evidence, self._rule):
+                self._suspect_at_s = now_s + _SUSPICION_S
+                self._guard.suspect()
+            verdict = decision.decide(evidence, self._rule, now_s)
+            if verdict.step is not decision.Step.WAIT:
+                self._trial.carry_out(number, verdict, evidence)
+            return verdict
+
+    def _run(self) -> None:
+        last_fault, is_on_trial = "", True
+        while not self._is_stopping:
+            try:
+                is_on_trial, last_fault = self.look() is not None, ""
+            except Exception as error:  # a full disk, for example: the next look tries again
+                if explain(error) != last_fault:
+                    last_fault = explain(error)
+                    self._log.emit("fault", reason=last_fault)
+            time.sleep(_PAUSE_S)  # what comes together is looked at once
+            self._wake_up.wait(_LOOK_S if is_on_trial else _IDLE_S)
+            self._wake_up.clear()

@@ -17,7 +17,7 @@ from typing import Any
 
 from serve.errors import Issue, SettingsError
 from serve.settings import parsers
-from serve.settings.fields import MODEL, PREFIX, REQUIRED, SERVER, Field, Layer, fields_of, key, parse
+from serve.settings.parsers import MODEL, PREFIX, REQUIRED, SERVER, Field, Layer, fields_of, key, parse
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Callable
 from serve.checkpoint.manifest import Stored, parse_marker
 from serve.errors import CheckpointError, DeadlineError, MemoryShortError
 from serve.rollout.decision import Evidence, Step, Verdict
-from serve.rollout.evidence_board import EvidenceBoard
-from serve.rollout.watch import Watch
+from serve.rollout.evidence_board import EvidenceBoard, Watch
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.ledger import CHECKPOINT, Entry
 from serve.store.quarantine import explain, reject_entry
@@ -291,7 +290,7 @@ PROBATION = "probation"
 
 
 class Probation:
-    """The probations of one model, seen by one worker; a trial of `serve.rollout.watch`.
+    """The probations of one model, seen by one worker; a trial of `serve.rollout.evidence_board`.
 
     Who sees first that a generation must go back writes one word, which moves all workers at the same instant.
     """

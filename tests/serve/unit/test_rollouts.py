@@ -17,8 +17,7 @@ from serve.inference.rollout import Asked, Counts, Rollout, find_disagreement
 from serve.model.answers import Declared
 from serve.model.slot import Generation
 from serve.rollout.decision import Evidence, Step, Verdict, rollout_of
-from serve.rollout.evidence_board import EvidenceBoard
-from serve.rollout.watch import Watch
+from serve.rollout.evidence_board import EvidenceBoard, Watch
 from serve.store.ledger import Entry
 from serve.swap.context import Context
 
