@@ -243,7 +243,7 @@ def load_settings(
 ) -> ServerSettings:
     """Read and check all settings; raises `SettingsError` with every issue.
 
-    `directory`: of the file, and of relative paths in variables. `keys`: what stands in the place of a file.
+    `directory`: of the file, and of relative paths in variables. `keys`: in place of a file.
     """
     issues: list[Issue] = []
     file, stated = _read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))
