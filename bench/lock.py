@@ -3,16 +3,9 @@
     python bench/lock.py ../shared/repodata [--runs 9]
 
 The directory holds repodata in channel layout (conda-forge/linux-64/repodata.json, …); it is served on the loopback
-<<<<<<< HEAD
-interface under the channels' canonical URLs, compressed as well, as public channels do. The sides run in turns, so
-that a busy machine is busy for all of them;
-medians and ratios are printed. Every run is a process of its own, imports included, with the records already fetched;
-both sides ask the server whether they have changed.
-=======
 interface under the channels' canonical URLs, compressed as well, as public channels do. The sides run in turns, so that
 a busy machine is busy for all of them; medians and ratios are printed. Every run is a process of its own, imports
 included, with the records already fetched; both sides ask the server whether they have changed.
->>>>>>> main
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ traceback). A message names the thing, then the expected and the actual value; w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class EnvtoolError(Exception):
@@ -19,8 +19,7 @@ class EnvtoolError(Exception):
         self.hint = hint
 
 
-@dataclass(frozen=True)
-class Issue:
+class Issue(NamedTuple):
     """One thing wrong in a file that a person or a tool wrote (`place`: where, for people: `environment.yml:7` or
     `package[3].hash.sha256`)."""
 

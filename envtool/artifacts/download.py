@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -123,7 +122,7 @@ def find_archive(record: PackageRecord, cache: Cache, mirrors: Mirrors) -> Path 
 
     wanted = Wanted(_file_name(record), record.sha256, mirrors.for_url(record.url), record.size_bytes)
     try:
-        return fetch([wanted], cache, SILENT, patience=replace(failover.configured_timeouts(), attempts=1))[wanted]
+        return fetch([wanted], cache, SILENT, patience=failover.configured_timeouts()._replace(attempts=1))[wanted]
     except EnvtoolError:
         return None  # whoever needs it says why; a lock needs it for the best answer only
 

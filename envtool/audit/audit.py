@@ -64,7 +64,6 @@ def audit(whole: Graph, database_path: Path, vex_path: Path | None = None, today
     names = {key: _names(package) for key, package in whole.packages.items()}
     database = osv.read(database_path, {name for found in names.values() for name in found})
     statements = _statements(vex_path) if vex_path else []
-    backwards = whole.reversed()
     found = []
     for key, package in sorted(whole.packages.items()):
         versions = {each: pep440(package.version) if each[0] == "PyPI" else package.version for each in names[key]}
@@ -72,7 +71,7 @@ def audit(whole: Graph, database_path: Path, vex_path: Path | None = None, today
             lines = tuple(dict.fromkeys(whole.requested[chain[0]] for chain in whole.chains(key)))
             ignored, note = _ignored(statements, vulnerability, package, today)
             # What the packages that need this one ask of it, where the fix does not fit.
-            asked = backwards.edges[key].items() if vulnerability.fixed else ()
+            asked = whole.reversed.edges[key].items() if vulnerability.fixed else ()
             held = tuple(
                 f"{needing[1]} needs {key[1]} {constraint}"
                 for needing, constraint in asked

@@ -25,6 +25,7 @@ from envtool.pypi.distributions import normalize
 LEVELS = ("low", "medium", "high", "critical")
 UNKNOWN = "unknown"
 _NAME = re.compile(rb'"name"\s*:\s*"([^"]+)"')
+_SEPARATORS = re.compile(rb"[-_.]+")
 _MODIFIED = re.compile(rb'"modified"\s*:\s*"([^"]+)"')
 _HINT = "mirror one: docs/how-to/audit.md shows how"
 # An ecosystem and a normalized name; what versions are compared by.
@@ -80,7 +81,7 @@ def read(path: Path, names: set[Name]) -> Database:
             count += 1
             modified = max(modified, *_MODIFIED.findall(text)[:1] or [b""])
             # Parsing all of it takes ten times as long.
-            if wanted.isdisjoint(re.sub(rb"[-_.]+", b"-", each).lower() for each in _NAME.findall(text)):
+            if wanted.isdisjoint(_SEPARATORS.sub(b"-", each).lower() for each in _NAME.findall(text)):
                 continue
             record = json.loads(text)
             if record.get("withdrawn") is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -49,7 +48,7 @@ def diff(
     shown = list(platforms) or everywhere
     differences = [each for each in compare(before, after, compare_versions) if set(each.platforms) & set(shown)]
     if as_json:
-        console.answer_json([asdict(difference) for difference in differences])
+        console.answer_json([difference._asdict() for difference in differences])
     elif markdown:
         console.answer(as_markdown(differences, everywhere))
     else:

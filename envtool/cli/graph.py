@@ -41,7 +41,7 @@ def tree(
     if package and key is None:
         console.say(f"{package} is not in the lock for {chosen}")
         ctx.exit(1)
-    shown = whole.reversed() if reverse else whole
+    shown = whole.reversed if reverse else whole
     known = {} if no_sizes else look_up(list(whole.packages.values()), is_offline=True)
     roots = [key] if key else sorted(whole.requested, key=lambda each: each[1])
     if as_json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -102,7 +102,7 @@ def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_js
     answer = check(old, request)
     if as_json:
         head = {"lockfile": str(request.lockfile_path), "is_current": answer.is_current}
-        changes = [asdict(each) for each in answer.changes]
+        changes = [each._asdict() for each in answer.changes]
         console.answer_json({**head, "changes": changes, "missing": list(answer.missing)})
     elif answer.is_current:
         console.say(f"{request.lockfile_path} is current")
@@ -134,8 +134,8 @@ def _lock(
     differences = compare(old or replace(lockfile, packages=()), lockfile, compare_versions)
     if as_json:
         head = {"lockfile": str(request.lockfile_path), "content_hash": dict(lockfile.content_hash)}
-        reasons = [{**asdict(each.difference), "reason": each.reason} for each in moved]
-        changes = {"changes": [asdict(each) for each in differences]} if is_dry_run else {}
+        reasons = [{**each.difference._asdict(), "reason": each.reason} for each in moved]
+        changes = {"changes": [each._asdict() for each in differences]} if is_dry_run else {}
         console.answer_json({**head, "packages": counts, "moved": reasons, "removed_platforms": gone, **changes})
         return
     if is_dry_run and differences:

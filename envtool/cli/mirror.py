@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -81,7 +80,7 @@ def probe(lockfile_path: Path, limit_s: float, as_json: bool) -> None:
     ranked = selection.rank(readings)
     if as_json:
         shown = {
-            name: [{**asdict(o), "base": without_credentials(o.base), "estimate_s": o.estimate_s} for o in found]
+            name: [{**o._asdict(), "base": without_credentials(o.base), "estimate_s": o.estimate_s} for o in found]
             for name, found in selection.by_channel(readings).items()
         }
         console.answer_json({"channels": shown})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -61,7 +60,7 @@ def outdated(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
     with opened_sources(request) as sources, explained(request, sources):
         found = moves.outdated(old, request, chosen, sources)
     if as_json:
-        console.answer_json([asdict(each) for each in found])
+        console.answer_json([each._asdict() for each in found])
         return
     rows = [("package", "locked", "fits", "newest", "held by"), *(
         (f"{each.name} (pip)" if each.manager == "pip" else each.name, each.locked, each.fits or "-", each.newest,

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -223,7 +222,7 @@ class _Run:
             raise _stopped()
 
     def _ask(self, growing: Transfer, url: str, has_alternative: bool) -> Failure | None:
-        patience = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
+        patience = self._patience if has_alternative else self._patience._replace(min_bytes_per_s=0.0)
         before = growing.have_bytes
         try:
             growing.attempt(url, patience)

@@ -15,14 +15,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from envtool.errors import EnvtoolError, NetworkError
 
 
-@dataclass(frozen=True)
-class Timeouts:
+class Timeouts(NamedTuple):
     """The limits of one download."""
 
     connect_timeout_s: float = 10.0
@@ -87,8 +86,7 @@ class RangeError(TransferError):
     """A URL that does not go on where it was asked to; from the beginning it may well work."""
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """What is known of one place that may have a file. Times are seconds of one and the same clock."""
 
     url: str
@@ -99,8 +97,7 @@ class Place:
     reason: str | None = None
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """How a place failed."""
 
     reason: str
@@ -109,16 +106,14 @@ class Failure:
     brought_bytes: bool = False
 
 
-@dataclass(frozen=True)
-class Ask:
+class Ask(NamedTuple):
     """Ask a place now."""
 
     position: int
     has_alternative: bool
 
 
-@dataclass(frozen=True)
-class Wait:
+class Wait(NamedTuple):
     """Wait, then decide again."""
 
     seconds: float
@@ -141,11 +136,10 @@ def decide(places: Sequence[Place], now_s: float, patience: Timeouts) -> Ask | W
 def after(place: Place, failure: Failure, now_s: float, jitter: float, patience: Timeouts) -> Place:
     """What is known of a place once it has failed."""
     if not failure.is_transient:
-        return replace(place, is_out=True, reason=failure.reason)
+        return place._replace(is_out=True, reason=failure.reason)
     failures = 1 if failure.brought_bytes else place.failures + 1
     backoff_s = jitter * min(patience.max_backoff_s, patience.backoff_s * 2.0 ** (failures - 1))
-    return replace(
-        place,
+    return place._replace(
         failures=failures,
         # The jitter comes on top of what the server asks for: all of its clients were asked for the same.
         not_before_s=max(place.not_before_s, now_s + (failure.retry_after_s or 0.0) + backoff_s),
@@ -183,8 +177,7 @@ class HostHealth:
         """The places of a file with what is known of their hosts."""
         with self._lock:
             return tuple(
-                replace(
-                    place,
+                place._replace(
                     is_doubtful=_host(place.url) in self._down,
                     not_before_s=max(place.not_before_s, self._not_before_s.get(_host(place.url), 0.0)),
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from envtool import console
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
@@ -13,8 +13,7 @@ KINDS = ("added", "removed", "upgraded", "downgraded", "rebuilt")
 Key = tuple[str, str, str]
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """One package that is not the same in two locks."""
 
     kind: str  # `added`, `removed`, `upgraded`, `downgraded`, or `rebuilt` (the same version, other bytes)
@@ -33,7 +32,7 @@ def compare(old: Lockfile, new: Lockfile, order: Callable[[str, str, str], int])
         found = _difference(before.get(key), after.get(key), order)
         if found is not None:
             merged.setdefault(found, []).append(key[2])
-    found_all = [replace(each, platforms=tuple(sorted(platforms))) for each, platforms in merged.items()]
+    found_all = [each._replace(platforms=tuple(sorted(platforms))) for each, platforms in merged.items()]
     return sorted(found_all, key=lambda each: (each.name, each.manager, each.platforms))
 
 

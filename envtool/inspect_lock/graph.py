@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile
 from envtool.pypi.distributions import distribution_names
@@ -27,6 +28,7 @@ class Graph:
         keys = [key for key in self.packages if wanted & {key[1], *distribution_names(key[1])}]
         return min(keys, default=None)
 
+    @cached_property
     def reversed(self) -> Graph:
         """The same graph with every edge turned round."""
         edges: dict[Key, dict[Key, str]] = {key: {} for key in self.packages}
@@ -37,24 +39,16 @@ class Graph:
 
     def chains(self, target: Key) -> list[tuple[Key, ...]]:
         """For every requested package that needs the target, the shortest chain from it to the target."""
-        found = (self._shortest(root, target) for root in self.requested)
-        return sorted((chain for chain in found if chain), key=lambda chain: (len(chain), chain))
-
-    def _shortest(self, root: Key, target: Key) -> tuple[Key, ...]:
-        before: dict[Key, Key | None] = {root: None}
-        todo = deque([root])
-        while todo and target not in before:
+        chains: dict[Key, tuple[Key, ...]] = {target: (target,)}
+        todo = deque([target])
+        while todo:
             key = todo.popleft()
-            for needed in self.edges[key]:
-                if needed not in before:
-                    before[needed] = key
-                    todo.append(needed)
-        chain: list[Key] = []
-        step: Key | None = target if target in before else None
-        while step is not None:
-            chain.append(step)
-            step = before[step]
-        return tuple(reversed(chain))
+            for needing in self.reversed.edges[key]:
+                if needing not in chains:
+                    chains[needing] = (needing, *chains[key])
+                    todo.append(needing)
+        found = (chains[root] for root in self.requested if root in chains)
+        return sorted(found, key=lambda chain: (len(chain), chain))
 
 
 def graph(lockfile: Lockfile, platform: str, categories: Sequence[str]) -> Graph:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cmp_to_key
 from itertools import chain
+from typing import NamedTuple
 
 from envtool.errors import EnvtoolError, SolveError
 from envtool.fetch import credentials
@@ -35,8 +36,7 @@ Key = tuple[str, str]
 Packages = Mapping[Key, LockedPackage]
 
 
-@dataclass(frozen=True)
-class Move:
+class Move(NamedTuple):
     """A package of which a lock has another version or build than the one before."""
 
     difference: Difference
@@ -62,8 +62,7 @@ def moves(
     return found
 
 
-@dataclass(frozen=True)
-class Reasons:
+class Reasons(NamedTuple):
     """Why packages of one set cannot be in another, as far as the sets and the sources tell by themselves."""
 
     before: Packages
@@ -153,8 +152,7 @@ def why_not(
     return None, tuple(moves(one, new, asked, sources.repodata))
 
 
-@dataclass(frozen=True)
-class Outdated:
+class Outdated(NamedTuple):
     """One package that has a newer version."""
 
     manager: str

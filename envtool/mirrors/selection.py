@@ -11,8 +11,9 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from envtool.atomic_files import write_atomically
@@ -33,8 +34,7 @@ _TYPICAL_BYTES = 10_000_000
 _REPODATA = ("repodata.json.zst", "repodata.json")
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One place to be measured."""
 
     name: str
@@ -44,8 +44,7 @@ class Candidate:
     sample: str  # a file of the lock, relative to the base
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """What was measured of one candidate."""
 
     name: str
@@ -116,10 +115,10 @@ def _measure(candidate: Candidate, limit_s: float) -> Reading:
     try:
         if candidate.subdir:
             latency_s, host = _first_repodata(candidate, patience)
-            reading = replace(reading, latency_s=latency_s, served_by=host)
+            reading = reading._replace(latency_s=latency_s, served_by=host)
         return _sample(candidate, reading, patience)
     except EnvtoolError as error:
-        return replace(reading, reason=error.message)
+        return reading._replace(reason=error.message)
 
 
 def _first_repodata(candidate: Candidate, patience: Timeouts) -> tuple[float, str]:
@@ -150,8 +149,7 @@ def _sample(candidate: Candidate, reading: Reading, patience: Timeouts) -> Readi
         if error.status == 404:
             raise TransferError(f"lacks {candidate.sample.rpartition('/')[2]}", is_transient=False) from error
         raise
-    return replace(
-        reading,
+    return reading._replace(
         latency_s=reading.latency_s if reading.latency_s is not None else first_s - began_s,
         bytes_per_s=count / elapsed_s,
         served_by=host,
@@ -219,7 +217,7 @@ def recall(cache: Cache) -> list[Reading]:
 def keep(cache: Cache, readings: Iterable[Reading]) -> None:
     """Remember a measurement; on a cache that cannot be written it is made again next time."""
     path = _path(cache)
-    content = {"measured_at": int(time.time()), "readings": [asdict(reading) for reading in readings]}
+    content = {"measured_at": int(time.time()), "readings": [reading._asdict() for reading in readings]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(content, indent=2) + "\n")

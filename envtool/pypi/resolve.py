@@ -274,7 +274,7 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
                 break
     needs = parse_reasons(reasons)
     urls = [wheel.url if wheel.built else pip_index.canonical(wheel.url, mirrors) for wheel in wheels]
-    return [replace(each, url=url, needs=needs.get(each.name, ())) for each, url in zip(wheels, urls)]
+    return [each._replace(url=url, needs=needs.get(each.name, ())) for each, url in zip(wheels, urls)]
 
 
 def _resolve(

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool import paths
 from envtool.errors import EnvtoolError, SolveError, UnsatisfiableError
@@ -63,8 +63,7 @@ _latest: list[Any] = []
 _NO_RECORDS_HINT = "is the channel's URL right, and is the network reachable? config.toml takes mirrors: [mirrors]"
 
 
-@dataclass(frozen=True)
-class PackageRecord:
+class PackageRecord(NamedTuple):
     """One conda package as a channel's repodata describes it."""
 
     name: str

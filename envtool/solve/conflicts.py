@@ -10,7 +10,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from envtool.errors import SolveError, UnsatisfiableError
 from envtool.solve.lock import LockRequest, channels_of, solve, with_virtual_packages
@@ -22,8 +23,7 @@ _BEST = {"__cuda": "99.9", "__glibc": "2.99", "__linux": "99.0", "__osx": "99.0"
 _BUDGET_S = 60.0
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(NamedTuple):
     """Why one platform cannot be satisfied."""
 
     platform: str
@@ -130,13 +130,13 @@ def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -
         return explained
     declarations = _declarations(platform, error.reason, is_satisfiable)
     if declarations:
-        return replace(explained, declarations=declarations)
+        return explained._replace(declarations=declarations)
     unbounded = VersionPolicy(policy.strategy)
     if policy != unbounded and is_satisfiable(platform.conda, platform.virtual_packages, unbounded):
         moment = f"{policy.exclude_newer:%Y-%m-%d %H:%M} UTC" if policy.exclude_newer else "of packages or channels"
-        return replace(explained, exclude_newer=moment)
+        return explained._replace(exclude_newer=moment)
     found = conflicts(platform.conda, lambda lines: is_satisfiable(lines, platform.virtual_packages))
-    return replace(explained, conflicts=found, is_cut_short=time.monotonic() > deadline)
+    return explained._replace(conflicts=found, is_cut_short=time.monotonic() > deadline)
 
 
 def conflicts(

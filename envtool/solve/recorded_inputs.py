@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool.spec import pip_requirements
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec, package_name
@@ -19,8 +18,7 @@ _NAMED = ("variable", "virtual package", "exclude-newer-package", "exclude-newer
 _AROUND_OPERATORS = re.compile(r"\s*([,|<>=!~]+)\s*")
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One thing that a lock depends on (`name`: which of its kind: the package, the variable)."""
 
     kind: str
@@ -29,8 +27,7 @@ class Item:
     category: str = "main"
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One difference between the sources and the lock."""
 
     kind: str
@@ -59,7 +56,7 @@ def serialize(spec: EnvironmentSpec, options: Mapping[str, str]) -> str:
 
 
 def _rows(items: Iterable[tuple[Item, str]]) -> str:
-    rows = sorted({astuple(item) for item, _ in items})
+    rows = sorted({item for item, _ in items})
     return ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
 
 
@@ -85,7 +82,7 @@ def compare(recorded: str, spec: EnvironmentSpec, options: Mapping[str, str]) ->
     grouped = []
     for members in groups.values():
         platforms = tuple(dict.fromkeys(name for member in members for name in member.platforms))
-        grouped.append(replace(members[0], platforms=() if len(platforms) == len(before & after) else platforms))
+        grouped.append(members[0]._replace(platforms=() if len(platforms) == len(before & after) else platforms))
     return grouped
 
 

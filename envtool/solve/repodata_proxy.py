@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import IO, Any
@@ -128,7 +128,7 @@ class RepodataProxy:
         patience = self._patience
         if is_optional and len(places) > 1:
             # Another place may have the records in the form that every channel has, at once.
-            patience = replace(patience, attempts=_OPTIONAL_ATTEMPTS, max_wait_s=0.0, max_backoff_s=_OPTIONAL_BACKOFF_S)
+            patience = patience._replace(attempts=_OPTIONAL_ATTEMPTS, max_wait_s=0.0, max_backoff_s=_OPTIONAL_BACKOFF_S)
         failed = ask_in_turn(places, ask, self._wait, self._hosts, patience)
         if found:
             return found[0]
@@ -147,7 +147,7 @@ class RepodataProxy:
         return _Found(_FAILED)
 
     def _ask(self, place: str, etag: str | None, is_wanted: bool, has_alternative: bool) -> _Found:
-        limits = self._patience if has_alternative else replace(self._patience, min_bytes_per_s=0.0)
+        limits = self._patience if has_alternative else self._patience._replace(min_bytes_per_s=0.0)
         with client.get(place, patience=limits, headers=_conditions(place, etag)) as body:
             headers = {**body.validators, "ETag": _etag_of(place, body.validators)}
             headers.pop("Last-Modified", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from envtool.console import ProgressDisplay
 from envtool.errors import SolveError
@@ -15,8 +15,7 @@ from envtool.spec import pip_requirements
 from envtool.spec.environment import PlatformSpec, package_name
 
 
-@dataclass(frozen=True)
-class Preference:
+class Preference(NamedTuple):
     """What a solve of one platform should come to, beside what is asked for."""
 
     # canonical URLs of archives that stay unless something asked for forbids it; those of packages that a line asks for

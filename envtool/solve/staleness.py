@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool import console
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, Lockfile
@@ -55,8 +55,7 @@ def has_other_strategy(old: Lockfile, options: Mapping[str, str]) -> bool:
     return recorded_options(old).get("strategy", "highest") != options.get("strategy", "highest")
 
 
-@dataclass(frozen=True)
-class Staleness:
+class Staleness(NamedTuple):
     """What a check found."""
 
     changes: tuple[Change, ...] = ()  # how the sources differ from what the lock was made from

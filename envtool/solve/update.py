@@ -41,7 +41,7 @@ def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources:
     commits = {each.platform: _commits(old, each, named) for each in request.spec.platforms}
     fresh: tuple[LockedPackage, ...] = ()
     if named:
-        limits = {platform: replace(bounds, keep_wheels=kept) for platform, kept in commits.items()}
+        limits = {platform: bounds._replace(keep_wheels=kept) for platform, kept in commits.items()}
         fresh = lock(replace(request, preferences=limits), sources).packages
     preferences = {
         each.platform: _preference(old, fresh, each, named, commits[each.platform]) for each in request.spec.platforms

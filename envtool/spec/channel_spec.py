@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 CANONICAL_CHANNELS = "https://conda.anaconda.org"
@@ -20,8 +20,7 @@ _BRACKET = re.compile(r"\[[^\]]*\]\s*$")
 _SUBDIR = re.compile(r"noarch|(linux|osx|win|freebsd|emscripten|wasi|zos)-[a-z0-9]+")
 
 
-@dataclass(frozen=True)
-class Restricted:
+class Restricted(NamedTuple):
     """A match spec taken apart (`channel`: the channel as it is written, None where none is)."""
 
     text: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.errors import Issue, SpecError
 from envtool.spec import environment_yml
@@ -22,8 +23,7 @@ DEFAULT_PLATFORM = "linux-64"
 _HINT = "docs/reference/environment-yml.md explains the keys"
 
 
-@dataclass(frozen=True)
-class Dependency:
+class Dependency(NamedTuple):
     """One line that the user wrote: a match spec (`python=3.9`) or a requirement for pip (`torch==1.12.1`)."""
 
     text: str

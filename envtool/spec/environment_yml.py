@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.errors import Issue
 from envtool.fetch import credentials
@@ -32,8 +33,7 @@ _OTHER_FILES = "packages of conda under dependencies, those of an index under pi
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """What one file asks for on one platform."""
 
     conda: tuple[Line, ...]

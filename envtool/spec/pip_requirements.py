@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, unquote, urldefrag
 
 from envtool.errors import Issue
@@ -87,8 +87,7 @@ _AFTER_CREATE = (
 )
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """One line that somebody wrote (`place`: where: `environment.yml:7` or `requirements.txt:2`)."""
 
     text: str

@@ -106,12 +106,14 @@ class Prediction(NamedTuple):
         return answer._replace(headers={**answer.headers, RETRIED: reason})
 
     def _show(self, shadow: ModelInstance, raw: Any) -> None:
+        number = 0 if shadow.settings.label == SHADOW else self.generation.provenance.generation
+        if not self.server.shadow.has_room(shadow, number):
+            return
         # Now, while the generation is leased and its weights are there.
         try:
             outputs = self.generation.predictor.postprocess(raw)
         except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
             return
-        number = 0 if shadow.settings.label == SHADOW else self.generation.provenance.generation
         self.server.shadow.offer(Asked(shadow, self.prepare, outputs, self.instance, number))
 
     def end(self) -> None:

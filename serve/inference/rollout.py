@@ -1,8 +1,11 @@
 """The shadow, compared with what answered; the rollout of a canary or a shadow, promoted or ended by its rule.
 
-Comparing happens in one thread and never makes a request wait: while it is behind, a request is counted as skipped. The
-first worker to decide a rollout acts, under the lock of the label's commits. The order that promotes has the same id
-whoever writes it, and is written before the rollout counts as ended, as is the quarantine of one that was at fault:
+Comparing happens in one thread and never makes a request wait: while it is behind, a request is counted as skipped. It
+shares the interpreter's lock and the cores with the requests, so that it rests after each comparison until it has had
+no more than `compare_time` of the time.
+
+The first worker to decide a rollout acts, under the lock of the label's commits. The order that promotes has the same
+id whoever writes it, and is written before the rollout counts as ended, as is the quarantine of one that was at fault:
 wherever a worker dies, the next one to look does the same again, or finds it done.
 """
 
@@ -10,6 +13,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
 
 _WAITING = 64
+_BURST_S, _LEAST = 0.05, 1e-4  # the rests begin after a burst: a few requests in a while are all compared
 _NICENESS = 10
 _MOST_SHOWN = 3
 _LOG_EVERY = 1000  # of the differences; a shadow that is simply another model must not flood the log
@@ -41,6 +46,11 @@ class Asked:
     outputs: object
     by: ModelInstance | None = None  # what has answered; a canary is judged by the comparison, otherwise the shadow is
     generation: int = 0  # of `by`, where that is judged; 0 where the shadow is
+
+    @property
+    def judged(self) -> ModelInstance:
+        """What the comparison speaks for or against."""
+        return (self.by if self.generation else None) or self.instance
 
 
 @dataclass
@@ -71,12 +81,23 @@ class Shadow:
         self.counts: dict[str, Counts] = {}
         self._waiting: queue.Queue[Asked | None] = queue.Queue(_WAITING)
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        self._lock, self._is_over = threading.Lock(), threading.Event()
+
+    def has_room(self, instance: ModelInstance, generation: int) -> bool:
+        """Return whether an answer would be compared now; count it as skipped if it would not."""
+        if not self._waiting.full():
+            return True
+        self._counts_of(instance, generation).skipped += 1
+        return False
+
+    def _counts_of(self, instance: ModelInstance, generation: int) -> Counts:
+        # A canary's comparisons are its own; the counts are of shadows.
+        return Counts() if generation else self.counts.setdefault(instance.settings.name, Counts())
 
     def offer(self, asked: Asked) -> None:
         """Have a request compared, if there is time for it."""
         with self._lock:
-            counts = Counts() if asked.generation else self.counts.setdefault(asked.instance.settings.name, Counts())
+            counts = self._counts_of(asked.instance, asked.generation)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
                 self._thread.start()
@@ -91,6 +112,7 @@ class Shadow:
             thread = self._thread
         if thread is None:
             return
+        self._is_over.set()
         try:
             while True:
                 self._waiting.get_nowait()
@@ -100,12 +122,17 @@ class Shadow:
 
     def _run(self) -> None:
         give_way(_NICENESS)
+        due_s = 0.0
         while (asked := self._waiting.get()) is not None:
-            # A canary's comparisons are its own; the counts are of shadows.
-            self._compare(asked, Counts() if asked.generation else self.counts[asked.instance.settings.name])
+            began_s = time.monotonic()
+            self._compare(asked, self._counts_of(asked.instance, asked.generation))
+            share, now_s = max(asked.judged.settings.compare_time, _LEAST), time.monotonic()
+            due_s = max(due_s, now_s - _BURST_S / share) + (now_s - began_s) / share
+            if share < 1 and due_s > now_s:
+                self._is_over.wait(due_s - now_s)
 
     def _compare(self, asked: Asked, counts: Counts) -> None:
-        judged, number = (asked.by or asked.instance) if asked.generation else asked.instance, asked.generation
+        judged, number = asked.judged, asked.generation
         try:
             with asked.instance.slot.lease() as generation:
                 number = number or generation.provenance.generation

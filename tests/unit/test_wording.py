@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +61,10 @@ def test_no_text_has_a_forbidden_wording(package: str) -> None:
         if (match := FORBIDDEN.search(line))
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_file_has_the_marks_of_a_merge() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    mark = re.compile(rb"^(?:<{7}|>{7}|\|{7}) ", re.MULTILINE)
+    found = [name for name in listed if (ROOT / name).is_file() and mark.search((ROOT / name).read_bytes())]
+    assert not found

@@ -65,6 +65,24 @@ def test_unreachable(user: User, project: Path) -> None:
     assert "tool-1.0-h1_0.conda" in " ".join(steps[1]["lines"])
 
 
+def test_vulnerable_as_long_as_it_is_not_ignored(user: User, project: Path) -> None:
+    affected = {"package": {"purl": "pkg:conda/tool", "ecosystem": "conda", "name": "tool"}, "versions": ["1.0"]}
+    record = {"id": "T-1", "modified": "2026-11-01T00:00:00Z", "summary": "a hole", "affected": [affected]}
+    (project / "db.json").write_text(json.dumps({**record, "database_specific": {"severity": "HIGH"}}))
+    out, _ = run_envtool(user, project, "ci", "--db", "db.json", "--json", code=13)
+    report = json.loads(out)
+    assert report["verdict"] == "vulnerable"
+    found = [step for step in report["steps"] if step["verdict"] != "good"]
+    assert [step["verdict"] for step in found] == ["vulnerable"]
+    assert "T-1" in " ".join(found[0]["lines"])
+    run_envtool(user, project, "ci", "--db", "db.json", "--level", "critical")
+    statement = {"vulnerability": {"name": "T-1"}, "products": [{"@id": "pkg:conda/tool"}], "status": "not_affected"}
+    (project / "vex.json").write_text(
+        json.dumps({"@context": "https://openvex.dev/ns/v0.2.0", "statements": [statement]})
+    )
+    run_envtool(user, project, "ci", "--db", "db.json", "--ignore", "vex.json")
+
+
 def test_other_bytes_than_those_that_were_locked(user: User, project: Path) -> None:
     archive = user.home / "channel/linux-64/tool-1.0-h1_0.conda"
     archive.write_bytes(archive.read_bytes()[:-1] + b"!")

@@ -27,8 +27,8 @@ from tests.support.wheels import locked_wheel, write_wheel
 Python = tuple[LockedPackage, ...]
 
 
-def run(*argv: object) -> str:
-    done = subprocess.run([str(argument) for argument in argv], capture_output=True, text=True)
+def run(*argv: object, cwd: Path | None = None) -> str:
+    done = subprocess.run([str(argument) for argument in argv], capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -156,7 +156,8 @@ def test_an_image_upon_a_base_or_with_a_sysroot_runs(
     said = user.run("image", "-o", user.home / name, "--app", tmp_path / "app", *options).stderr
     assert "no C library" not in said
     own = ["--storage-driver", "vfs", "--root", tmp_path / "storage", "--runroot", tmp_path / "run"]
-    run("buildah", *own, "from", "--name", name, f"oci:{user.home}/{name}:latest")
+    # By a relative name: buildah makes a reference of the whole path, in which a directory's name may be impossible.
+    run("buildah", *own, "from", "--name", name, f"oci:{name}:latest", cwd=user.home)
     config = json.loads(run("skopeo", "inspect", "--config", f"oci:{user.home}/{name}:latest"))["config"]
     shown = run("buildah", *own, "run", "--isolation", "chroot", name, "--", *config["Entrypoint"])
     digest = config["Labels"]["envserve.env-digest"]

@@ -14,6 +14,7 @@ model = "m:M"
 checkpoints = "ck"
 [models.a.shadow]
 checkpoints = "dark"
+compare_time = 1.0
 """
 
 
@@ -76,3 +77,26 @@ def test_a_shadow_that_is_slow_makes_nobody_wait(server):
     goes_on.set()
     skipped = server.shadow.counts["a"].skipped
     wait_for(server, agreed=201 - skipped, skipped=skipped)
+
+
+def test_comparisons_take_no_more_than_their_share_of_the_time(tmp_path):
+    class Slow(Times):
+        def run(self, taken):
+            time.sleep(0.01)
+            return super().run(taken)
+
+    server = make_server(tmp_path, TOML.replace("= 1.0", "= 0.1"))
+    shadow = server.find("a").labels["shadow"]
+    go_live(shadow, Slow())
+    began_s = time.monotonic()
+    while time.monotonic() < began_s + 2:
+        if server.shadow.has_room(shadow, 0):
+            offer(server, [2, 4])
+        time.sleep(0.001)
+    counts = server.shadow.counts["a"]
+    began_s = time.monotonic()
+    server.shadow.stop()  # its thread is resting
+    assert time.monotonic() - began_s < 1
+    # A tenth of two seconds and the first stretch; without rests there were nearly two hundred.
+    assert 2 < counts.agreed <= 26
+    assert counts.skipped > 100
