@@ -13,8 +13,8 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class MlflowPlace(LocalSource):
             shown = ", ".join(found[:_MOST_SHOWN]) or "none"
             problem = f"{uri}: expected one checkpoint among its artifacts, found {shown}"
             return Observation(self.path, None, marker, b"", problem)
-        name, source = found[0], MlflowSource(f"{uri}/{found[0]}")
+        name, copy = found[0], partial(_copy, f"{uri}/{found[0]}")
         checkpoint = Identity(0, marker.inode, sizes[name], marker.mtime_ns)
         if not marked:
             created = datetime.fromtimestamp(version.creation_timestamp / 1000, timezone.utc)
@@ -121,25 +121,18 @@ class MlflowPlace(LocalSource):
             stated = {"version": str(version.version), "created": created.isoformat(), "metrics": metrics}
             text = json.dumps({**stated, **describe(self._name, version.version, version.run_id)}).encode()
         elif sizes[name + MARKER_SUFFIX] > MARKER_LIMIT_BYTES:
-            return Observation(self.path, checkpoint, marker, b"", MARKER_TOO_LONG, source=source)
+            return Observation(self.path, checkpoint, marker, b"", MARKER_TOO_LONG, copy=copy)
         else:
             with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
-                text = _download(source.uri + MARKER_SUFFIX, Path(directory)).read_bytes()
-        return Observation(self.path, checkpoint, marker, text, source=source)
+                text = _download(f"{uri}/{name}{MARKER_SUFFIX}", Path(directory)).read_bytes()
+        return Observation(self.path, checkpoint, marker, text, copy=copy)
 
 
-@dataclass(frozen=True)
-class MlflowSource:
-    """A version's checkpoint, by the URI of its artifact, which nobody changes once it is registered."""
-
-    uri: str
-
-    def copy_hashed(self, target: Path) -> durable_files.Copied:
-        """As `RemoteSource.copy_hashed`; raises what MLflow does, with `target` there in part."""
-        with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
-            downloaded = _download(self.uri, Path(directory))
-            with downloaded.open("rb") as reader:
-                return durable_files.copy_hashed(reader.fileno(), target)
+def _copy(uri: str, target: Path) -> durable_files.Copied:
+    """Copy an artifact, which nobody changes once it is registered; raises what MLflow does."""
+    temporary = tempfile.TemporaryDirectory(dir=target.parent, suffix=".part")
+    with temporary as directory, _download(uri, Path(directory)).open("rb") as reader:
+        return durable_files.copy_hashed(reader.fileno(), target)
 
 
 def describe(name: str, version: object, run_id: str | None) -> Mapping[str, object]:

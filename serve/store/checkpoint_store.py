@@ -172,9 +172,9 @@ class Store:
 
     def _copy_observed(self, candidate: Load, part: Path) -> durable_files.Copied:
         seen = candidate.observation
-        if seen.source is not None:
+        if seen.copy is not None:
             self._require_space(seen.checkpoint.size_bytes if seen.checkpoint is not None else 0)
-            return seen.source.copy_hashed(part)
+            return seen.copy(part)
         source = os.open(seen.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             before = identify(source, seen.path)

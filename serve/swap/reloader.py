@@ -111,7 +111,7 @@ class Admission:
     def _preview(self, loader: ModelLoader, candidate: Load) -> None:
         """Refuse before the copy what the first bytes prove; those of another machine are copied first."""
         seen, sha256 = candidate.observation, candidate.manifest.sha256
-        if seen.source is not None or (sha256 is not None and self._context.store.has(sha256)):
+        if seen.copy is not None or (sha256 is not None and self._context.store.has(sha256)):
             return
         try:
             loader.preview(seen.path, candidate.manifest)
