@@ -103,7 +103,7 @@ def import_(server: str, archive: Path, config: Path | None, directory: Path | N
     \b
       python -m serve import torchserve resnet.mar --config config.properties
     """
-    from serve.development.torchserve_archive import import_archive
+    from serve.development.project import import_archive
 
     done = import_archive(archive, directory or Path(archive.stem), config)
     click.echo(f"made {done.directory}, published {done.checkpoint}")

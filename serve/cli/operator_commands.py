@@ -19,7 +19,7 @@ from serve.cli.options import PATH, Command, answer, json_option, model_option, 
 from serve.errors import OperationError, ServeError, describe
 from serve.operations import formatting
 from serve.operations import trace as chain
-from serve.operations.operations import Operations
+from serve.operations.operations import Operations, verify_checkpoints
 from serve.operations.trace import bill_of_materials
 from serve.settings.settings import CONFIG_VARIABLE, DEFAULT_FILE, FIELDS
 from serve.store.ledger import Entry
@@ -190,15 +190,13 @@ def verify(
       python -m serve verify checkpoints
       python -m serve verify --live
     """
-    from serve.operations import verification
-
     if is_live == (directory is not None):
         raise OperationError("verify: expected either DIR or --live", hint="python -m serve verify --help")
     if directory is None:
         checked = Operations(root or settings_of(model).store).verify_live(timeout_s)
         answer(as_json, [asdict(row) for row in checked], formatting.checked_as_text(checked))
         return _NO if any(row.differing or row.problem for row in checked) else 0
-    found = verification.verify(directory)
+    found = verify_checkpoints(directory)
     facts = [{**asdict(verdict), "path": str(verdict.path)} for verdict in found]
     answer(as_json, facts, formatting.verdicts_as_text(found))
     return _NO if any(verdict.problem for verdict in found) else 0

@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -78,20 +78,19 @@ class Telemetry:
 
     def describe(self) -> list[dict[str, object]]:
         """Describe every model as the status page shows it."""
-        found = []
-        traffic = self.worker_metrics.traffic()
+        found, traffic = [], self.worker_metrics.traffic()
         for name, instance in self._instances.items():
             operations, status = self._examine(name)
-            settings = instance.settings
-            look = Look(
-                full_name=name, name=settings.name, label=settings.label, status=status,
-                history=operations.history(MOST_SWAPS) if operations else [],
-                events=instance.journal.read(_MOST_EVENTS), verdict=instance.reloader.status.verdict,
-                unserved_s=unserved_s(instance.reloader.status.unserved_ns, status),
-                traffic=traffic.get((settings.name, settings.label), Traffic()),
-                memory=self._read_memory([row.pid for row in status.workers]),
-            )  # fmt: skip
-            found.append(describe_model(look))
+            settings, found_by_reloader = instance.settings, instance.reloader.status
+            history = operations.history(MOST_SWAPS) if operations else []
+            found.append({
+                "full_name": name, "name": settings.name, "label": settings.label,
+                "verdict": found_by_reloader.verdict,
+                "unserved_s": round(unserved_s(found_by_reloader.unserved_ns, status), 3),
+                "swaps": list_swaps(history, instance.journal.read(_MOST_EVENTS))[:MOST_SWAPS],
+                "traffic": describe_traffic(traffic.get((settings.name, settings.label), Traffic())),
+                **describe_status(status, self._read_memory([row.pid for row in status.workers])),
+            })  # fmt: skip
         return found
 
     def readings(self) -> Iterator[Reading]:
@@ -194,55 +193,24 @@ _HIDDEN = ("marker", "fingerprints", "judge")
 MOST_SWAPS = 50
 
 
-@dataclass(frozen=True)
-class Look:
-    """The state of one model at one moment."""
-
-    full_name: str  # `NAME` for the default label, `NAME@LABEL` for the others
-    name: str
-    label: str
-    status: Status
-    history: Sequence[Past]
-    events: Sequence[Mapping[str, Any]]
-    verdict: str  # of the reloader about the newest checkpoint
-    unserved_s: float  # the age of the newest published checkpoint while it is not served
-    traffic: Traffic
-    memory: Mapping[int, Mapping[str, int]]
+def describe_status(status: Status, memory: Mapping[int, Mapping[str, int]]) -> dict[str, object]:
+    """Describe what a model serves in the form that JSON can hold, without what is nobody's business."""
+    facts = status_as_json(status)
+    for worker in facts["workers"]:
+        worker.update({f"{kind}_bytes": size_bytes for kind, size_bytes in memory.get(worker["pid"], {}).items()})
+    proposal = facts.pop("proposal")
+    facts["committed"] = facts["committed"] and _without(facts["committed"], "marker")
+    facts["proposal"] = proposal and _without(proposal["entry"], "marker")
+    shown = ("name", "code", "since", "reason", "hint")
+    facts["unserved"] = [{key: getattr(note, key) for key in shown} for note in reversed(status.unserved)]
+    facts["quarantine"] = [_without(record, *_HIDDEN) for record in reversed(facts["quarantine"])]
+    return facts
 
 
-def describe_model(look: Look) -> dict[str, object]:
-    """Describe one model in the form that JSON can hold."""
-    stated: dict[str, Any] = status_as_json(look.status)
-    for worker in stated["workers"]:
-        memory = look.memory.get(worker["pid"], {})
-        worker.update({f"{kind}_bytes": size_bytes for kind, size_bytes in memory.items()})
-    proposal, latency = look.status.proposal, sorted(look.traffic.latency.items())
-    return {
-        "full_name": look.full_name,
-        "name": look.name,
-        "label": look.label,
-        "committed": _without(stated["committed"], "marker") if stated["committed"] else None,
-        "proposal": _without(asdict(proposal.entry), "marker") if proposal else None,
-        "pin": stated["pin"],
-        "probation": stated["probation"],
-        "drift": stated["drift"],
-        "is_short": stated["is_short"],
-        "verdict": look.verdict,
-        "unserved_s": round(look.unserved_s, 3),
-        "workers": stated["workers"],
-        "swaps": list_swaps(look.history, look.events)[:MOST_SWAPS],
-        "changed_tensors": stated["changed_tensors"],
-        "unserved": [
-            {"name": note.name, "code": note.code, "since": note.since, "reason": note.reason, "hint": note.hint}
-            for note in reversed(look.status.unserved)
-        ],
-        "quarantine": [_without(record, *_HIDDEN) for record in reversed(stated["quarantine"])],
-        # JSON has no infinity; null stands for "however long".
-        "traffic": {
-            **asdict(look.traffic),
-            "latency": [[bound_s if bound_s < math.inf else None, count] for bound_s, count in latency],
-        },
-    }
+def describe_traffic(traffic: Traffic) -> dict[str, object]:
+    """Describe traffic in the form that JSON can hold, which has no infinity; null stands for "however long"."""
+    latency = [(bound_s if bound_s < math.inf else None, count) for bound_s, count in sorted(traffic.latency.items())]
+    return {**asdict(traffic), "latency": latency}
 
 
 def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:

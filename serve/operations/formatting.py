@@ -5,22 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serve.checkpoint.manifest import read_object
 from serve.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from serve.operations.operations import Occupant, Status
+    from serve.operations.operations import Occupant, Status, Verdict
     from serve.operations.timeline import Comparison, Past
-    from serve.operations.verification import Verdict
     from serve.rollout.drift import Drift
     from serve.swap.changed_weights import Checked
 
 _SHORT_SHA256 = 12
 
 
-def status_as_json(status: Status) -> dict[str, object]:
+def status_as_json(status: Status) -> dict[str, Any]:
     """Return a status in the form that JSON can hold."""
     facts = asdict(status)
     for worker, row in zip(facts["workers"], status.workers):
