@@ -55,7 +55,7 @@ def load(server: Server, request: Request) -> Response:
             return fail(503, f"{model.name}: it is still being loaded", reason=instance.reloader.status.verdict)
         # A canary or a shadow need not have anything to serve.
         if outcome.is_refused or (instance is model.stable and not outcome.is_live):
-            return fail(400, f"{model.name}: {outcome.reason}")
+            return fail(400, f"{model.name}: {outcome.verdict}")
     return succeed({"name": model.name, "state": _entry(model, "", model.stable)["state"]})
 
 

@@ -140,7 +140,7 @@ class Reloader:
         self._booted = threading.Event()
         self._is_unloaded = self._has_more = False
         self._asked, self._heard, self._answered = 0, 0, 0
-        self._outcome = Outcome(False, False, "")
+        self._outcome = ReloaderStatus("")
         self._looked = threading.Condition()
         self._status = ReloaderStatus("the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf")
 
@@ -188,7 +188,7 @@ class Reloader:
         self._wake_up.wake()
         return asked
 
-    def wait_for(self, asked: int, timeout_s: float) -> Outcome | None:
+    def wait_for(self, asked: int, timeout_s: float) -> ReloaderStatus | None:
         """Wait until what a look has found is live or refused. Returns what came of it; `None` when it takes longer."""
         with self._looked:
             if not self._looked.wait_for(lambda: self._answered >= asked or self._is_stopping.is_set(), timeout_s):
@@ -225,7 +225,7 @@ class Reloader:
         if pause_s > 0 and not self._has_more:
             status = self._status  # kept for those who wait: the next look begins with a status of its own
             with self._looked:
-                self._outcome = Outcome(self._context.slot.live is not None, status.is_refused, status.verdict)
+                self._outcome = replace(status, is_live=self._context.slot.live is not None)
                 self._answered = self._heard
                 self._looked.notify_all()
         # Jitter keeps the workers of one host from looking in step.
@@ -363,11 +363,4 @@ class ReloaderStatus:
     verdict: str
     unserved_ns: int | None = None
     is_refused: bool = False
-
-
-class Outcome(NamedTuple):
-    """What a look that was asked for has led to."""
-
-    is_live: bool
-    is_refused: bool
-    reason: str
+    is_live: bool = False  # whether anything is, after a look that was asked for
