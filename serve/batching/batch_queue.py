@@ -129,8 +129,6 @@ _UNSTEADY_S = 1.0  # hardly any machine is that busy: such a model answers now q
 _UNSTEADY_BAN_S = 600.0
 _REMEMBERED_RUNS = 8
 
-Runner = Callable[[Sequence[Any]], Sequence[Any]]
-
 
 class Task(NamedTuple):
     """One request that is ready to run."""
@@ -140,7 +138,7 @@ class Task(NamedTuple):
     key: Hashable
     rows: int
     inputs: Any
-    run: Runner  # runs the inputs of several tasks of this key; one result for each, in order
+    run: Run  # runs the inputs of several tasks of this key; one result for each, in order
     done: Callable[[Any], None]  # called with the result, or the exception
     since_s: float = 0.0  # when it became ready, on the caller's clock
     deadline_s: float = math.inf  # after which its result is no longer wanted

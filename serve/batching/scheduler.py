@@ -173,15 +173,15 @@ class Scheduler:
         batch_queue.is_running = False
         if len(batch_queue):
             self._wake(batch_queue)
-        sample = batch_queue.sampler.choose(batch, results, took.wall_s)
+        prove = batch_queue.sampler.choose(batch, results, took.wall_s)
         for task, result in zip(batch, results):
             task.done(result)
-        if sample is not None:
+        if prove is not None:
             # Where the model's runs take place, so that nothing else of the model runs meanwhile.
             if inline:
-                self._loop.call_soon(sample.prove)
+                self._loop.call_soon(prove)
             else:
-                self._thread_of(batch_queue).submit(sample.prove)
+                self._thread_of(batch_queue).submit(prove)
 
 
 def _time(batch: Sequence[Waiting]) -> tuple[list[Any], RunTime]:
@@ -248,8 +248,8 @@ class Sampler:
         self._worked_s = self._spent_s = 0.0
         self._is_busy = False
 
-    def choose(self, batch: Sequence[Waiting], results: Sequence[Any], worked_s: float) -> Sample | None:
-        """Choose one request of a batch that has run, and hold its generation."""
+    def choose(self, batch: Sequence[Waiting], results: Sequence[Any], worked_s: float) -> Callable[[], None] | None:
+        """Choose one request of a batch that has run, and hold its generation; return what proves it."""
         self._worked_s += worked_s
         if sum(task.size for task in batch) < 2 or self._is_busy or not self._spent_s < self._share * self._worked_s:
             return None
@@ -261,40 +261,26 @@ class Sampler:
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True
-        return Sample(self, prediction, copy.deepcopy(result), [rows for _, _, rows in asked], place)
+        rows = [rows for _, _, rows in asked]
+        return functools.partial(self._prove, prediction, copy.deepcopy(result), rows, place)
 
-    def note(self, spent_s: float) -> None:
-        """Count the time of a sample that is done."""
-        self._spent_s += spent_s
-        self._is_busy = False
-
-
-class Sample:
-    """One joined request that is answered once more; its generation is held; `rows` are of all that shared the run."""
-
-    def __init__(self, sampler: Sampler, prediction: Prediction, result: Any, rows: Sequence[int], place: int) -> None:
-        self._sampler, self._prediction, self._result = sampler, prediction, result
-        self._rows, self._place = rows, place
-
-    def prove(self) -> None:
-        """Answer it alone, compare, and where the answer is another one, end batching for the generation."""
-        prediction, started_s = self._prediction, time.monotonic()
-        predictor = prediction.generation.predictor
+    def _prove(self, prediction: Prediction, result: Any, rows: Sequence[int], place: int) -> None:
+        """Answer a request alone, compare, and where the answer is another one, end batching for the generation."""
+        instance, generation, started_s = prediction.instance, prediction.generation, time.monotonic()
+        gap: float | str
         try:
-            gap = predictor.compare_alone(prediction.prepared, self._result, self._rows, self._place)
+            try:
+                gap = generation.predictor.compare_alone(prediction.prepared, result, rows, place)
+            except Exception as error:  # the module's code, which fails alone and not in company
+                gap = repr(error)
             if gap:
-                self._report(gap)
-        except Exception as error:  # the module's code, which fails alone and not in company
-            self._report(repr(error))
+                instance.shared_state.unbatched = generation.provenance.generation
+                shared = {"requests": len(rows), "rows": sum(rows)}
+                instance.log.emit("batch_mismatch", **identify(generation), gap=gap, **shared)
         finally:
-            prediction.instance.slot.release(prediction.generation)
-            self._sampler.note(time.monotonic() - started_s)
-
-    def _report(self, gap: float | str) -> None:
-        instance, generation = self._prediction.instance, self._prediction.generation
-        instance.shared_state.unbatched = generation.provenance.generation
-        shared = {"requests": len(self._rows), "rows": sum(self._rows)}
-        instance.log.emit("batch_mismatch", **identify(generation), gap=gap, **shared)
+            instance.slot.release(generation)
+            self._spent_s += time.monotonic() - started_s
+            self._is_busy = False
 
 
 def _requests_of(task: Waiting, result: Any) -> list[tuple[Prediction, Any, int]]:

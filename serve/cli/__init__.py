@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import pkgutil
 from keyword import iskeyword
 
 import click
@@ -53,9 +53,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(
-            importlib.import_module(COMMANDS[cmd_name][0]), cmd_name + "_" * iskeyword(cmd_name)
-        )
+        command: click.Command = pkgutil.resolve_name(f"{COMMANDS[cmd_name][0]}:{cmd_name}{'_' * iskeyword(cmd_name)}")
         return command
 
     def resolve_command(

@@ -7,10 +7,10 @@ is all that reaches the disk. The work happens in one thread; while it is behind
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import math
 import os
+import pkgutil
 import queue
 import random
 import threading
@@ -34,8 +34,6 @@ _NICENESS = 10
 _LARGEST_BYTES = 1024 * 1024
 _LOG_EVERY = 1000
 _SLACK = 2  # the file has at most so many times `record_keep` lines before the older ones go
-
-Redact = Callable[[Mapping[str, object]], "Mapping[str, object] | None"]
 
 
 class NativeInputs:
@@ -106,8 +104,9 @@ class Recorder:
         while True:
             describe = self._waiting.get()
             try:
-                redact = load_redact(self._redact_name)
-                recorded = describe() if redact is None else redact(describe())
+                recorded: Mapping[str, object] | None = describe()
+                if self._redact_name:
+                    recorded = pkgutil.resolve_name(self._redact_name)(recorded)
                 if recorded is not None:
                     line = json.dumps(recorded, allow_nan=False, separators=(",", ":")).encode()
                     self._write((line if self._cipher is None else self._cipher.encrypt(line)) + b"\n")
@@ -140,15 +139,6 @@ class Recorder:
             with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as part:
                 part.writelines(kept)
             temporary.replace(self._path)
-
-
-def load_redact(name: str) -> Redact | None:
-    """Import the function that `record_redact` names; raises whatever its module raises."""
-    if not name:
-        return None
-    module, _, attribute = name.partition(":")
-    found: Redact = getattr(importlib.import_module(module), attribute)
-    return found
 
 
 def load_cipher(key_file: Path | None) -> Any:

@@ -18,9 +18,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve import durable_files
-from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import CheckpointError, InputError, NotLiveError
-from serve.model.answers import differences, find_top
+from serve.model.answers import disagreements
 from serve.rollout.decision import DISAGREED, Evidence, Step, Verdict
 from serve.settings.settings import SHADOW
 from serve.store.quarantine import reject_entry
@@ -68,10 +67,7 @@ def find_disagreement(predictor: TorchPredictor, how: str, expected: object, act
     agree = getattr(getattr(predictor, "declared", None), "agree", None)
     if agree is not None:
         return [] if agree(expected, actual) else [": agree() returned False"]
-    if how == "top1":
-        expected, actual = find_top(expected), find_top(actual)
-    tolerances = (0.0, 0.0) if how != "tolerance" else (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE)
-    return list(differences(expected, actual, *tolerances))
+    return disagreements(expected, actual, how)
 
 
 class Shadow:

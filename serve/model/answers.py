@@ -11,15 +11,13 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import numpy
 
+from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, Golden
 from serve.errors import CheckpointError, TrialError
 from serve.rollout.decision import FINITE, RANGE, UNHEALTHY
-
-if TYPE_CHECKING:
-    from serve.checkpoint.manifest import Golden
 
 _MOST_SHOWN = 3
 _NUMBER = (int, float)
@@ -48,6 +46,14 @@ def differences(expected: object, actual: object, rtol: float, atol: float) -> I
             yield from (f".{key}{issue}" for issue in differences(expected[key], actual[key], rtol, atol))
     elif type(expected) is not type(actual) or _is_list(expected) or expected != actual:
         yield f": expected {_show(expected)}, found {_show(actual)}"
+
+
+def disagreements(expected: object, actual: object, how: str) -> list[str]:
+    """List the `differences`: within the `tolerance` of golden requests, `exact`, or by the place of the `top1`."""
+    if how == "top1":
+        expected, actual = find_top(expected), find_top(actual)
+    tolerances = (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE) if how == "tolerance" else (0.0, 0.0)
+    return list(differences(expected, actual, *tolerances))
 
 
 def find_top(value: object) -> object:

@@ -27,7 +27,7 @@ from serve.checkpoint.manifest import (
 )
 from serve.errors import PublishError, ServeError
 from serve.inference.recorder import RECORDED, read_recorded
-from serve.model.answers import as_json, differences, find_top
+from serve.model.answers import as_json, disagreements
 from serve.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -181,10 +181,7 @@ def replay(recorded: Sequence[Mapping[str, Any]], predictor: TorchPredictor, com
         expected = one["outputs"]
         distances[place] = _largest(expected, actual)
         numbers = list(zip(_numbers(expected), _numbers(actual)))
-        if compare == "top1":
-            expected, actual = find_top(expected), find_top(actual)
-        tolerances = (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE) if compare == "tolerance" else (0.0, 0.0)
-        issues = list(differences(expected, actual, *tolerances))
+        issues = disagreements(expected, actual, compare)
         if issues:
             differed.append(place)
             shown += [f"request {place}: outputs{issue}" for issue in issues[:1]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from serve.batching.batch_queue import FormedRequest
 from serve.gateway.request_form import VARYING, AnswerFrame, RequestForm, Understood
@@ -29,13 +29,6 @@ _LENGTH_DIGITS = 9
 _FIRST, _MOST_MISSES, _TRY_EVERY = 2, 8, 64
 
 
-class Matched(NamedTuple):
-    """A request of a known form."""
-
-    numbers: bytes
-    trace: bytes  # the value of its `traceparent`, or nothing
-
-
 class RequestPattern:
     """One form of request: literals, each with the kind of the hole behind it, and the `last`, before the numbers."""
 
@@ -46,8 +39,8 @@ class RequestPattern:
         layout = form.layout
         self._after, self._body_bytes = layout.after, len(layout.before) + len(layout.after)
 
-    def match(self, data: bytes) -> Matched | None:
-        """Find the numbers of a request; `None` for another one, or not the whole of one and nothing else."""
+    def match(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """Find a request's numbers and `traceparent`; `None` unless it is one whole request of this form."""
         at, length, trace = 0, -1, b""
         for literal, kind in self._pieces:
             if not data.startswith(literal, at):
@@ -74,31 +67,7 @@ class RequestPattern:
         numbers = data[begin:end]
         if not self.form.layout.fits(numbers) or length not in (-1, self._body_bytes + end - begin):
             return None
-        return Matched(numbers, trace) if not self._after or data.endswith(self._after) else None
-
-
-class FormMemory:
-    """What one connection remembers of its requests, if anything; the limit is of a body."""
-
-    __slots__ = ("_is_on", "_limit_bytes", "misses", "pattern", "whole")
-
-    def __init__(self, limit_bytes: int, is_on: bool) -> None:
-        self._limit_bytes, self._is_on, self.misses = limit_bytes, is_on, 0
-        self.pattern: RequestPattern | None = None
-        self.whole = b""  # what was read when the parser was between two requests
-
-    def wants(self) -> bool:
-        """Note a request that was parsed, and say whether its form should be looked for.
-
-        Not of the first one, as many connections bring no other, and seldom where they differ too much.
-        """
-        self.misses += 1
-        is_due = _FIRST <= self.misses <= _MOST_MISSES or not self.misses % _TRY_EVERY
-        return self._is_on and bool(self.whole) and is_due
-
-    def learn(self, body_bytes: int, form: RequestForm) -> None:
-        """Remember the request that was read last."""
-        self.pattern = remember(self.whole, body_bytes, form, self._limit_bytes)
+        return (numbers, trace) if not self._after or data.endswith(self._after) else None
 
 
 def remember(data: bytes, body_bytes: int, form: RequestForm, limit_bytes: int) -> RequestPattern | None:
@@ -128,7 +97,9 @@ class WorkerConnection(Connection):
 
     def __init__(self, *, balance: Balance | None = None, given: bytes | None = None, **rest: Any) -> None:
         super().__init__(**rest)
-        self._memory = FormMemory(self._predictions.limit_bytes, self._bounds.field_bytes >= _LONG_FIELD_BYTES)
+        self._is_remembering = self._bounds.field_bytes >= _LONG_FIELD_BYTES
+        self._pattern: RequestPattern | None = None
+        self._misses, self._whole = 0, b""  # what was read when the parser was between two requests
         self._formed: RequestCycle | None = None
         self._balance, self._given, self._tick, self._is_begun = balance, given, -1, False
 
@@ -191,10 +162,10 @@ class WorkerConnection(Connection):
         return bool(is_idle and not (self._is_receiving or self.pipeline or self._is_ending or self.flow.write_paused))
 
     def _read(self, data: bytes) -> None:
-        pattern = self._memory.pattern
+        pattern = self._pattern
         if pattern is not None and self._is_between and self._is_answered(pattern, data):
             return
-        self._memory.whole = b"" if self._is_receiving else data
+        self._whole = b"" if self._is_receiving else data
         super().data_received(data)
 
     def _is_answered(self, pattern: RequestPattern, data: bytes) -> bool:
@@ -202,19 +173,23 @@ class WorkerConnection(Connection):
         own, found = self._formed, pattern.match(data)
         if own is None or found is None:
             return False
-        self._memory.misses = 0
+        self._misses = 0
         self._heard_s = self.loop.time()
         self.cycle, own.response_complete, own.keep_alive = own, False, True
-        request = FormedRequest(found.numbers, time.monotonic(), found.trace, self)
+        numbers, trace = found
+        request = FormedRequest(numbers, time.monotonic(), trace, self)
         if pattern.form.take(request, self._sole_connection.goes_on(self)):
             return True
         own.response_complete = True
         return False
 
     def _learn(self, understood: Understood, body_bytes: int, own: RequestCycle) -> None:
-        form = self._predictions.form_of(understood) if self._memory.wants() else None
+        """Remember the form of a request, unless its connection may bring no other, or brings too many of them."""
+        self._misses += 1
+        is_due = _FIRST <= self._misses <= _MOST_MISSES or not self._misses % _TRY_EVERY
+        form = self._predictions.form_of(understood) if self._is_remembering and self._whole and is_due else None
         if form is not None:
-            self._memory.learn(body_bytes, form)
+            self._pattern = remember(self._whole, body_bytes, form, self._predictions.limit_bytes)
             self._formed = RequestCycle(own.head, True)
 
     def answer_formed(self, frame: AnswerFrame, outputs: bytes, trace: bytes) -> None:
