@@ -37,10 +37,7 @@ class Apart(list[Any]):
 
 
 class Bundle:
-    """A task of several requests of one form; what `Task` documents is the same here.
-
-    It has one lease on its generation, and is open for more requests until it is taken to be run.
-    """
+    """A task, as `Task` is, of several requests of one form under one lease; open for more until it is taken."""
 
     def __init__(self, form: RequestForm, generation: Generation, key: Hashable, run: Run) -> None:
         self.form, self.generation, self.key, self.run = form, generation, key, run
@@ -182,10 +179,7 @@ class LatencyEstimate:
         return min(took.cpu_s for took in runs) < INLINE_S and min(took.wall_s for took in runs) < _LONGEST_WAIT_S
 
     def _guess_s(self, magnitude: int) -> float:
-        """Tell how long a batch may take whose magnitude was never timed; infinite where nothing tells.
-
-        No longer than a larger one, and no longer than the rows of a smaller one taken twice as often.
-        """
+        """Guess by other magnitudes: no longer than a larger one, nor than the rows of a smaller one in turn."""
         guess_s = math.inf
         for known, runs in self._runs.items():
             if min(took.wall_s for took in runs) < _LONGEST_WAIT_S:

@@ -65,12 +65,9 @@ class Scheduler:
     def submit(
         self, prediction: Prediction, done: Done, deadline_s: float | None = None, is_alone: bool = False
     ) -> None:
-        """Have a prediction run and answered.
+        """Have a prediction run; `done` gets the answer or what was raised, in the loop, and not before this returns.
 
-        Args:
-            done: called in the loop, after this call, with the answer, or with what was raised.
-            deadline_s: after which the answer is no longer wanted, on the monotonic clock; `None` for never.
-            is_alone: whether the caller calls `run_now` next, as no other request is expected to join it.
+        `deadline_s` is on the monotonic clock; with `is_alone` the caller calls `run_now` next, as no other will join.
         """
         instance, predictor, prepared = prediction.instance, prediction.generation.predictor, prediction.prepared
         batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_queue(instance)

@@ -44,10 +44,7 @@ class Prepared:
 
 
 def prepare(target: Target, weights: Path | None, home: Path) -> Prepared:
-    """Build a model class, and complete what its author left out in `home`, an empty directory; raises `ServeError`.
-
-    `weights`: as the trainer wrote them; `None` for those that the class begins with.
-    """
+    """Build a model class, and complete in `home`, which is empty, what its author left out; raises `ServeError`."""
     from serve.model import contract, example
 
     findings: list[Finding] = []

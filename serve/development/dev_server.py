@@ -29,10 +29,7 @@ _Stamp = tuple[int, int]
 
 
 class DevServer:
-    """Gunicorn with one model, its weights and its code watched.
-
-    Without `weights`, which the trainer overwrites, it has those that the class begins with; `show` prints lines.
-    """
+    """Gunicorn with one model, its weights and code watched; without `weights`, those that the class begins with."""
 
     def __init__(self, target: Target, weights: Path | None, bind: str, show: Show) -> None:
         self._target, self._weights, self._bind, self._show = target, weights, bind, show

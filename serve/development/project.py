@@ -115,10 +115,7 @@ class Imported:
 
 
 def import_archive(archive: Path, directory: Path, config: Path | None = None) -> Imported:
-    """Make a project of an archive: its files, a class, settings, and the weights as a published checkpoint.
-
-    Raises `OperationError` for another archive, an unreadable `config` or a directory that has files; `PublishError`.
-    """
+    """Make a project of an archive, its weights a published checkpoint; raises `OperationError` or `PublishError`."""
     with new_directory(directory) as made:
         model = _unpack(archive, made)
         weights = made / str(model["serializedFile"])

@@ -29,10 +29,7 @@ _LAST_ANSWERS = frozenset({413, 503})
 
 
 def create_app(settings: ServerSettings | None = None, drain: Drain | None = None) -> Flask:
-    """Create the application of one worker, by default with the settings of file and environment (`SettingsError`).
-
-    Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
-    """
+    """Create the application of one worker, whose `extensions["envserve"]` is the `Server`; raises `SettingsError`."""
     server = Server(settings or load_settings(os.environ, Path.cwd()), drain)
     lifecycle = RequestLifecycle(server)
     app = _Application("serve", static_folder=None)

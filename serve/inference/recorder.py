@@ -57,10 +57,7 @@ class NativeInputs:
 
 
 class Recorder:
-    """Records requests of one label of a model in one worker, in a thread that starts with the first one.
-
-    `report` gets an event's name and facts where one cannot be; raises `SettingsError` for a key that cannot be used.
-    """
+    """Records requests of one label of a model, in a thread that starts with the first one; raises `SettingsError`."""
 
     def __init__(self, settings: Settings, report: Callable[..., None]) -> None:
         self._path, self._keep = settings.store / RECORDED, settings.record_keep

@@ -20,14 +20,11 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX = "envserve-metrics-"
 _LOCK = "lock"
 _SETTLE_S = 60.0  # a directory this young may belong to a server that has not locked it yet
-_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory below it is made privately
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - privately; the counts are written all the time
 
 
 def make(environ: MutableMapping[str, str], parent: Path | None = None) -> Path:
-    """Make the directory of this server, empty but for its lock, and remove those of servers that are gone.
-
-    `environ`, the master's, gets its name. It is in memory by default, because the counts are written all the time.
-    """
+    """Make this server's directory, which `environ` names from then on, and remove those of servers that are gone."""
     parent = parent or (_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else Path(tempfile.gettempdir()))
     for left in parent.glob(_PREFIX + "*"):
         if _is_abandoned(left):

@@ -169,10 +169,7 @@ def first_difference(expected: object, actual: object) -> str:
 
 
 def gap(expected: Any, actual: Any) -> float:
-    """Tell how far two outputs are apart: their largest difference as a share of the array's largest number.
-
-    Infinite for outputs of other forms, or where one is not finite and the other is.
-    """
+    """Return the largest difference of two outputs, as a share of the largest number; infinite for another form."""
     if isinstance(expected, (numpy.ndarray, torch.Tensor)):
         one, other = (torch.as_tensor(output).detach().cpu() for output in (expected, actual))
         return _gap_of_tensors(one, other) if one.shape == other.shape and one.dtype == other.dtype else math.inf

@@ -53,10 +53,7 @@ class Trial:
     def run(
         self, plan: ReadPlan, built: Any, predictor: TorchPredictor, live: Mapping[str, str], longer: object
     ) -> TorchPredictor:
-        """Try a model, and return it as it is to be served; raises `CheckpointError`.
-
-        `live`: the form of what is live, if any; `longer`: the example with other lengths, where they are open.
-        """
+        """Try a model beside the form of what is `live`, and return it as it is served; raises `CheckpointError`."""
         manifest = plan.manifest
         try:
             tried = self._try(plan, built, predictor, longer)

@@ -164,10 +164,7 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], age_
 
 
 def unserved_s(written_ns: int | None, status: Status) -> float:
-    """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it.
-
-    `written_ns` is when its marker was written, as this worker's reloader knows.
-    """
+    """Return the age of the newest published checkpoint that is not served, or 0; this worker knows of `written_ns`."""
     known_ns = [] if written_ns is None else [written_ns]
     if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
         known_ns.append(status.proposal.entry.marker_mtime_ns)
@@ -175,11 +172,7 @@ def unserved_s(written_ns: int | None, status: Status) -> float:
 
 
 def memory_of(pid: int, proc: Path = _PROC) -> dict[str, int]:
-    """Ask the kernel how many bytes of memory a process uses, by kind; nothing where there is no such process.
-
-    `rss` is what is resident; `pss` divides each shared page by the number of its users, so that the sum over all
-    workers is what they take together.
-    """
+    """Read how many bytes a process uses: resident (`rss`), and with each shared page divided by its users (`pss`)."""
     try:
         lines = (proc / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -170,10 +170,7 @@ class Operations:
         return self._board
 
     def rollback(self, version: str | None) -> Rollback:
-        """Order an older version as a new generation; where no worker is alive, it is so at once.
-
-        Raises `OperationError` for one that the store does not have, and on a host of a fleet that does not serve.
-        """
+        """Order an older version as a new generation, at once where no worker is alive; raises `OperationError`."""
         target = self._choose(version)
         if (self._store.root / FLEET_LOCK).exists() and not self._coordinator.membership.survey().alive:
             hint = "start the server, or roll back on another host of the fleet"

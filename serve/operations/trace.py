@@ -56,10 +56,7 @@ class Evidence:
 
 
 def read_answer(text: str, request: str | None = None) -> dict[str, str]:
-    """Read what an answer states of its origin: its head as `curl -D` writes it, or a line of an access log.
-
-    `request`: the trace or span id of that line. Raises `OperationError`: nothing of it is found.
-    """
+    """Read an answer's origin from its head, or from the line of an access log by an id; raises `OperationError`."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         if line.startswith("{"):

@@ -175,10 +175,8 @@ class Guard:
         self._shared: Counter[tuple[int, str]] = Counter()
 
     def open(self, board: EvidenceBoard, row: int, read_trial: ReadTrial, is_counting: bool = True) -> None:
-        """Begin to count in this worker's row; `read_trial` gives the generation on trial, or 0, and the last return.
-
-        Without `is_counting` runs are only sketched, as counting costs each of them a microsecond.
-        """
+        """Begin to count in this row; `read_trial` gives the generation on trial, or 0, and the last return."""
+        # What is not counted, which costs each run a microsecond, may still be sketched.
         self.board, self._row, self._read_trial, self._is_counting = board, row, read_trial, is_counting
 
     def sketch(self, generation: int, read: Callable[[], tuple[object, object]]) -> None:

@@ -246,10 +246,7 @@ _STORE = next(known for known in FIELDS if known.key == "store")
 def load_settings(
     environ: Mapping[str, str], directory: Path, keys: Mapping[str, object] | None = None
 ) -> ServerSettings:
-    """Read and check all settings; raises `SettingsError` with every issue.
-
-    `directory`: of the file, and of relative paths in variables. `keys`: in place of a file.
-    """
+    """Read all settings; `keys` come in place of a file in `directory`. Raises `SettingsError` with every issue."""
     issues: list[Issue] = []
     file, stated = _read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))
     models = stated.pop(_MODELS, None)

@@ -34,10 +34,7 @@ _Watched = tuple[Path, int, int]
 
 
 class FileEvents(events.FileSystemEventHandler):
-    """A wait that file events can cut short: with `auto` where they can be trusted, with `inotify` wherever there are.
-
-    `report`: called in words when events stop coming or come again.
-    """
+    """A wait that file events cut short: with `auto` where they can be trusted, with `inotify` wherever there are."""
 
     def __init__(self, watch: str, report: Callable[[str], None]) -> None:
         self._watch, self._report, self._woken = watch, report, threading.Event()
