@@ -78,7 +78,7 @@ class Piece:
     size_bytes: int
 
 
-def read_safetensors_pieces(path: Path) -> list[Piece]:
+def read_pieces(path: Path) -> list[Piece]:
     """Read a header whose file is exactly as long as it states; raises `CheckpointError` for any other one."""
     with path.open("rb") as reader:
         size_bytes = reader.seek(0, 2)
@@ -116,7 +116,7 @@ def read_safetensors_pieces(path: Path) -> list[Piece]:
 
 def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
     """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it states."""
-    return {piece.name: piece.spec for piece in read_safetensors_pieces(path)}
+    return {piece.name: piece.spec for piece in read_pieces(path)}
 
 
 def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:

@@ -18,13 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from serve import durable_files
-from serve.checkpoint.formats import (
-    Piece,
-    TensorSpec,
-    read_safetensors_interface,
-    read_safetensors_pieces,
-    strip_prefix,
-)
+from serve.checkpoint.formats import Piece, TensorSpec, read_pieces, read_safetensors_interface, strip_prefix
 from serve.errors import CheckpointError
 
 INDEX_SUFFIX = ".safetensors.index.json"
@@ -83,7 +77,7 @@ def plan(path: Path, prefix: str = "") -> list[Piece]:
     pieces: dict[str, Piece] = {}
     for shard in sorted(set(weight_map.values())):
         try:
-            found = read_safetensors_pieces(shard)
+            found = read_pieces(shard)
         except CheckpointError as error:
             raise CheckpointError(error.code, f"{shard.name}: {error.message}") from error
         for piece in found:

@@ -20,19 +20,10 @@ from serve.checkpoint.manifest import Manifest, Stored
 from serve.checkpoint.sharded import is_index, read_interface
 from serve.checkpoint.signature import Verifier
 from serve.errors import CheckpointError, MemoryShortError, ModelError, ServeError, SignatureError
+from serve.model import tensors
 from serve.model.contract import build, build_module, connect, import_class, lengthen
 from serve.model.state_dicts import Architecture, fit, states_in, take_fitting
-from serve.model.tensors import (
-    TiedWeights,
-    attach,
-    can_assign,
-    freeze,
-    interface_of,
-    is_same,
-    plain_module,
-    read_device_memory,
-    require_finite,
-)
+from serve.model.tensors import TiedWeights
 from serve.model.torch_predictor import TorchPredictor, limit_this_thread, limit_threads
 from serve.model.trial import Say, Trial
 from serve.model.weights import PROGRAMS, can_map_pickles, read_state, torch_version, weaknesses
@@ -90,11 +81,11 @@ def require_memory(settings: Settings, plan: ReadPlan, is_alone: bool) -> None:
         return
     workers, size_bytes = 1 if is_alone else settings.workers, plan.stored.size_bytes
     is_shared = plan.format == SAFETENSORS or (plan.format == TORCH and can_map_pickles())
-    needed = needed_bytes(size_bytes, workers, is_shared, can_assign())
+    needed = needed_bytes(size_bytes, workers, is_shared, tensors.can_assign())
     purpose = f"a checkpoint of {size_bytes} bytes beside what is live"
     hint = 'free some memory, serve with fewer workers, or set memory = "resource"'
     resources.require_memory(needed, resources.read_available(), purpose, hint)
-    resources.require_memory(size_bytes * workers, read_device_memory(settings.device), purpose, hint)
+    resources.require_memory(size_bytes * workers, tensors.read_device_memory(settings.device), purpose, hint)
 
 
 def needed_bytes(size_bytes: int, workers: int, is_shared: bool, is_assigned: bool) -> int:
@@ -167,15 +158,15 @@ class ModelLoader:
         """Compare weights with their checkpoint, if it can be read; return how many tensors, and which differ."""
         limit_this_thread()
         assert predictor.origin is not None, "what was never loaded cannot be compared"
-        plan, module = self._examine(*predictor.origin), plain_module(predictor.module)
+        plan, module = self._examine(*predictor.origin), tensors.plain_module(predictor.module)
         held = module.state_dict()
         if plan.format in PROGRAMS:
             state = PROGRAMS[plan.format](plan.stored.path, "cpu").state_dict()
         else:
             memory = TiedWeights(module)
-            state, _ = plan.read(Architecture(interface_of(held), memory.sources()), memory)
+            state, _ = plan.read(Architecture(tensors.interface_of(held), memory.sources()), memory)
         common = [name for name in held if name in state]
-        return len(common), [name for name in common if not is_same(held[name], state[name])]
+        return len(common), [name for name in common if not tensors.is_same(held[name], state[name])]
 
     def find_shortage(self, stored: Stored, format: str) -> str:
         """Return, with `memory = "preserve"`, why a further model like this one would not fit beside what is loaded."""
@@ -229,12 +220,12 @@ class ModelLoader:
         """Make a module that holds the weights of a checkpoint, on the device."""
         if plan.format in PROGRAMS:
             module = PROGRAMS[plan.format](plan.stored.path, self._settings.device)
-            require_finite(module.state_dict(), module)
-            freeze(module)
+            tensors.require_finite(module.state_dict(), module)
+            tensors.freeze(module)
             return module
         module = build_module(self._settings, built)
         memory = TiedWeights(module)
-        architecture = Architecture(interface_of(module.state_dict()), memory.sources())
+        architecture = Architecture(tensors.interface_of(module.state_dict()), memory.sources())
         if architecture != self._architecture:
             self._architecture = architecture
             # The header is enough to refuse another architecture before gigabytes of weights are read.
@@ -242,6 +233,6 @@ class ModelLoader:
         state, took_off = plan.read(architecture, memory)
         if took_off:
             self._say("unwrapped", sha256=plan.stored.sha256, took_off=list(took_off))
-        require_finite(state, module)
-        attach(module, state, self._settings.device, memory)
+        tensors.require_finite(state, module)
+        tensors.attach(module, state, self._settings.device, memory)
         return module
