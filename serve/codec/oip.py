@@ -68,28 +68,25 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
     text, binary = split_body(body, header_length)
     is_worth_it = header_length is not None and len(text) <= _LONGEST_REMEMBERED_BYTES
     described, request = _remember(text) if is_worth_it else _understand(text)
-    part = BinaryPart(binary)
-    inputs = []
+    inputs, begin = [], 0
     for name, datatype, shape, where, size_bytes, data in described:
         if size_bytes is None:
             array = datatypes.from_json(data, datatype, shape, f"{where}: data")
         else:
-            array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
+            rest = len(binary) - begin
+            if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
+                expected = f"binary_data_size: expected 0 to the {rest} bytes left"
+                raise RequestError(400, f"{where}: {expected}, found {excerpt(size_bytes)}")
+            array = datatypes.from_bytes(binary[begin : begin + size_bytes], datatype, shape, where)
+            begin += size_bytes
         inputs.append(InputTensor(name, datatype, array))
-    if part.position != len(binary):
-        raise RequestError(400, f"the body: expected {part.position} bytes after its JSON part, found {len(binary)}")
+    if begin != len(binary):
+        raise RequestError(400, f"the body: expected {begin} bytes after its JSON part, found {len(binary)}")
     return InferRequest(tuple(inputs), request.outputs, request.is_binary, request.id, request.parameters)
 
 
-class _Described(NamedTuple):
-    """One input as the JSON has it; its bytes may come behind."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    where: str
-    size_bytes: object
-    data: object
+# An input as the JSON has it: its name, datatype, shape, where it is, the size of its bytes behind the JSON, its data.
+_Described = tuple[str, str, tuple[int, ...], str, object, object]
 
 
 def _understand(text: bytes) -> tuple[tuple[_Described, ...], InferRequest]:
@@ -159,7 +156,7 @@ def _describe(entry: dict[str, Any], where: str) -> _Described:
     size_bytes = _parameters(entry, where).get("binary_data_size")
     if size_bytes is not None and "data" in entry:
         raise RequestError(400, f"{where}: expected data or binary_data_size, found both")
-    return _Described(entry["name"], datatype, shape, where, size_bytes, entry.get("data"))
+    return entry["name"], datatype, shape, where, size_bytes, entry.get("data")
 
 
 def _parameters(entry: dict[str, Any], where: str) -> dict[str, Any]:
@@ -199,23 +196,6 @@ def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview
 def is_raw(header_length: str | None) -> bool:
     """Whether all of a body is one tensor, by the value of `Inference-Header-Content-Length`."""
     return header_length is not None and header_length.strip() == "0"
-
-
-class BinaryPart:
-    """Hands out the bytes after the JSON, in the order of the inputs."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self.position = 0
-
-    def take(self, size_bytes: object, where: str) -> memoryview:
-        """Take the next bytes, as a view; raises `RequestError` for a malformed size, or one beyond what is left."""
-        rest = len(self._data) - self.position
-        if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
-            expected = f"binary_data_size: expected 0 to the {rest} bytes left"
-            raise RequestError(400, f"{where}: {expected}, found {excerpt(size_bytes)}")
-        begin, self.position = self.position, self.position + size_bytes
-        return self._data[begin : self.position]
 
 
 Part = Union[bytes, memoryview]

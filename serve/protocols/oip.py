@@ -119,16 +119,15 @@ def model_metadata(server: Registry, request: Request) -> Response:
 
 def _write_metadata(found: Found, live: Generation) -> Response:
     properties = {**live.provenance.parameters, "model_version": live.provenance.version}
-    return succeed(
-        {
-            "name": found.model.name,
-            "versions": sorted(found.model.versions),
-            "platform": PLATFORM,
-            "inputs": [spec.as_json() for spec in specs_of(live.predictor.inputs)],
-            "outputs": [spec.as_json() for spec in specs_of(live.predictor.outputs)],
-            "properties": {name: str(value) for name, value in properties.items()},
-        }
-    )
+    facts = {
+        "name": found.model.name,
+        "versions": sorted(found.model.versions),
+        "platform": PLATFORM,
+        "inputs": [spec.as_json() for spec in specs_of(live.predictor.inputs)],
+        "outputs": [spec.as_json() for spec in specs_of(live.predictor.outputs)],
+        "properties": {name: str(value) for name, value in properties.items()},
+    }
+    return succeed(facts)
 
 
 def model_config(server: Registry, request: Request) -> Response:
@@ -137,17 +136,15 @@ def model_config(server: Registry, request: Request) -> Response:
 
 
 def _write_config(found: Found, live: Generation) -> Response:
-    return succeed(
-        {
-            "name": found.model.name,
-            "platform": PLATFORM,
-            "backend": "envserve",
-            # 0: the shapes below are whole, rows included; a request may have any number of rows.
-            "max_batch_size": 0,
-            "input": [_as_config(spec) for spec in specs_of(live.predictor.inputs)],
-            "output": [_as_config(spec) for spec in specs_of(live.predictor.outputs)],
-        }
-    )
+    facts = {
+        "name": found.model.name,
+        "platform": PLATFORM,
+        "backend": "envserve",
+        "max_batch_size": 0,  # the shapes below are whole, rows included; a request may have any number of rows
+        "input": [_as_config(spec) for spec in specs_of(live.predictor.inputs)],
+        "output": [_as_config(spec) for spec in specs_of(live.predictor.outputs)],
+    }
+    return succeed(facts)
 
 
 def _as_config(spec: TensorSpec) -> dict[str, object]:

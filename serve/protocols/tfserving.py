@@ -84,12 +84,9 @@ def _write_metadata(found: Found, live: Generation) -> Response:
         "outputs": {spec.name: _as_info(spec) for spec in specs_of(live.predictor.outputs)},
         "method_name": "tensorflow/serving/predict",
     }
-    return succeed(
-        {
-            "model_spec": {"name": found.model.name, "signature_name": "", "version": live.provenance.version},
-            "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
-        }
-    )
+    spec = {"name": found.model.name, "signature_name": "", "version": live.provenance.version}
+    metadata = {"signature_def": {"signature_def": {"serving_default": signature}}}
+    return succeed({"model_spec": spec, "metadata": metadata})
 
 
 def _as_info(spec: TensorSpec) -> dict[str, object]:
