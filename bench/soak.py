@@ -230,7 +230,7 @@ class Disturbance:
             and name not in served | said
             and f'/{name}"' not in log
             # One that a newer one has overtaken before a look is passed over, as a trainer's own next one would be.
-            and not (how == "published" and name < newest)
+            and not (how in ("published", "linked") and name < newest)
         }
 
 
@@ -271,9 +271,9 @@ def soak(worker: str, seconds: float, seed: int) -> bool:
             while time.monotonic() < until_s + 120 and disturbance.unexplained().get(last, ""):
                 time.sleep(0.5)
             time.sleep(5)
+            lost = disturbance.unexplained()
         finally:
             clients.end()
-            lost = disturbance.unexplained()
             server.stop()
         print(
             f"{worker}: {clients.count} answers in {seconds / 60:.1f} min, {len(clients.failed)} failed, "

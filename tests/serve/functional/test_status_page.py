@@ -68,6 +68,14 @@ def test_it_shows_a_publish_without_a_reload_and_gives_orders(start_server, trai
     give_orders(browser)
     reply = server.client().predict([ROW])
     assert reply.sha256 == first.sha256 != second.sha256
+    # The band: which generation answered when, from left to right, how much of it, and why it came.
+    browser.wait_for("document.querySelectorAll('.picture b').length === 3")
+    spans = "[...document.querySelectorAll('.picture > div')]"
+    assert browser.evaluate(f"{spans}.map((span) => span.querySelector('b').innerText).join()") == "1,2,3"
+    lefts = browser.evaluate(f"{spans}.map((span) => span.getBoundingClientRect().left)")
+    assert lefts == sorted(set(lefts))
+    assert "% of the answers" in browser.evaluate(f"{spans}[1].innerText")
+    assert all(browser.evaluate(f"{spans}.map((span) => span.title)"))
     assert browser.evaluate("window.isTheSamePage")
     assert browser.complaints == []
 
