@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve import durable_files
+from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
 from serve.errors import CheckpointError, InputError, NotLiveError
 from serve.model.answers import disagreements
 from serve.rollout.decision import DISAGREED, Evidence, Step, Verdict
@@ -67,7 +68,7 @@ def find_disagreement(predictor: TorchPredictor, how: str, expected: object, act
     agree = getattr(getattr(predictor, "declared", None), "agree", None)
     if agree is not None:
         return [] if agree(expected, actual) else [": agree() returned False"]
-    return disagreements(expected, actual, how)
+    return disagreements(expected, actual, how, (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE))
 
 
 class Shadow:

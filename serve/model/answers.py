@@ -15,21 +15,10 @@ from typing import Any, Callable, NamedTuple
 
 import numpy
 
-from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE, Golden
-from serve.errors import CheckpointError, TrialError
+from serve.errors import TrialError
 from serve.rollout.decision import FINITE, RANGE, UNHEALTHY
 
-_MOST_SHOWN = 3
 _NUMBER = (int, float)
-
-
-def require_golden(place: int, golden: Golden, actual: object) -> None:
-    """Refuse a model that answers otherwise than its publisher saw."""
-    issues = list(differences(golden.outputs, actual, golden.rtol, golden.atol))
-    if issues:
-        shown = "; ".join(f"golden[{place}].outputs{issue}" for issue in issues[:_MOST_SHOWN])
-        rest = len(issues) - _MOST_SHOWN
-        raise CheckpointError("golden", f"{shown}{f'; and {rest} more' if rest > 0 else ''}")
 
 
 def differences(expected: object, actual: object, rtol: float, atol: float) -> Iterator[str]:
@@ -48,12 +37,11 @@ def differences(expected: object, actual: object, rtol: float, atol: float) -> I
         yield f": expected {_show(expected)}, found {_show(actual)}"
 
 
-def disagreements(expected: object, actual: object, how: str) -> list[str]:
-    """List the `differences`: within the `tolerance` of golden requests, `exact`, or by the place of the `top1`."""
+def disagreements(expected: object, actual: object, how: str, tolerances: tuple[float, float]) -> list[str]:
+    """List the `differences`: within a relative and an absolute `tolerance`, `exact`, or by the place of the `top1`."""
     if how == "top1":
         expected, actual = find_top(expected), find_top(actual)
-    tolerances = (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE) if how == "tolerance" else (0.0, 0.0)
-    return list(differences(expected, actual, *tolerances))
+    return list(differences(expected, actual, *(tolerances if how == "tolerance" else (0.0, 0.0))))
 
 
 def find_top(value: object) -> object:

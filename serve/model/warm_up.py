@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
-from serve.errors import TrialError
-from serve.model.answers import TEXT, ArrayForm, as_json, describe, require_golden
+from serve.errors import CheckpointError, TrialError
+from serve.model.answers import TEXT, ArrayForm, as_json, describe, differences
 from serve.model.slot import GIVEN_UP
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
 
 _RUNS = 2  # the first run pays for lazily created kernels and buffers, the second shows that they are there
+_MOST_SHOWN = 3
 Found = TypeVar("Found")
 
 
@@ -84,6 +85,15 @@ def _try(candidate: Candidate, sizes: Sequence[int]) -> Tried:
     asked = [inputs for inputs in (candidate.example, candidate.longer) if inputs is not None]
     raw = [predictor.run(predictor.prepare(inputs)) for inputs in asked]
     return Tried(form, describe_outputs(predictor, raw), examined)
+
+
+def require_golden(place: int, golden: Golden, actual: object) -> None:
+    """Refuse a model that answers otherwise than its publisher saw."""
+    issues = list(differences(golden.outputs, actual, golden.rtol, golden.atol))
+    if issues:
+        shown = "; ".join(f"golden[{place}].outputs{issue}" for issue in issues[:_MOST_SHOWN])
+        rest = len(issues) - _MOST_SHOWN
+        raise CheckpointError("golden", f"{shown}{f'; and {rest} more' if rest > 0 else ''}")
 
 
 def _answer(predictor: TorchPredictor, inputs: object, what: str = "example_inputs") -> str:

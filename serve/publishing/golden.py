@@ -181,7 +181,7 @@ def replay(recorded: Sequence[Mapping[str, Any]], predictor: TorchPredictor, com
         expected = one["outputs"]
         distances[place] = _largest(expected, actual)
         numbers = list(zip(_numbers(expected), _numbers(actual)))
-        issues = disagreements(expected, actual, compare)
+        issues = disagreements(expected, actual, compare, (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE))
         if issues:
             differed.append(place)
             shown += [f"request {place}: outputs{issue}" for issue in issues[:1]]
