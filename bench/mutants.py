@@ -34,7 +34,7 @@ MODULES = {
     "serve/swap/shared_state.py": "serve/test_agreement serve/test_trials serve/test_rollouts serve/test_page",
     "serve/store/ledger.py": "serve/test_ledger serve/test_admin serve/test_agreement",
     "serve/store/checkpoint_store.py": "serve/test_store serve/test_ledger serve/test_refusals",
-    "envtool/solve/update.py": "unit/lock/test_update property/lock/test_fewest_moves",
+    "envtool/solve/lock.py": "unit/lock/test_update property/lock/test_fewest_moves",
     "envtool/solve/content_hash.py": "unit/lock/test_choices interop/lock/test_content_hash",
     "envtool/artifacts/relocation.py": "unit/prefix/test_relocation property/prefix/test_restore",
     "envtool/verify.py": "functional/prefix/test_verify",

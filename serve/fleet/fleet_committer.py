@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Callable
 
 from serve import durable_files
 from serve.errors import FleetError
-from serve.fleet.etcd import Etcd, connect
+from serve.fleet.carriers import connect
 from serve.fleet.gate import Gate
 from serve.fleet.keys import Transaction
 from serve.fleet.member import FleetMember, Setup, carry_out
@@ -31,6 +31,7 @@ from serve.swap.host_coordinator import Coordinator, Proposal
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Stored
+    from serve.fleet.carriers import Keys
     from serve.model.loader import ModelLoader
     from serve.settings.settings import Settings
     from serve.store.ledger import Entry
@@ -153,9 +154,14 @@ class FleetCommitter(HostCommitter):
         self._settings, self._gate, self._read_terms = settings, gate, read_terms
         host = settings.fleet_host or socket.gethostname()
         self._setup = Setup(host, settings.fleet_lease_s, context.log.emit)
-        self._keys: Etcd | None = None
+        self._keys: Keys | None = None
         self._thread: threading.Thread | None = None
         self._member: FleetMember | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why the fleet has not taken this host in; empty where it has, and in workers that do not speak to it."""
+        return self._member.reason if self._member is not None else ""
 
     def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live; the gate stays shut until the fleet has taken this host in."""
@@ -225,6 +231,6 @@ class FleetCommitter(HostCommitter):
         self._thread = threading.Thread(target=self._member.run, args=arguments, name="fleet", daemon=True)
         self._thread.start()
 
-    def _shared_keys(self) -> Etcd:
+    def _shared_keys(self) -> Keys:
         self._keys = self._keys or connect(self._settings)
         return self._keys

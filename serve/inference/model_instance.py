@@ -30,7 +30,7 @@ from serve.inference.recorder import Recorder
 from serve.model.slot import GIVEN_UP, Slot
 from serve.settings.settings import SHADOW, Settings
 from serve.swap.background_task import PREPARATION
-from serve.swap.context import Committer, make_committer, make_context
+from serve.swap.context import make_committer, make_context
 from serve.swap.reloader import Reloader
 from serve.swap.shared_state import Membership, SharedState
 
@@ -80,11 +80,10 @@ class ModelInstance:
         self.operator_requests, self.policy = context.operator_requests, context.policy
         is_recorded = settings.record_share > 0 and settings.label != SHADOW
         self.recorder = Recorder(settings, self.log.emit) if is_recorded else None
+        self.committer: FleetCommitter | None = None
         if gate is not None:
-            committer: Committer = FleetCommitter(context, settings, gate, lambda: terms_of(settings, self.env_digest))
-        else:
-            committer = make_committer(context)
-        self.reloader = Reloader(context, committer, self._make_loader)
+            self.committer = FleetCommitter(context, settings, gate, lambda: terms_of(settings, self.env_digest))
+        self.reloader = Reloader(context, self.committer or make_committer(context), self._make_loader)
         self._thread: threading.Thread | None = None
 
     @property

@@ -7,6 +7,8 @@ the next server removes what a killed one has left.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -49,3 +51,15 @@ def _is_abandoned(directory: Path) -> bool:
         return False
     is_settled = time.time() - seen.st_mtime > _SETTLE_S
     return is_settled and seen.st_uid == os.getuid() and not durable_files.is_held(directory / _LOCK)
+
+
+def join(environ: MutableMapping[str, str], directory: Path) -> None:
+    """Share a directory with the processes that are there, until this one ends; it is emptied where there are none."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for left in directory.glob("*.db"):
+            left.unlink()
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    environ[VARIABLE] = str(directory)

@@ -21,7 +21,7 @@ from serve.errors import Issue
 _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _SHORTEST_TOKEN = 16  # whoever guesses it can roll back
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+")
-_FLEET = re.compile(r"etcd:https?://[\w.:\[\]-]+(,https?://[\w.:\[\]-]+)*/[\w./-]*\w")
+_FLEET = re.compile(r"etcd:https?://[\w.:\[\]-]+(,https?://[\w.:\[\]-]+)*/[\w./-]*\w|ray:/.*\S")
 _MLFLOW = re.compile(r"mlflow:models:/{1,3}([^/:@]+)@([^/:@]+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -51,7 +51,7 @@ def _in_the_form(pattern: re.Pattern[str], expected: str, is_required: bool = Fa
 
 word = _in_the_form(WORD, "letters, digits and ._+-")  # what fits in a response header
 import_name = _in_the_form(_IMPORT_NAME, "module:Class", is_required=True)
-fleet = _in_the_form(_FLEET, "etcd:URL,URL/PREFIX")
+fleet = _in_the_form(_FLEET, "etcd:URL,URL/PREFIX or ray:/DIRECTORY")
 
 
 def path(value: object, base: Path) -> Path:

@@ -109,7 +109,9 @@ class Settings:
         "OMP_NUM_THREADS", scope=SERVER)
     commit: str = key(parsers.one_of("host", "worker", "fleet"), "host",
         "host: all workers move at the same instant; worker: each for itself; fleet: all workers of all hosts")
-    fleet: str = key(parsers.fleet, "", "with commit = fleet, what the hosts share: etcd:URL,URL/PREFIX", scope=SERVER)
+    fleet: str = key(parsers.fleet, "",
+        "with commit = fleet, what the hosts share: etcd:URL,URL/PREFIX, or ray:/DIRECTORY, of the head node",
+        scope=SERVER)
     fleet_secrets: Path | None = key(parsers.optional_path, "",
         "directory with what etcd wants to see: ca.pem; client.pem and client.key; user, with NAME:PASSWORD",
         scope=SERVER)
@@ -248,7 +250,7 @@ def load_settings(
 ) -> ServerSettings:
     """Read all settings; `keys` come in place of a file in `directory`. Raises `SettingsError` with every issue."""
     issues: list[Issue] = []
-    file, stated = _read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))
+    file, stated = read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))
     models = stated.pop(_MODELS, None)
     set_by_variables = {field.key: environ[field.variable] for field in FIELDS if field.variable in environ}
     variables = Layer("", set_by_variables, directory, is_environment=True)
@@ -337,7 +339,8 @@ def _parse_label(store: Path, layers: list[Layer], wanted: list[Field], issues: 
     return {"store": store, **found, **(parse(layers, [_STORE], issues) if has_store else {})}
 
 
-def _read_file(environ: Mapping[str, str], directory: Path, issues: list[Issue]) -> tuple[Path, dict[str, object]]:
+def read_file(environ: Mapping[str, str], directory: Path, issues: list[Issue]) -> tuple[Path, dict[str, object]]:
+    """Return the path of the file and its keys; what is wrong with it is added to the issues."""
     named = environ.get(CONFIG_VARIABLE)
     path = directory / (named or DEFAULT_FILE)
     if not named and not path.exists():

@@ -12,9 +12,8 @@ import click
 import pytest
 
 from envtool.__main__ import BUG, INTERRUPTED, KNOWN_ERROR
-from envtool.ci import Verdict
-from envtool.cli import COMMANDS, cli
-from envtool.cli.groups import UnknownCommandError
+from envtool.cli import COMMANDS, UnknownCommandError, cli
+from envtool.cli.ci import Verdict
 
 
 def commands(group: click.Group = cli, path: str = "envtool") -> Iterator[tuple[str, click.Command]]:

@@ -6,100 +6,15 @@ import heapq
 import itertools
 import math
 import random
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from serve.errors import FleetError
-from serve.fleet.keys import Item, LeaseLostError, Snapshot, Transaction
+from serve.fleet.keys import LeaseLostError, Transaction
 from serve.fleet.member import FleetMember, Setup
+from serve.fleet.memory_keys import MemoryKeys
 from serve.fleet.messages import COMMITTED, NOW, PREPARE, PROPOSAL, SHUT, Failure, Member, View, is_same, write_proposal
 from serve.fleet.state import LONGER, REFUSE, Driver, Local
 from serve.store.ledger import Entry
-
-
-class MemoryKeys:
-    """The keys as a dictionary with revisions.
-
-    Args:
-        now_s: the clock of the leases.
-    """
-
-    def __init__(self, now_s: Callable[[], float]) -> None:
-        self._now_s = now_s
-        self._changed = threading.Condition()
-        self._items: dict[str, Item] = {}
-        self._leases: dict[int, tuple[float, float]] = {}
-        # Not the numbers of an earlier process: its leases are gone, and its members must notice.
-        self._numbers = itertools.count(time.time_ns())
-        self.revision = 1
-
-    def read(self, prefix: str) -> Snapshot:
-        """Return what is below a prefix."""
-        with self._changed:
-            self._expire()
-            found = {key[len(prefix) :]: item for key, item in self._items.items() if key.startswith(prefix)}
-            return Snapshot(self.revision, found)
-
-    def commit(self, transaction: Transaction) -> bool:
-        """Carry out a transaction.
-
-        Raises:
-            LeaseLostError: it names a lease that has ended.
-        """
-        with self._changed:
-            self._expire()
-            none = Item("", 0, 0)
-            if any(self._items.get(key, none).changed != seen for key, seen in transaction.unchanged.items()):
-                return False
-            for prefix, seen in transaction.quiet.items():
-                if any(item.changed > seen for key, item in self._items.items() if key.startswith(prefix)):
-                    return False
-            if transaction.leased and transaction.lease not in self._leases:
-                raise LeaseLostError("the lease has ended")
-            revision, items = self.revision + 1, dict(self._items)
-            for lease, values in ((0, transaction.puts), (transaction.lease, transaction.leased)):
-                for key, value in values.items():
-                    items[key] = Item(value, items[key].created if key in items else revision, revision, lease)
-            for key in transaction.deletes:
-                items.pop(key, None)
-            self._items, self.revision = items, revision
-            self._changed.notify_all()
-            return True
-
-    def grant(self, ttl_s: float) -> tuple[int, float]:
-        """Begin a lease."""
-        with self._changed:
-            lease = next(self._numbers)
-            self._leases[lease] = (ttl_s, self._now_s() + ttl_s)
-            return lease, ttl_s
-
-    def keep_alive(self, lease: int) -> bool:
-        """Renew a lease, and return whether there was one."""
-        with self._changed:
-            self._expire()
-            if lease not in self._leases:
-                return False
-            ttl_s = self._leases[lease][0]
-            self._leases[lease] = (ttl_s, self._now_s() + ttl_s)
-            return True
-
-    def revoke(self, lease: int) -> None:
-        """End a lease, and with it its items."""
-        with self._changed:
-            if self._leases.pop(lease, None) is None:
-                return
-            left = {key: item for key, item in self._items.items() if item.lease != lease}
-            if len(left) < len(self._items):
-                self.revision += 1
-                self._items = left
-                self._changed.notify_all()
-
-    def _expire(self) -> None:
-        for lease in [lease for lease, (_, until_s) in self._leases.items() if self._now_s() > until_s]:
-            self.revoke(lease)
-
 
 LEASE_S = 2.0
 
