@@ -142,14 +142,20 @@ class Replica:
 
     def _wait_until_in(self, until_s: float) -> None:
         """Wait until the fleet has taken this host in; raises `FleetError`, with the reason why not."""
-        out = list(self._server.instances)
-        while out := [instance for instance in out if instance.is_cut_off]:
-            if time.monotonic() > until_s:
-                known = [one.committer.reason for one in out if one.committer is not None and one.committer.reason]
-                reason = known[0] if known else "the log of another replica has the reason"
-                self._server.stop()
-                raise FleetError(f"the fleet has not taken this host in: {reason}")
-            time.sleep(_AGAIN_S)
+        for instance in self._server.instances:
+            committer, reason = instance.committer, ""
+            while committer is not None:
+                try:
+                    # Also where its host is in: others of that host may be older, and have other settings.
+                    reason = committer.find_refusal()
+                except FleetError as error:
+                    reason = error.message
+                if not reason and not instance.is_cut_off:
+                    break
+                if time.monotonic() > until_s:
+                    self._server.stop()
+                    raise FleetError(f"the fleet has not taken this host in: {reason or committer.reason}")
+                time.sleep(_AGAIN_S)
 
 
 def _register(host: str, keys: Any, until_s: float) -> None:

@@ -22,7 +22,7 @@ from serve.fleet.gate import Gate
 from serve.fleet.keys import Transaction
 from serve.fleet.member import FleetMember, Setup, carry_out
 from serve.fleet.messages import COMMITTED, NOW, PIN, PREPARE, PROPOSAL, Failure, Member, View, is_same, write_proposal
-from serve.fleet.state import LONGER, REFUSE, Driver, Local
+from serve.fleet.state import LONGER, REFUSE, Driver, Local, find_refusal
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.ledger import CHECKPOINT
 from serve.store.quarantine import Rejection
@@ -157,11 +157,18 @@ class FleetCommitter(HostCommitter):
         self._keys: Keys | None = None
         self._thread: threading.Thread | None = None
         self._member: FleetMember | None = None
+        self._describe: Callable[[], Member] | None = None
 
     @property
     def reason(self) -> str:
         """Why the fleet has not taken this host in; empty where it has, and in workers that do not speak to it."""
         return self._member.reason if self._member is not None else ""
+
+    def find_refusal(self) -> str:
+        """Return why this worker is not like those of the fleet, its own host's among them; raises `FleetError`."""
+        if self._describe is None:
+            return "the worker has not booted"
+        return find_refusal(View.parse(self._shared_keys().read(NOW)), self._setup.host, self._describe())
 
     def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live; the gate stays shut until the fleet has taken this host in."""
@@ -224,8 +231,8 @@ class FleetCommitter(HostCommitter):
         lasts_s = settings.fleet_lease_s if settings.fleet_cut_off == REFUSE else settings.fleet_evict_s
         driver = Driver(lasts_s * LONGER or math.inf, settings.commit_timeout_s)
         workers = Workers(self._context, coordinator, self._gate)
-        describe: Callable[[], Member] = lambda: Member(self._gate.incarnation, place, terms)  # noqa: E731
-        self._member = FleetMember(self._setup, self._gate, workers, driver, describe)
+        self._describe = lambda: Member(self._gate.incarnation, place, terms)
+        self._member = FleetMember(self._setup, self._gate, workers, driver, self._describe)
         is_wanted: Callable[[], bool] = lambda: coordinator.membership.is_joined  # noqa: E731
         arguments = (self._root, lambda: connect(settings), is_wanted)
         self._thread = threading.Thread(target=self._member.run, args=arguments, name="fleet", daemon=True)

@@ -137,5 +137,12 @@ def test_metrics_status_and_the_other_protocols_are_there(hosts, trainer):
 def test_a_replica_of_other_settings_is_refused_with_the_reason(hosts):
     """New settings are a rolling update to Ray; whoever has them is not taken in, and the old ones serve on."""
     hosts.run(2, wait=False, warm_up_timeout_s=61, boot_wait_s=3)
-    wait_until(lambda: "the fleet has not taken this host in: settings" in hosts.text, "the reason", lambda: hosts.text)
+
+    def find_reason() -> bool:
+        return (
+            "not taken this host in: settings: expected"
+            in hosts.serve.status().applications["affine"].deployments["envserve"].message
+        )
+
+    wait_until(find_reason, "the reason", lambda: hosts.text)
     assert {hosts.client().predict([ROW]).status for _ in range(10)} == {200}

@@ -90,7 +90,9 @@ class RayHosts:
         from serve.ray_app import application
 
         self._settings.update(settings)
-        options = {"num_replicas": replicas, "max_replicas_per_node": self.cpus, "ray_actor_options": {"num_cpus": 1}}
+        # On both nodes, where there is more than one; Ray would pack them.
+        options = {"num_replicas": replicas, "max_replicas_per_node": -(-replicas // 2)}
+        options["ray_actor_options"] = {"num_cpus": 1}
         app = application({"settings": self._settings, **options})
         self.serve.run(app, name="affine") if wait else self.serve._run(app, name="affine", _blocking=False)
 
