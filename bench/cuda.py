@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from envtool.install.cuda import cuda_of
-from envtool.install.machine_check import UNPACKED_FACTOR
+from envtool.install.preconditions import UNPACKED_FACTOR
 from envtool.lockfile.conda_lock_v1 import read_lockfile
 
 ROOT = Path(__file__).parents[1]

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "serve" / "support")]
 
 from etcd import Cluster  # noqa: E402
-from fleet_simulator import LEASE_S, MemoryKeys, SimulatedGate  # noqa: E402
+from fleet_simulator import LEASE_S, SimulatedGate, WatchedKeys  # noqa: E402
 
 from serve.fleet.etcd import Etcd  # noqa: E402
 from serve.fleet.keys import LeaseLostError, Snapshot, Transaction  # noqa: E402
@@ -202,8 +202,8 @@ class Host:
             elif found := [one for one in found if first <= one.key < last[:-1] + "0"]:
                 self.fleet.tell(arrive, found)
 
-        for one in keys.history(after):
-            tell(one)
+        for _, found in itertools.groupby(keys.find_changes(first, last, after) or (), lambda one: one.revision):
+            tell(list(found))
         keys.watches.append(tell)
 
 
@@ -217,7 +217,7 @@ class Fleet:
         self.costs, self.rtt_s, self.now_s, self.free_s = known, rtt_s, 0.0, 0.0
         self._queue: list = []
         self._order = itertools.count()
-        self.keys = MemoryKeys(now_s=lambda: self.now_s)
+        self.keys = WatchedKeys(now_s=lambda: self.now_s)
         self.notes: list[tuple[str, float]] = []
         self.hosts: list[Host] = []
         self.asked, self.bytes, self.busy_s = collections.Counter(), 0, 0.0

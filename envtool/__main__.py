@@ -21,19 +21,10 @@ DONE, NO, USAGE, KNOWN_ERROR, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 
 
 def main() -> NoReturn:
-    """Run the command line and leave.
-
-    py-rattler may crash while the interpreter shuts down (its runtime's threads outlive it), which would turn a good
-    exit code into a signal. So every way out flushes and leaves through `os._exit`.
-    """
-    if sys.argv[1:] in (["--version"], ["-V"]):  # without the command line, which takes three times as long to import
-        _show_version()
-    # A command makes few cycles of objects and ends soon. Looking for them as often as Python does by itself takes a
-    # tenth of our own part of `envtool lock`.
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    # Until Python 3.12 whoever asks first fills this table in the sight of other threads, which take it for whole.
-    sysconfig.get_config_vars()
-    code = _run()
+    """Run the command line and leave through `os._exit`: py-rattler's threads may crash while the interpreter shuts
+    down, which would turn a good exit code into a signal."""
+    # A version needs none of the command line, which takes three times as long to import.
+    code = _show_version() if sys.argv[1:] in (["--version"], ["-V"]) else _run()
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -42,18 +33,24 @@ def main() -> NoReturn:
     os._exit(code)
 
 
-def _show_version() -> NoReturn:
+def _show_version() -> int:
     from importlib.metadata import version
 
     try:
         sys.stdout.write(f"envtool, version {version('envserve')}\n")
-        sys.stdout.flush()
-    except OSError:
-        os._exit(KNOWN_ERROR)
-    os._exit(DONE)
+    except OSError:  # it is written at once where the stream has no buffer
+        return KNOWN_ERROR
+    return DONE
 
 
 def _run() -> int:
+    # A command makes few cycles of objects and ends soon. Looking for them as often as Python does by itself takes a
+    # tenth of our own part of `envtool lock`.
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    # Until Python 3.12 whoever asks first fills this table in the sight of other threads, which take it for whole.
+    sysconfig.get_config_vars()
+    import traceback
+
     import click
 
     from envtool import console
@@ -79,7 +76,8 @@ def _run() -> int:
     except Exception as error:
         known = _known(error)
         if known is None:
-            return _fault()
+            console.say(traceback.format_exc())
+            return BUG
         console.fail(known)
         return KNOWN_ERROR
 
@@ -94,15 +92,6 @@ def _known(error: Exception) -> EnvtoolError | None:
     if not isinstance(error, OSError) or hint is None or (error.filename is None and hint != _DISK_HINT):
         return None
     return EnvtoolError(f"{error.filename or 'a file'} cannot be used: {error.strerror}", hint)
-
-
-def _fault() -> int:
-    import traceback
-
-    from envtool import console
-
-    console.say(traceback.format_exc())
-    return BUG
 
 
 if __name__ == "__main__":

@@ -18,15 +18,10 @@ def write_atomically(path: Path, content: str | bytes, mode: int | None = None) 
 
 @contextmanager
 def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
-    """Replace a file by what is written until the block ends; a block that fails leaves the old one.
-
-    The temporary file stands beside it, since a rename is atomic within one file system only. It is synced before the
-    rename and the directory after it: without the first a crash can leave an empty file under the right name. A device
-    or pipe is written to as it is. Raises OSError if the file cannot be written; the old one is untouched.
-
-    Args:
-        mode: its permissions; those of any new file by default. They are there before the content, which may be secret.
-    """
+    """Replace a file by what is written until the block ends; a block that fails leaves the old one. The temporary file
+    stands beside it, since a rename is atomic within one file system only; it is synced before the rename, or a crash
+    could leave an empty file under the right name. A device or pipe is written to as it is. `mode` are its permissions,
+    which are there before the content. Raises OSError if the file cannot be written."""
     if _is_stream(path):
         with path.open("wb") as file:
             yield file

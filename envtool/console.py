@@ -1,8 +1,5 @@
-"""Output: progress bars, plain lines, errors with hints, and JSON for programs.
-
-Data goes to standard output, everything else to standard error. Bars are drawn only on a terminal; elsewhere each
-finished task leaves one line, so that a CI log has the same lines.
-"""
+"""Output: data goes to standard output, everything else to standard error. Bars are drawn only on a terminal; elsewhere
+each finished task leaves one line."""
 
 from __future__ import annotations
 
@@ -70,11 +67,11 @@ def fail(error: EnvtoolError) -> None:
 
 def size(count: float) -> str:
     """A number of bytes in the decimal units that download pages use, such as `776.4 MB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
-    raise AssertionError("unreachable")
+    return f"{count:.1f} GB"
 
 
 class Task:

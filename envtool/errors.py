@@ -1,8 +1,5 @@
-"""Every error that envtool raises on purpose, and what no text for people may show.
-
-One root, so that the command line can tell an error that we know (a message, a hint, exit code 3) from a bug (a
-traceback). A message names the thing, then the expected and the actual value; what to do about it is in the hint.
-"""
+"""Every error that envtool raises on purpose, under one root, so that the command line can tell it from a bug; and what
+no text may show. A message names the thing, then the expected and the actual value; the hint states what to do."""
 
 from __future__ import annotations
 
@@ -20,8 +17,7 @@ class EnvtoolError(Exception):
 
 
 class Issue(NamedTuple):
-    """One thing wrong in a file that a person or a tool wrote (`place`: where, for people: `environment.yml:7` or
-    `package[3].hash.sha256`)."""
+    """One thing wrong in a file, at a place for people: `environment.yml:7` or `package[3].hash.sha256`."""
 
     place: str
     message: str
@@ -85,8 +81,7 @@ class CacheError(EnvtoolError):
 
 
 class HashMismatchError(EnvtoolError):
-    """Bytes that are not the ones that were asked for (`expected`: what the lock or the recipe has, as `sha256:<hex>`
-    or `<n> bytes`)."""
+    """Bytes that are not the ones that were asked for, as `sha256:<hex>` or `<n> bytes`."""
 
     def __init__(self, name: str, expected: str, actual: str, hint: str | None = None) -> None:
         super().__init__(f"{name} is not the file that was expected:\n  expected {expected}\n  actual   {actual}", hint)

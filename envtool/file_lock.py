@@ -13,8 +13,7 @@ from envtool.console import say
 
 @contextmanager
 def hold(lock_path: Path, changed: Path) -> Iterator[None]:
-    """Hold a lock that the kernel releases when its holder dies (`changed`: what is changed under it, for whoever
-    waits). Raises OSError if the file cannot be written."""
+    """Hold a lock that the kernel releases when its holder dies; who waits is shown `changed`. Raises OSError."""
     descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:

@@ -1,7 +1,5 @@
-"""Directories of envtool on a machine.
-
-`ENVTOOL_HOME` moves all of it; without it the cache follows the XDG convention and environments are in `~/.envtool`.
-"""
+"""Directories of envtool, all moved by `ENVTOOL_HOME`; else the cache follows XDG, and environments are in
+`~/.envtool`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The policy of a machine: which locks may become environments here.
-
-One file, `policy.toml`, for both halves: envtool reads `[create]` and `[audit]`, the server `[serve]`. It is the one
-that `ENVSERVE_POLICY` names, or `/etc/envserve/policy.toml` where there is one; without either everything is allowed.
-"""
+"""The policy of a machine: which locks may become environments here. `policy.toml` (of `ENVSERVE_POLICY`, or in
+`/etc/envserve`) has `[create]` and `[audit]` for envtool, `[serve]` for the server; without it everything is
+allowed."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +58,7 @@ class Policy:
     def breaches(self, request: Request, lock: Path | None, env_digest: str | None = None) -> Iterator[Breach]:
         """What a request breaks; with the env digest of what was made of it, also what is known only then: the digest
         itself, and licences that only the archives state."""
-        packages = request.packages()
+        packages = request.packages
         sources = tuple(self._create.get("sources", ()))
         for each in packages:
             if sources and not strip(each.url).startswith(sources):
@@ -106,17 +104,13 @@ class Policy:
         whole = graph(request.lockfile, request.platform, request.categories)
         ignored = self._audit.get("ignore")
         found = audit.audit(whole, self._base / self._audit["database"], self._base / ignored if ignored else None)
-        latest = _today() - timedelta(days=self._audit.get("older-than-days", 0))
+        latest = datetime.now(timezone.utc).date() - timedelta(days=self._audit.get("older-than-days", 0))
         for each in found.failing(self._audit.get("level", "low")):
             # One without a date may be of any age.
             if each.vulnerability.published[:10] <= latest.isoformat():
                 fixed = f"envtool lock --upgrade-package {each.package.name}"
                 way_out = fixed if each.vulnerability.fixed else "say in the OpenVEX file why it does not affect you"
                 yield Breach("audit.level", audit.sentence(each), way_out)
-
-
-def _today() -> date:
-    return datetime.now(timezone.utc).date()
 
 
 def find() -> Policy:

@@ -1,8 +1,4 @@
-"""A directory for what a piece of work needs on its way, gone when it is done, also when a process was killed over it.
-
-Each is locked by its process, and the kernel takes the lock back from whoever dies. The next process removes what
-nobody holds.
-"""
+"""A directory for a piece of work, locked by its process: the next process removes what nobody holds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The one door to other programs.
-
-No shell is ever used. Standard input is never the terminal, so that no program can wait for an answer.
-"""
+"""The one door to other programs: no shell is ever used, and standard input is never the terminal."""
 
 from __future__ import annotations
 
@@ -17,28 +14,17 @@ _TAIL_LINES = 40
 
 
 def run(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    stdin: str = "",
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, stdin: str = "",
     hint: str | None = None,
-) -> str:
-    """Run a program to its end and return what it printed to standard output. Raises ProcessError if the program is not
-    found, or ended with a status other than 0."""
+) -> str:  # fmt: skip
+    """Run a program and return its standard output. Raises ProcessError if it is not found or failed."""
     name = Path(argv[0]).name
     variables = {**os.environ, **(env or {})}
     try:
         done = subprocess.run(
-            list(argv),
-            env={key: value for key, value in variables.items() if value},
-            cwd=cwd,
-            input=stdin,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
+            list(argv), env={key: value for key, value in variables.items() if value}, cwd=cwd, input=stdin,
+            capture_output=True, encoding="utf-8", errors="replace", check=False,
+        )  # fmt: skip
     except OSError as error:
         raise ProcessError(name, 127, str(error), hint) from error
     if done.returncode != 0:
@@ -49,8 +35,7 @@ def run(
 
 
 class Background:
-    """A program that runs beside us until it is stopped. Raises ProcessError if the program is not found or may not be
-    run."""
+    """A program that runs beside us until it is stopped. Raises ProcessError if it cannot be run."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path) -> None:
         try:
@@ -81,8 +66,7 @@ class Background:
 
 
 def replace(argv: Sequence[str], env: Mapping[str, str]) -> NoReturn:
-    """Become another program, so that signals and the exit status are its own. Raises ProcessError if the program is
-    not there or may not be run."""
+    """Become another program: signals and the exit status are its own. Raises ProcessError if it cannot be run."""
     try:
         os.execvpe(argv[0], list(argv), dict(env))  # noqa: S606 - no shell is what is wanted here
     except OSError as error:

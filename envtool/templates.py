@@ -1,15 +1,12 @@
-"""Templates to text. The one door to Jinja2.
-
-A template is in `environment/` under a directory of templates and is described, with its variables, in the
-`variables.yml` beside that. The user's own directory (`templates/` under envtool's home) comes first, then envtool's.
-Rendering is strict: what is not defined is an error.
-"""
+"""Templates to text, and the one door to Jinja2. A directory of templates has `environment/` and `deploy/`, whose files
+and variables a `variables.yml` describes; the user's own (`templates/` under envtool's home) comes before envtool's.
+Rendering is strict: what is not defined is an error."""
 
 from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +17,6 @@ from envtool.yaml_document import Value, YamlDocument, read_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-
-_SUFFIX = ".yml.j2"
 
 
 @dataclass(frozen=True)
@@ -37,50 +32,83 @@ class Variable:
 
 @dataclass(frozen=True)
 class Template:
-    """A template of an environment specification."""
+    """A template of an environment specification, or of a file for another tool."""
 
     name: str
     path: Path
     description: str
     variables: tuple[Variable, ...]
+    output: str = ""  # the usual name of the file for another tool
 
 
 def templates(own: Path | None = None) -> dict[str, Template]:
-    """The templates of environment specifications, by name; the user's own come first and hide envtool's (`own`: the
-    user's own directory of templates, instead of the one under envtool's home)."""
+    """The templates of environment specifications by name; those of the user, or in `own`, come first and hide ours."""
+    return _by_name(own, "variables.yml", "a variables.yml and a directory environment/", _environments)
+
+
+def kinds(own: Path | None = None) -> dict[str, Template]:
+    """What `envtool deploy render` makes, in the same way."""
+    return _by_name(own, "deploy/variables.yml", "deploy/variables.yml and deploy/*.j2", _kinds)
+
+
+def find_kind(name: str, own: Path | None = None) -> Template:
+    """The template of a file for another tool. Raises TemplateError if there is none of the name."""
+    known = kinds(own)
+    if name not in known:
+        raise TemplateError(f"unknown template {name!r}", f"templates: {', '.join(known)}")
+    return known[name]
+
+
+def _by_name(
+    own: Path | None, variables: str, what: str, read: Callable[[Path, YamlDocument], dict[str, Template]]
+) -> dict[str, Template]:
     if own is not None:
-        read_text(own / "variables.yml", "a directory of templates has a variables.yml and a directory environment/")
-    roots = [own or paths.home() / "templates", template_root()]
+        read_text(own / variables, f"a directory of templates has {what}")
     found: dict[str, Template] = {}
-    for root in roots:
-        for name, template in _described(root).items():
+    for root in (own or paths.home() / "templates", template_root()):
+        path = root / variables
+        document = YamlDocument(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
+        described = read(root, document)
+        if described and document.issues:
+            raise InvalidFileError(str(path), document.issues)
+        for name, template in described.items():
             found.setdefault(name, template)
     return found
 
 
-def _described(root: Path) -> dict[str, Template]:
-    path = root / "variables.yml"
-    files = {each.name[: -len(_SUFFIX)]: each for each in sorted((root / "environment").glob(f"*{_SUFFIX}"))}
-    if not files:
-        return {}
-    document = YamlDocument(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
-    about = document.mapping(document.root, "the file", tuple(files))
+def _environments(root: Path, document: YamlDocument) -> dict[str, Template]:
+    files = {each.name.removesuffix(".yml.j2"): each for each in sorted((root / "environment").glob("*.yml.j2"))}
+    about = document.mapping(document.root, "the file", tuple(files)) if files else {}
     found = {}
     for name in (each for each in about if each in files):
         stated = document.mapping(about[name], name, ("description", "variables"))
-        variables = read_variables(document, stated.get("variables"), f"variables of {name}")
+        variables = _variables(document, stated.get("variables"), f"variables of {name}")
         description = document.string(stated.get("description"), "description") or ""
         found[name] = Template(name, files[name], description, variables)
-    if document.issues:
-        raise InvalidFileError(str(path), document.issues)
     for name, file in files.items():
         # Every name in a template without a description is a variable that has to be given.
         found.setdefault(name, Template(name, file, "", tuple(Variable(each, "", None) for each in names_in(file))))
     return found
 
 
-def read_variables(document: YamlDocument, value: Value | None, what: str) -> tuple[Variable, ...]:
-    """The variables that a variables.yml describes; what is wrong with them goes to the document's issues."""
+def _kinds(root: Path, document: YamlDocument) -> dict[str, Template]:
+    files = {each.name.partition(".")[0]: each for each in sorted((root / "deploy").glob("*.j2"))}
+    about = document.mapping(document.root, "the file", ("kinds", "variables")) if files else {}
+    # A variable is described once for all kinds; which of them a kind takes is read from its template.
+    variables = {variable.name: variable for variable in _variables(document, about.get("variables"), "variables")}
+    described = document.mapping(about.get("kinds"), "kinds")
+    found = {}
+    # In the order in which people wrote them down, what they did not describe at the end.
+    for name in (*(each for each in described if each in files), *(each for each in files if each not in described)):
+        stated = document.mapping(described.get(name), name, ("description", "output"))
+        description = document.string(stated.get("description"), "description") or ""
+        output = document.string(stated.get("output"), "output") or files[name].name.removesuffix(".j2")
+        used = tuple(variables.get(each, Variable(each, "", None)) for each in names_in(files[name]))
+        found[name] = Template(name, files[name], description, used, output)
+    return found
+
+
+def _variables(document: YamlDocument, value: Value | None, what: str) -> tuple[Variable, ...]:
     variables = []
     for name, about in document.mapping(value, what).items():
         document.mapping(about, name, ("help", "default", "choices", "pattern"))
@@ -97,8 +125,7 @@ def template_root() -> Path:
 
 
 def render(template: Template, values: Mapping[str, str]) -> str:
-    """Render a template (`values`: a value for each variable that has no default, and for any other). Raises
-    TemplateError if a variable is missing or unknown, or the template has an error, with its line."""
+    """Render a template. Raises TemplateError if a variable is missing or unknown, or at the line of an error."""
     known = {each.name: each for each in template.variables}
     unknown = sorted(values.keys() - known.keys())
     if unknown:

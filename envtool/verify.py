@@ -1,13 +1,11 @@
-"""Comparison of every file of a prefix with what the archives of its lock hold.
-
-Out of scope: repairing (`envtool create --repair`).
-"""
+"""Comparison of every file of a prefix with what the archives of its lock hold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.artifacts.download import require_sha256
 from envtool.artifacts.file_manifest import Declared, FileManifests
@@ -45,10 +43,7 @@ def as_text(findings: Sequence[Finding], shown: int) -> str:
 
 
 def as_github(findings: Sequence[Finding], prefix: str) -> str:
-    """Workflow commands that GitHub shows as annotations.
-
-    Source: GitHub Actions documentation, "Workflow commands": `%`, carriage return and newline are escaped.
-    """
+    """Workflow commands that GitHub shows as annotations (GitHub's documentation, "Workflow commands")."""
     return "\n".join(f"::error title=envtool verify::{escape_for_github(_sentence(each, prefix))}" for each in findings)
 
 
@@ -80,8 +75,7 @@ def escape_for_github(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
-@dataclass(frozen=True)
-class Inventory:
+class Inventory(NamedTuple):
     """What a prefix should hold and what it holds."""
 
     declared: Mapping[str, Declared]
@@ -94,11 +88,8 @@ class Inventory:
         return env_digest(self.entries.values())
 
     def generated(self) -> dict[str, str]:
-        """What no archive or wheel has the bytes of, path to sha256.
-
-        Byte-code, entry points and the installer's notes; and of what wheels bring, RECORD and scripts, into which
-        installing writes.
-        """
+        """What no archive or wheel has the bytes of (byte-code, entry points, RECORD, scripts of wheels), path to
+        sha256."""
         return {
             path: entry.sha256
             for path, entry in self.entries.items()
@@ -127,8 +118,7 @@ class VerifyReport:
 
 
 def verify(prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay) -> VerifyReport:
-    """Compare a prefix with the packages of a lock. Raises PrefixError if it is not found, not ours or not whole;
-    NetworkError or HashMismatchError if an archive that is not in the cache could not be downloaded or proven."""
+    """Compare a prefix with the packages of a lock. Raises PrefixError if it is not whole, or as `take_inventory`."""
     receipt = prefix.require_whole()
     inventory = take_inventory(prefix, locked, cache, display)
     findings = [*_package_findings(conda_packages(prefix.path), locked), *declared_findings(inventory)]
@@ -142,8 +132,7 @@ def take_inventory(
     prefix: Prefix, locked: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay,
     known: Known | None = None, proven: Mapping[str, Path] | None = None,
 ) -> Inventory:  # fmt: skip
-    """Read every file of a prefix, and list what its lock states should be there. Raises NetworkError or
-    HashMismatchError if an archive that is not in the cache could not be downloaded or proven."""
+    """Read every file of a prefix, and list what its lock states to be there. Raises as `keep_manifests`."""
     manifests = FileManifests(cache.root)
     keep_manifests(manifests, locked, cache, display, proven or {})
     layout = lay_out(locked, manifests)
@@ -158,8 +147,7 @@ def keep_manifests(
     manifests: FileManifests, locked: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay,
     proven: Mapping[str, Path],
 ) -> None:  # fmt: skip
-    """Read the archives and wheels that have no manifest yet. Raises NetworkError or HashMismatchError if an archive
-    that is not in the cache could not be downloaded or proven."""
+    """Read the archives and wheels that have no manifest yet. Raises NetworkError or HashMismatchError."""
     unknown = [each for each in locked if not manifests.is_known(require_sha256(each))]
     if unknown:
         missing = [each for each in unknown if each.url not in proven]

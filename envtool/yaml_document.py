@@ -1,8 +1,4 @@
-"""The one door to YAML: a document whose every value knows its line, read by rules that collect every issue.
-
-Out of scope: what the values mean, which `envtool.spec.environment`, `envtool.lockfile.conda_lock_v1` and
-`envtool.channel.python_recipe.recipe` know.
-"""
+"""The one door to YAML: a document whose every value knows its line, read by rules that collect every issue."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 _TEXT, _LIST, _MAPPING = "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"
 # What aliases may add to a document that is written out in full; a file of 300 bytes can come to gigabytes.
 _MOST_REPEATED = 100_000
+_MOST_NESTED = 100
 _MOST_BITS = 1000
 
 
@@ -54,8 +51,7 @@ class Value(NamedTuple):
 
 
 class YamlDocument:
-    """One YAML file, and the issues found while it is read (`name`: the file as the user named it; every issue's place
-    starts with it)."""
+    """One YAML file by the name that the user gave it, and the issues found while it is read."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
@@ -91,17 +87,16 @@ class YamlDocument:
         return Value(None, 1)
 
     def _convert(self, loader: Any, node: yaml.Node) -> Value:
-        return self._weighed(loader, node)[0]
-
-    def _weighed(self, loader: Any, node: yaml.Node) -> tuple[Value, int]:
         known = self._values.get(id(node))
         if known is not None:
             self._repeated += known[1]
             if self._repeated > _MOST_REPEATED:
                 raise _UnusableError(node, f"aliases repeat more than {_MOST_REPEATED} values")
-            return known
+            return known[0]
         if id(node) in self._open:
             raise _UnusableError(node, "an alias is inside its own anchor")
+        if len(self._open) > _MOST_NESTED:
+            raise _UnusableError(node, "lists and mappings are nested too deeply")
         self._open.add(id(node))
         before = len(self._values) + self._repeated
         line = node.start_mark.line + 1
@@ -113,7 +108,7 @@ class YamlDocument:
             value = Value(self._construct(loader, node), line, str(node.value))
         self._open.discard(id(node))
         self._values[id(node)] = value, len(self._values) + self._repeated - before + 1
-        return self._values[id(node)]
+        return value
 
     def _construct(self, loader: Any, node: yaml.Node) -> Any:
         if node.tag == _TEXT:
@@ -159,7 +154,11 @@ class YamlDocument:
         found: dict[str, Value] = self._typed(value, what, dict, "a mapping") or {}
         for key, entry in found.items():
             if keys is not None and key not in keys:
-                self.issue(entry.line, f"unknown key {key!r} in {what}; {_guess(key, keys)}")
+                from difflib import get_close_matches  # few files have an unknown key
+
+                close = get_close_matches(key, keys, 1)
+                guess = f"did you mean {close[0]}?" if close else f"known: {', '.join(keys)}"
+                self.issue(entry.line, f"unknown key {key!r} in {what}; {guess}")
         return found
 
     def items(self, value: Value | None, what: str) -> list[Value]:
@@ -214,8 +213,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def read_text(path: Path, hint: str) -> str:
-    """The content of a text file that a user named. Raises MissingFileError if it is not found, is a directory, may not
-    be read or is not UTF-8."""
+    """The content of a text file that a user named. Raises MissingFileError if it cannot be read or is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -223,13 +221,6 @@ def read_text(path: Path, hint: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
         raise MissingFileError(f"{path} cannot be read: {reason}", hint) from error
-
-
-def _guess(key: str, keys: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(key, keys, 1)
-    return f"did you mean {close[0]}?" if close else f"known: {', '.join(keys)}"
 
 
 def _kind(value: Value) -> str:

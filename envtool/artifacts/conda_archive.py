@@ -1,8 +1,5 @@
-"""Contents of package archives: the files of its `info/` directory and its payload, from .conda and .tar.bz2 alike.
-
-Source: the conda package specification (CEP 26 file names, .conda format version 2). Out of scope: writing archives
-(`envtool.artifacts.conda_package`) and linking them (`envtool.solve.conda_solver`).
-"""
+"""Contents of package archives: `info/` and the payload, from .conda and .tar.bz2 alike. Source: the conda package
+specification (CEP 26, .conda format version 2)."""
 
 from __future__ import annotations
 
@@ -19,9 +16,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 from envtool.artifacts.relocation import without_rewritten
 from envtool.errors import ArchiveError
@@ -98,7 +94,6 @@ class _BoundedTarInfo(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Read a header."""
         member = super().frombuf(buf, encoding, errors)
         if member.type in _HEADERS and member.size > _LARGEST_HEADER_BYTES:
             raise ArchiveError(f"a header of {member.size} bytes: expected at most {_LARGEST_HEADER_BYTES}")
@@ -106,8 +101,7 @@ class _BoundedTarInfo(tarfile.TarInfo):
 
 
 def bounded(archive: Path, tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members of a part of an archive, without `./` before their names. Raises ArchiveError if there are too many,
-    or one that is to be read whole is too large."""
+    """The members of a part, without `./` before their names. Raises ArchiveError if they are too many or too large."""
     info_bytes = payload_bytes = 0
     most_bytes = max(_ALWAYS_ALLOWED_BYTES, _MOST_TIMES * archive.stat().st_size)
     for count, member in enumerate(tar):
@@ -176,8 +170,7 @@ def parse_info(archive: Path, info: Mapping[str, bytes], name: str) -> dict[str,
     return content
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """One file or link of an archive's payload."""
 
     path: str
@@ -188,8 +181,7 @@ class Member:
 
 
 def read_payload(archive: Path) -> list[Member]:
-    """Read every file of an archive's payload, everything but `info/`. Raises ArchiveError if it is not a valid package
-    archive."""
+    """Read every file of an archive but `info/`. Raises ArchiveError if it is not a valid package archive."""
     members: dict[str, Member] = {}
     try:
         with open_part(archive, "pkg") as tar:
@@ -202,18 +194,16 @@ def read_payload(archive: Path) -> list[Member]:
 
 
 def read_member(
-    tar: tarfile.TarFile,
-    info: tarfile.TarInfo,
-    members: Mapping[str, Member],
+    tar: tarfile.TarFile, info: tarfile.TarInfo, members: Mapping[str, Member],
     write: Callable[[bytes], object] | None = None,
-) -> Member:
+) -> Member:  # fmt: skip
     """Read one file or link of an archive's payload."""
     if info.issym():
         target = os.fsencode(info.linkname)
         sha256 = hashlib.sha256(target).hexdigest()
         return Member(info.name, True, False, sha256, sha256)
     if info.islnk():
-        return replace(members[info.linkname], path=info.name)
+        return members[info.linkname]._replace(path=info.name)
     digest = hashlib.sha256()
     normalized = None
     if (file := tar.extractfile(info)) is not None:
@@ -229,8 +219,7 @@ def read_member(
 
 @contextmanager
 def open_part(archive: Path, part: str) -> Iterator[tarfile.TarFile]:
-    """Open a part of an archive, `pkg` or `info`, to be read from its beginning to its end; a .tar.bz2 holds both in
-    one."""
+    """Open a part of an archive, `pkg` or `info`, to be read once; a .tar.bz2 holds both in one."""
     with _open_stream(archive, part) as stream, closing(ReadAhead(stream)) as ahead:
         yield tarfile.open(fileobj=cast("IO[bytes]", ahead), mode="r|", tarinfo=_BoundedTarInfo)  # noqa: SIM115 - closed with its stream
 

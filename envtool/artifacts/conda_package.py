@@ -1,13 +1,7 @@
-"""A conda package before it is packed, metadata and files as frozen values; and its `.conda` archive.
-
-Everything that the archive depends on is here, so that its build string can be a digest of the content: other content,
-other file name, and no cache ever holds a stale package.
-
-It is deterministic: the same package gives the same bytes in every directory, under every umask and hash seed,
-because order, times, owners and modes are fixed and zstd runs in one thread. Another version of libzstd may pack the
-same content into other bytes; what the content is never depends on it. Formats: CEP 26 (names), CEP 34 (what is in a
-package, `info/` included) and CEP 35 (the `.conda` file).
-"""
+"""A conda package before it is packed, and its `.conda` archive. The build string is a digest of all that the archive
+depends on, so that no cache ever holds a stale package. The same package gives the same bytes everywhere: order, times,
+owners and modes are fixed, and zstd runs in one thread; another libzstd may pack the same content otherwise. Source:
+CEP 26 (names), CEP 34 (what is in a package) and CEP 35 (the `.conda` file)."""
 
 from __future__ import annotations
 
@@ -18,8 +12,7 @@ import re
 import tarfile
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool.errors import ArchiveError
 
@@ -27,8 +20,7 @@ PLACEHOLDER = "/opt/envtool_prefix_placeholder" + "_placehold" * 16
 """What stands for the prefix in text files; as long as conda's own, which some tools expect of a placeholder."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file or symbolic link."""
 
     path: str
@@ -43,8 +35,7 @@ class Entry:
         return hashlib.sha256(self.content).hexdigest()
 
 
-@dataclass(frozen=True)
-class Package:
+class Package(NamedTuple):
     """A whole package."""
 
     name: str
@@ -101,8 +92,7 @@ class Package:
 
 
 def safe_path(path: str, owner: str) -> str:
-    """The path in its plain form (`./a//b` becomes `a/b`). Raises ArchiveError if the path would leave the directory
-    that it is unpacked in, or cannot be a path."""
+    """The path in its plain form (`a/b` of `./a//b`). Raises ArchiveError if it leaves the directory or is no path."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if path.startswith("/") or ".." in parts or re.search(r"[\x00-\x1f\\]", path):
         hint = "nothing was unpacked; the file was not made by a packaging tool"
@@ -169,9 +159,11 @@ def _info(package: Package) -> list[Entry]:
     texts = {"files": "".join(f"{entry.path}\n" for entry in files)}
     if prefixed := [f"{PLACEHOLDER} text {entry.path}\n" for entry in files if entry.has_placeholder]:
         texts["has_prefix"] = "".join(prefixed)
-    entries = [Entry(name, _json(value)) for name, value in documents.items()]
+    entries = [
+        Entry(name, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()) for name, value in documents.items()
+    ]
     entries += [Entry(name, text.encode()) for name, text in texts.items()]
-    return [replace(entry, path=f"info/{entry.path}") for entry in (*entries, *package.about)]
+    return [entry._replace(path=f"info/{entry.path}") for entry in (*entries, *package.about)]
 
 
 def _index(package: Package) -> dict[str, Any]:
@@ -194,7 +186,3 @@ def _path(entry: Entry) -> dict[str, Any]:
     if entry.has_placeholder:
         row.update(prefix_placeholder=PLACEHOLDER, file_mode="text")
     return row
-
-
-def _json(value: object) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()

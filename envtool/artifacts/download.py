@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from envtool.console import ProgressDisplay
+from envtool.console import ProgressDisplay, Task
 from envtool.errors import EnvtoolError, Issue, LockfileError, NetworkError
 from envtool.fetch import credentials
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile import model
-from envtool.lockfile.model import LockedPackage
+from envtool.lockfile.model import LockedPackage, file_name_of
 from envtool.mirrors.mirrors import Mirrors
 
 if TYPE_CHECKING:
@@ -23,17 +23,11 @@ _UNPROVEN_HINT = "envtool lock writes a lock that proves all, from channels whos
 
 
 def fetch_packages(
-    packages: Sequence[LockedPackage],
-    cache: Cache,
-    display: ProgressDisplay,
-    *,
-    mirrors: Mirrors | None = None,
-    patience: Timeouts | None = None,
-    is_offline: bool = False,
-) -> dict[str, Path]:
-    """Bring the archives and wheels of a lock into the cache. Raises LockfileError if the lock has no sha256 for some
-    of them; all are listed. Raises NetworkError or HashMismatchError if one could not be downloaded or proven. Raises
-    CacheError if the cache cannot be written, or, offline, lacks something; all of it is listed."""
+    packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, mirrors: Mirrors | None = None,
+    patience: Timeouts | None = None, is_offline: bool = False,
+) -> dict[str, Path]:  # fmt: skip
+    """Bring the archives and wheels of a lock into the cache. Raises LockfileError if some have no sha256, CacheError
+    if the cache cannot be written or, offline, lacks some (all are listed), NetworkError or HashMismatchError."""
     unproven = [_unproven(package) for package in packages if package.sha256 is None]
     if unproven:
         raise LockfileError("the lock", unproven, _UNPROVEN_HINT)
@@ -92,12 +86,7 @@ def require_sha256(package: LockedPackage) -> str:
     return package.sha256
 
 
-class _Silent:
-    def advance(self, amount: int) -> None:
-        """Show nothing: the file is shown when the environment is made."""
-
-
-SILENT = _Silent()
+SILENT = Task(None, "", None, in_bytes=True)  # what a lock is made of is shown when the environment is made
 
 
 def archive_at_hand(record: PackageRecord, cache: Cache) -> Path | None:
@@ -108,7 +97,7 @@ def archive_at_hand(record: PackageRecord, cache: Cache) -> Path | None:
         return local
     if record.sha256 is None:
         return None
-    path = cache.path(Wanted(_file_name(record), record.sha256, ()))
+    path = cache.path(Wanted(file_name_of(record.url), record.sha256, ()))
     return path if path.is_file() else None
 
 
@@ -120,12 +109,8 @@ def find_archive(record: PackageRecord, cache: Cache, mirrors: Mirrors) -> Path 
     from envtool.fetch import failover
     from envtool.fetch.downloader import fetch
 
-    wanted = Wanted(_file_name(record), record.sha256, mirrors.for_url(record.url), record.size_bytes)
+    wanted = Wanted(file_name_of(record.url), record.sha256, mirrors.for_url(record.url), record.size_bytes)
     try:
         return fetch([wanted], cache, SILENT, patience=failover.configured_timeouts()._replace(attempts=1))[wanted]
     except EnvtoolError:
         return None  # whoever needs it says why; a lock needs it for the best answer only
-
-
-def _file_name(record: PackageRecord) -> str:
-    return unquote(record.url.rpartition("/")[2])

@@ -1,21 +1,17 @@
-"""The prefix in the content of files: what linking writes, and how it is taken out again.
-
-A package's archive holds a *placeholder* wherever a file names its prefix; linking replaces it. `restore` puts it back
-and `substitute` replaces it once more, so that `substitute(restore(x)) == x` for whatever was linked right.
-"""
+"""The prefix in the content of files. An archive holds a *placeholder* wherever a file names its prefix; linking
+replaces it. `restore` puts it back and `substitute` replaces it once more: `substitute(restore(x)) == x` for what was
+linked right."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Stands for the prefix in files that declare no placeholder of their own, such as the scripts that wheels bring.
 PREFIX_TEXT = b"/envserve/prefix"
 
 
-@dataclass(frozen=True)
-class Placeholder:
+class Placeholder(NamedTuple):
     """What a package's archive states in place of the prefix."""
 
     text: bytes
@@ -23,8 +19,7 @@ class Placeholder:
 
 
 def restore(content: bytes, prefix: bytes, placeholder: Placeholder | None) -> bytes:
-    """Take the prefix out of a file's content again: the inverse of what linking does. Returns the content with the
-    placeholder, equal to the archive's when the file is as it was linked."""
+    """Take the prefix out of a file's content again: what was linked right is the archive's content once more."""
     if placeholder is not None and placeholder.is_binary:
         return _replace_in_strings(content, prefix, placeholder.text)
     return content.replace(prefix, placeholder.text if placeholder else PREFIX_TEXT)
@@ -52,10 +47,7 @@ def _replace_in_strings(content: bytes, old: bytes, new: bytes) -> bytes:
 
 
 def without_rewritten(record: bytes, prefix: bytes = PREFIX_TEXT) -> bytes:
-    """RECORD of a `.dist-info` without the hashes of the scripts outside of site-packages.
-
-    Installing writes the prefix into those, so that their hashes differ from one directory to another.
-    """
+    """RECORD of a `.dist-info` without the hashes of scripts, into which installing writes the prefix."""
     lines = record.replace(prefix, PREFIX_TEXT).split(b"\n")
     return b"\n".join(line.split(b",", 1)[0] + b",," if line.startswith(b"../") else line for line in lines)
 

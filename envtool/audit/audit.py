@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
 
 from envtool.audit import osv
 from envtool.audit.osv import LEVELS, Name, Vulnerability
@@ -18,8 +19,7 @@ from envtool.inspect_lock.graph import Graph
 from envtool.inspect_lock.package_metadata import look_up
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix.rattler import satisfies
-from envtool.pypi.distributions import DISTRIBUTION_NAMES, distribution_names, normalize, pep440
-from envtool.wheels.license import is_allowed
+from envtool.pypi.distributions import DISTRIBUTION_NAMES, distribution_names, pep440
 
 _SARIF_LEVELS = {"low": "note", "medium": "warning"}
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -86,7 +86,7 @@ def audit(whole: Graph, database_path: Path, vex_path: Path | None = None, today
 
 def _names(package: LockedPackage) -> list[Name]:
     if package.manager == "pip":
-        return [("PyPI", normalize(package.name))]
+        return [("PyPI", canonicalize_name(package.name))]
     is_python = "python" in package.dependencies or package.name in DISTRIBUTION_NAMES
     upstream = [("PyPI", name) for name in distribution_names(package.name)] if is_python else []
     return [*upstream, ("conda", package.name)]
@@ -102,10 +102,7 @@ def _fits(version: str, constraint: str, manager: str) -> bool:
 
 
 def _statements(path: Path) -> list[Mapping[str, Any]]:
-    """The statements of an OpenVEX document that a vulnerability does not affect a product, or is fixed in it.
-
-    Source: OpenVEX 0.2.0. `expires` (a date) is a key of ours; other readers leave it alone.
-    """
+    """What an OpenVEX 0.2.0 document states to affect no product, or to be fixed; `expires` (a date) is ours."""
     try:
         value = json.loads(path.read_bytes())
         if not str(value["@context"]).startswith("https://openvex.dev/ns"):
@@ -150,6 +147,28 @@ def refused(stated: Mapping[str, str | None], allowed: Sequence[str], denied: Se
     }
 
 
+def is_allowed(license: str, allowed: Sequence[str], denied: Sequence[str]) -> bool:
+    """Whether a package may be used under its licence, an SPDX expression or one other text: of `A OR B` one has to be
+    allowed, of `A AND B` both; without `allowed` all are that are not denied."""
+    from license_expression import ExpressionError, LicenseWithExceptionSymbol, get_spdx_licensing
+
+    licensing = get_spdx_licensing()
+
+    def holds(node: Any) -> bool:
+        if isinstance(node, licensing.OR):
+            return any(map(holds, node.args))
+        if isinstance(node, licensing.AND):
+            return all(map(holds, node.args))
+        # `A WITH B` gives more rights than A alone: either name decides.
+        names = {str(node), str(node.license_symbol)} if isinstance(node, LicenseWithExceptionSymbol) else {str(node)}
+        return (not allowed or not names.isdisjoint(allowed)) and names.isdisjoint(denied)
+
+    try:
+        return holds(licensing.parse(license, validate=False))
+    except ExpressionError:
+        return (not allowed or license in allowed) and license not in denied
+
+
 def sentence(found: Found) -> str:
     """One finding in a line."""
     package, vulnerability = found.package, found.vulnerability
@@ -187,10 +206,7 @@ def as_dict(audit: Audit) -> dict[str, Any]:
 
 
 def as_sarif(found: Sequence[Found], lockfile: str) -> str:
-    """What counts, as SARIF.
-
-    Source: OASIS SARIF 2.1.0; GitHub reads `security-severity` of a rule.
-    """
+    """What counts, as SARIF. Source: OASIS SARIF 2.1.0; GitHub reads `security-severity` of a rule."""
     rules = {
         each.vulnerability.id: {
             "id": each.vulnerability.id,

@@ -1,10 +1,7 @@
-"""A database of vulnerabilities in the OSV format, read from a file, and the question whether a version is affected.
-
-A database is a zip archive of JSON records, as OSV.dev exports one for each ecosystem, a directory of them, or one file
-with one or a list. Wheels are looked up in the ecosystem PyPI, conda packages under the Python distributions that they
-bring, and under their own names in records whose purl has the type `conda`.
-Source: OSV schema 1.7, "affected" and "Evaluation".
-"""
+"""A database of vulnerabilities in the OSV format (a zip archive of JSON records as OSV.dev exports it, a directory of
+them, or one file with one or a list), and whether it names a version. Wheels are looked up in the ecosystem PyPI, conda
+packages as the Python distributions that they bring, and by their own names in records whose purl has the type `conda`.
+Source: OSV schema 1.7, "affected" and "Evaluation"."""
 
 from __future__ import annotations
 
@@ -16,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from envtool.errors import EnvtoolError
 from envtool.prefix import rattler
-from envtool.pypi.distributions import normalize
 
 LEVELS = ("low", "medium", "high", "critical")
 UNKNOWN = "unknown"
@@ -47,8 +44,7 @@ class Vulnerability:
 
 @dataclass(frozen=True)
 class Database:
-    """The records of a database that name one of some packages (`modified`: when its newest record was changed, as ISO
-    8601; empty where no record states it)."""
+    """Records that name one of some packages (`modified`: when the newest was changed, ISO 8601, empty if unknown)."""
 
     records: Mapping[Name, Sequence[Mapping[str, Any]]]
     count: int
@@ -109,7 +105,7 @@ def _name_of(affected: Mapping[str, Any]) -> Name:
     package = affected.get("package", {})
     if str(package.get("purl", "")).startswith("pkg:conda/"):
         return "conda", str(package["purl"])[len("pkg:conda/") :].partition("?")[0].partition("@")[0].rpartition("/")[2]
-    return str(package.get("ecosystem")), normalize(str(package.get("name")))
+    return str(package.get("ecosystem")), canonicalize_name(str(package.get("name")))
 
 
 def _is_affected(affected: Mapping[str, Any], version: str, ecosystem: str) -> bool:

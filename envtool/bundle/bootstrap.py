@@ -1,9 +1,6 @@
-"""The start on a machine that has only Python: envtool is unpacked from the bundle, then it installs the bundle.
-
-The wheels of envtool are hashed while they are unpacked, below `~/.envtool/tools` (`ENVTOOL_HOME` moves it), where the
-program `bin/envtool` stays. Needs nothing but the standard library. Out of scope: proving who made the bundle;
-check its signature before, with a trusted envtool or openssl (docs/how-to/offline.md).
-"""
+"""The start on a machine that has only Python, with the standard library alone: envtool is proven and unpacked below
+`~/.envtool/tools`, where `bin/envtool` stays, then it installs the bundle. Out of scope: who made the bundle; check its
+signature before, with a trusted envtool or openssl (docs/how-to/offline.md)."""
 
 from __future__ import annotations
 
@@ -63,8 +60,7 @@ def main() -> NoReturn:
 
 
 def unpack_tools(bundle: Bundle) -> Path:
-    """Unpack the wheels of envtool for this Python, unless that was done before. Raises BundleError if the bundle has
-    no envtool for this machine, or a wheel is damaged."""
+    """Unpack the wheels of envtool, unless that was done. Raises BundleError if there are none for this machine."""
     wheels = _wheels(bundle)
     digest = hashlib.sha256("".join(f"{each}\n" for each in (sys.executable, *wheels)).encode())
     place = paths.home() / "tools" / f"{digest.hexdigest()[:16]}-python{_python()}"

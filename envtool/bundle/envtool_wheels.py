@@ -1,16 +1,13 @@
-"""The wheels of envtool and its dependencies, for a machine without a network.
-
-They are chosen for each Python that the other machine may have, and can be kept as a lock in the format of
-conda-lock.yml with one category for each Python: a bundle that is made again next year is then the same to the byte.
-"""
+"""The wheels of envtool and its dependencies, for each Python that the other machine may have. They can be kept as a
+lock with one category for each Python: a bundle that is made again next year is then the same to the byte."""
 
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from email.parser import Parser
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
@@ -39,8 +36,7 @@ _ZIP_TIME = (1980, 1, 2, 0, 0, 0)
 
 
 def own_wheel(scratch: Path) -> Path:
-    """The wheel of this envtool: built where it runs from a checkout, put together again where it was installed. Raises
-    BundleError if it is installed in another way. Raises ProcessError if the build backend could not be installed."""
+    """The wheel of this envtool, built from its checkout or put together again. Raises BundleError or ProcessError."""
     directory = recipe.directory()
     root = recipe.checkout_root(directory)
     if root is None:
@@ -52,8 +48,7 @@ def own_wheel(scratch: Path) -> Path:
 
 
 def repack(installed: Distribution, scratch: Path) -> Path:
-    """The wheel that an installed envtool came from, as far as it can be rebuilt: equal files give equal bytes. Raises
-    BundleError if its files are not where a wheel would have put them."""
+    """The wheel that an installed envtool came from; equal files give equal bytes. Raises BundleError."""
     files = {
         each.as_posix(): Path(str(each.locate()))
         for each in installed.files or ()
@@ -75,8 +70,7 @@ def repack(installed: Distribution, scratch: Path) -> Path:
 
 
 def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
-    """Choose the wheels that envtool needs. Returns a lock with the category `python3.11` for Python 3.11. Raises
-    SolveError if there are no wheels for one of them."""
+    """Choose envtool's wheels: a lock with a category for each Python (`python3.11`). Raises SolveError."""
     from packaging.requirements import Requirement
 
     stated = _all_requirements(wheel)
@@ -86,28 +80,23 @@ def choose(wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirror
         python = target.python_version
         wanted = tuple(_plain(each) for each in map(Requirement, stated) if _is_needed(each, python))
         return [
-            LockedPackage("pip", each.name, each.version, target.platform, each.url, each.sha256,
-                          category=f"python{python}")
+            replace(each, platform=target.platform, category=f"python{python}", dependencies={}, size_bytes=None)
             for each in resolve.choose(WheelRequest(target, wanted), mirrors)
-        ]  # fmt: skip
+        ]
 
     with ThreadPoolExecutor(_JOBS) as pool:
         packages = [each for found in pool.map(chosen, targets) for each in found]
     metadata = {"created_by": "envtool bundle create", "requirements": json.dumps(stated)}
     return Lockfile(
-        packages=tuple(sorted(packages, key=lambda each: each.sort_key)),
-        channels=("envtool",),
-        platforms=tuple(sorted(platforms)),
-        sources=("envserve",),
-        content_hash=dict.fromkeys(platforms, "0" * 64),
+        packages=tuple(sorted(packages, key=lambda each: each.sort_key)), channels=("envtool",),
+        platforms=tuple(sorted(platforms)), sources=("envserve",), content_hash=dict.fromkeys(platforms, "0" * 64),
         custom_metadata=metadata,
-    )
+    )  # fmt: skip
 
 
 def remembered(path: Path, wheel: Path, platforms: Sequence[str], pythons: Sequence[str], mirrors: Mirrors) -> Lockfile:
-    """The tools that a file names; chosen and written there when the file does not exist yet. Raises BundleError if it
-    is for other platforms, other Pythons or another envtool. Raises SolveError if there are no wheels for one of
-    them."""
+    """The tools that a file names, chosen and written there when it does not exist yet. Raises BundleError if it is for
+    other platforms, Pythons or another envtool, SolveError if there are no wheels for one of them."""
     if not path.exists():
         chosen = choose(wheel, platforms, pythons, mirrors)
         write_lockfile(path, chosen)
@@ -132,10 +121,11 @@ def _all_requirements(wheel: Path) -> list[str]:
 
 
 def _is_needed(requirement: Requirement, python: str) -> bool:
+    from packaging.utils import canonicalize_name
+
     target = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
-    name = re.sub(r"[-_.]+", "-", requirement.name).lower()
     marker = requirement.marker
-    return name not in _NOT_NEEDED and any(
+    return canonicalize_name(requirement.name) not in _NOT_NEEDED and any(
         marker is None or marker.evaluate({**target, "extra": extra}) for extra in _EXTRAS
     )
 

@@ -1,11 +1,7 @@
-"""The format of a bundle: its manifest, and its two forms: a directory, and one file.
-
-Nothing is in a bundle that the manifest does not name, so that one signature over the manifest covers all of it.
-
-Python runs a file that ends with a zip archive, and tar ignores what comes after its end. So one file can be run
-(`python3 serving.pyz`) and listed (`tar tf serving.pyz`); Python 3.12 and older cannot run a zip archive of more than
-4 GB. Nothing is compressed, since archives and wheels are; every file can be read where it is.
-"""
+"""The format of a bundle: a manifest that names all of it, so that one signature covers all, and two forms, a directory
+and one file. Python runs a file that ends with a zip archive (before 3.13 only one of up to 4 GB), and tar ignores what
+comes after its end: so the file can be run (`python3 serving.pyz`) and listed (`tar tf serving.pyz`). Nothing is
+compressed, since archives and wheels are; every file can be read where it is."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from envtool.errors import BundleError
 
@@ -69,8 +65,7 @@ def path_of(name: str, sha256: str) -> str:
 
 
 def parse(content: bytes, owner: str) -> Manifest:
-    """Read a manifest. Keys that are not known are left alone, since a newer envtool may write more. Raises BundleError
-    if it is no manifest of a bundle, or is of another format."""
+    """Read a manifest; unknown keys are left alone. Raises BundleError if it is malformed or of another format."""
     try:
         value: dict[str, Any] = json.loads(content)
         found = value.get("format")
@@ -117,8 +112,7 @@ _LARGEST_MANIFEST_BYTES = 1 << 28
 _DAMAGED_HINT = "copy or make it again; nothing was installed"
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a file of a bundle lies."""
 
     container: Path
@@ -132,8 +126,7 @@ class Place:
         return file
 
 
-@dataclass(frozen=True)
-class Bundle:
+class Bundle(NamedTuple):
     """A bundle whose structure is right; its files are still to be hashed by whoever reads them."""
 
     path: Path
@@ -143,8 +136,7 @@ class Bundle:
     places: Mapping[str, Place]
 
     def chunks(self, path: str) -> Iterator[bytes]:
-        """The bytes of a file, hashed while they are read. Raises BundleError, after the last of them, if they are not
-        those that the manifest names."""
+        """The bytes of a file, hashed meanwhile. Raises BundleError, after the last, if they are not the manifest's."""
         place, digest = self.places[path], hashlib.sha256()
         left = place.size_bytes
         with place.open() as file:
@@ -166,8 +158,7 @@ class Bundle:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Look at a bundle of either form. Raises BundleError if it is not found, not a whole bundle, or holds something
-    that its manifest does not name."""
+    """Look at a bundle of either form. Raises BundleError if it is not whole, or holds what its manifest lacks."""
     try:
         places = _in_directory(path) if path.is_dir() else _in_file(path)
         found = _read(path, places)

@@ -1,9 +1,5 @@
-"""Changing what a channel holds: archives are checked, added, removed, thinned out, and the index follows.
-
-One process at a time works on a channel; files appear whole, the index after the archives that it names, and an archive
-goes after the index that does not name it any more. Out of scope: archives that recipes make
-(`envtool.channel.python_recipe.build`).
-"""
+"""Changing what a channel holds, one process at a time: files appear whole, the index after the archives that it names,
+and an archive goes after the index that does not name it any more."""
 
 from __future__ import annotations
 
@@ -16,8 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from envtool import file_lock
-from envtool.artifacts import conda_package
-from envtool.artifacts import stated_paths as stated
+from envtool.artifacts import conda_package, file_manifest
 from envtool.artifacts.conda_archive import STATED, parse_info, read_info, read_info_json, read_payload
 from envtool.atomic_files import writing
 from envtool.channel import index
@@ -34,8 +29,8 @@ def check_archive(path: Path) -> list[Issue]:
     try:
         info, payload = read_info(path, STATED), read_payload(path)
         record = parse_info(path, info, "index.json")
-        info.setdefault("paths.json", stated.listed(payload, info))
-        rows = stated.paths(path, parse_info(path, info, "paths.json"))
+        info.setdefault("paths.json", file_manifest.old_listing(payload, info))
+        rows = file_manifest.stated_paths(path, parse_info(path, info, "paths.json"))
     except ArchiveError as error:
         return [Issue(path.name, str(error))]
     found = []
@@ -95,14 +90,6 @@ _SUFFIXES = (".conda", ".tar.bz2")
 
 
 @dataclass(frozen=True)
-class Indexing:
-    """How the index is written."""
-
-    has_shards: bool | None = None  # None means if there are some already
-    key_file: Path | None = None
-
-
-@dataclass(frozen=True)
 class Changed:
     """What was changed in a channel."""
 
@@ -125,10 +112,9 @@ def archives(channel: Path) -> dict[str, Path]:
     return {f"{each.parent.name}/{each.name}": each for each in sorted(found) if each.is_file()}
 
 
-def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing: Indexing) -> Changed:
+def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, key_file: Path | None = None) -> Changed:
     """Copy archives into a channel and index it; one that is damaged, or contradicts itself or its name, is refused.
-    Raises ArchiveError if none of them can be added. Raises ChannelError if the channel has another archive of that
-    name."""
+    Raises ArchiveError if all are, ChannelError if the channel has another archive of that name."""
     with display.task(f"check {len(files)} archives") as task:
         places: dict[str, Path] = {}
         refused = []
@@ -149,18 +135,20 @@ def add(channel: Path, files: Sequence[Path], display: ProgressDisplay, indexing
             (channel / name).parent.mkdir(exist_ok=True)
             with writing(channel / name) as target, places[name].open("rb") as source:
                 shutil.copyfileobj(source, target, 1 << 20)
-        return replace(_indexed(channel, tuple(sorted(new)), (), display, indexing), refused=tuple(refused))
+        changed = _indexed(channel, display, key_file, added=tuple(sorted(new)))
+        return replace(changed, refused=tuple(refused))
 
 
-def reindex(channel: Path, display: ProgressDisplay, indexing: Indexing) -> Changed:
-    """Index a channel as it is."""
+def reindex(
+    channel: Path, display: ProgressDisplay, key_file: Path | None = None, has_shards: bool | None = None
+) -> Changed:
+    """Index a channel as it is; without `has_shards` it has them if there are some already."""
     with _changing(channel):
-        return _indexed(channel, (), (), display, indexing)
+        return _indexed(channel, display, key_file, has_shards=has_shards)
 
 
-def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, indexing: Indexing) -> Changed:
-    """Take archives out of a channel by their file names, with `subdir/` before them or not; `*` and `?` stand for any
-    characters and any one."""
+def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, key_file: Path | None = None) -> Changed:
+    """Take archives out of a channel by patterns of their file names, with `subdir/` before them or not."""
     with _changing(channel) as there:
         gone: set[str] = set()
         for pattern in patterns:
@@ -169,10 +157,10 @@ def remove(channel: Path, patterns: Sequence[str], display: ProgressDisplay, ind
                 hint = "envtool channel check lists all"
                 raise ChannelError(f"{channel} has no {pattern}; nothing was removed", hint)
             gone.update(found)
-        return _indexed(channel, (), tuple(sorted(gone)), display, indexing)
+        return _indexed(channel, display, key_file, gone=tuple(sorted(gone)))
 
 
-def collect(channel: Path, keep: int, display: ProgressDisplay, indexing: Indexing) -> Changed:
+def collect(channel: Path, keep: int, display: ProgressDisplay, key_file: Path | None = None) -> Changed:
     """Take all but the newest builds of every package out of a channel."""
     with _changing(channel) as there:
         groups: dict[tuple[str, str], dict[str, dict[str, object]]] = {}
@@ -180,7 +168,7 @@ def collect(channel: Path, keep: int, display: ProgressDisplay, indexing: Indexi
             record = read_info_json(path, "index.json")
             groups.setdefault((name.partition("/")[0], str(record["name"])), {})[name] = record
         gone = [name for group in groups.values() for name in index.newest_first(group)[keep:]]
-        return _indexed(channel, (), tuple(sorted(gone)), display, indexing)
+        return _indexed(channel, display, key_file, gone=tuple(sorted(gone)))
 
 
 def _place(file: Path) -> str:
@@ -206,14 +194,15 @@ def _require_new_or_same(channel: Path, places: dict[str, Path]) -> None:
 
 
 def _indexed(
-    channel: Path, added: tuple[str, ...], gone: tuple[str, ...], display: ProgressDisplay, indexing: Indexing
-) -> Changed:
+    channel: Path, display: ProgressDisplay, key_file: Path | None, *, added: tuple[str, ...] = (),
+    gone: tuple[str, ...] = (), has_shards: bool | None = None,
+) -> Changed:  # fmt: skip
     there = archives(channel)
-    if indexing.key_file is None and (channel / trust.SIGNATURE).exists():
+    if key_file is None and (channel / trust.SIGNATURE).exists():
         warn(f"{channel} was signed and is not any more: sign it with envtool channel index {channel} --key PEM")
     kept = [name for name in there if name not in gone]
     with display.task(f"index {len(kept)} archives"):
-        index.write(channel, kept, has_shards=indexing.has_shards, key_file=indexing.key_file)
+        index.write(channel, kept, has_shards=has_shards, key_file=key_file)
     for name in gone:
         there[name].unlink()
     subdirs = {name.partition("/")[0] for name in kept}
@@ -234,21 +223,12 @@ _KEPT_HIDDEN = frozenset({".git"})  # some backends take the version from it
 
 
 def make(
-    wheels: Sequence[Path],
-    checkouts: Sequence[Path],
-    wishes: Sequence[ConversionOptions],
-    channel: Path,
-    display: ProgressDisplay,
-    indexing: Indexing,
-) -> Changed:
+    wheels: Sequence[Path], checkouts: Sequence[Path], wishes: Sequence[ConversionOptions], channel: Path,
+    display: ProgressDisplay, key_file: Path | None = None,
+) -> Changed:  # fmt: skip
     """Make packages of wheels, one for each wish, and add them to a channel; the same source gives the same bytes.
-
-    Raises:
-        MissingFileError: a wheel or checkout is not found.
-        ArchiveError: a wheel is damaged, or cannot become a package.
-        ProcessError: the build backend of a checkout failed.
-        ChannelError: the channel has another archive of the same name.
-    """
+    Raises MissingFileError, ArchiveError if a wheel cannot become a package, ProcessError if a build backend failed,
+    ChannelError if the channel has another archive of the same name."""
     with TemporaryDirectory(prefix="envtool-packages-") as name:
         scratch = Path(name)
         if missing := [str(wheel) for wheel in wheels if not wheel.is_file()]:
@@ -260,7 +240,7 @@ def make(
         for path, package in made.items():
             with display.task(f"pack {package.file_name}"):
                 path.write_bytes(conda_package.pack(package))
-        changed = add(channel, list(made), display, indexing)
+        changed = add(channel, list(made), display, key_file)
         changed.require_all()
         return changed
 

@@ -1,9 +1,6 @@
-"""The index of a channel: repodata.json, repodata.json.zst and, on request, shards of each subdir, made by rattler.
-
-rattler indexes a directory of links. The times at which it saw each archive are taken out, so that the same archives
-have the same index; times that the index had already stay. Each file appears whole. Shards are binary and keep
-rattler's times; they stay while the repodata does. Another version of rattler may write the same index differently.
-"""
+"""The index of a channel (repodata.json, repodata.json.zst and, on request, shards), made by rattler of a directory of
+links. The times at which it saw each archive are taken out, so that the same archives have the same index; times that
+the index had already stay, and so do shards, which keep rattler's times, as long as the repodata does."""
 
 from __future__ import annotations
 
@@ -28,8 +25,7 @@ SHARDS = "repodata_shards.msgpack.zst"
 def write(
     channel: Path, archives: Sequence[str], *, has_shards: bool | None = None, key_file: Path | None = None
 ) -> None:
-    """Index archives of a channel, each as `subdir/file name`; what else lies in the directory is not listed. An older
-    signature of its index goes, since it would not fit any more."""
+    """Index archives of a channel, each as `subdir/file name`, and no others; an older signature goes."""
     if has_shards is None:
         has_shards = any(channel.glob(f"*/{SHARDS}"))
     there = [path.parent.name for path in channel.glob("*/repodata.json")]
@@ -58,20 +54,12 @@ def write(
 
 
 def render(
-    archives: Mapping[str, Path],
-    scratch_parent: Path,
-    subdirs: Iterable[str] = SUBDIRS,
-    *,
-    has_shards: bool = False,
+    archives: Mapping[str, Path], scratch_parent: Path, subdirs: Iterable[str] = SUBDIRS, *, has_shards: bool = False,
     times: Mapping[str, int] | None = None,
-) -> dict[str, bytes]:
-    """The files of an index. Returns the content of each file, by its path in the channel.
-
-    Args:
-        scratch_parent: a directory on the file system of the archives, so that they can be linked.
-        subdirs: the subdirs that have an index even if they are empty.
-        times: the `indexed_timestamp` of archives that have one already, by sha256.
-    """
+) -> dict[str, bytes]:  # fmt: skip
+    """The content of each file of an index, by its path in the channel; `scratch_parent` is on the file system of the
+    archives, so that they can be linked, `subdirs` have an index even if they are empty, and `times` are known values
+    of `indexed_timestamp` by sha256."""
     with TemporaryDirectory(prefix=".index-", dir=scratch_parent) as scratch:
         copy = Path(scratch)
         named = {*subdirs, *(name.partition("/")[0] for name in archives)}
@@ -195,8 +183,7 @@ def _files(copy: Path, times: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
 
 
 def readers_order(path: str) -> tuple[int, str]:
-    """The order in which files of a channel are written: what others point to comes first, an archive or a shard before
-    its index, the signature last."""
+    """The order in which files are written: an archive or a shard before its index, the signature last."""
     is_index = path.rpartition("/")[2].startswith("repodata")
     return (2 if path in trust.FILES else 1 if is_index else 0), path
 

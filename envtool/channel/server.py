@@ -1,11 +1,7 @@
-"""A channel over HTTP, read-only: a WSGI application, and gunicorn to serve it. Needs the extra `[web]`.
-
-Every file has an ETag and a Last-Modified, can be read in ranges, and is answered with 304 and all caching headers when
-it has not changed: a bare 304 makes clients forget a sharded index. An index has to be asked for again each time;
-archives and shards, whose names stand for their content, may be kept.
-With a token, each request has to bring it: `Authorization: Bearer`, the password of `Basic`, or conda's `/t/<token>/`
-before the path. Out of scope: TLS, rates and access logs, which belong to a proxy in front of it.
-"""
+"""A channel over HTTP, read-only, by gunicorn; needs the extra `[web]`. A 304 has all caching headers: a bare one makes
+clients forget a sharded index. An index has to be asked for again each time; archives and shards, whose names stand for
+their content, may be kept. With a token, each request has to bring it: as `Bearer`, as the password of `Basic`, or in
+conda's `/t/<token>/`. Out of scope: TLS, rates and access logs, which belong to a proxy in front of it."""
 
 from __future__ import annotations
 
@@ -96,14 +92,10 @@ def _send(request: Request, found: Path, path: str, *, is_private: bool) -> Resp
     file = found.open("rb")
     status = os.fstat(file.fileno())
     response = send_file(
-        file,
-        request.environ,
-        mimetype="application/json" if path.endswith(".json") else "application/octet-stream",
-        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}",
-        last_modified=status.st_mtime,
-        conditional=False,
+        file, request.environ, mimetype="application/json" if path.endswith(".json") else "application/octet-stream",
+        etag=f"{status.st_mtime_ns:x}-{status.st_size:x}", last_modified=status.st_mtime, conditional=False,
         response_class=_Answer,
-    )
+    )  # fmt: skip
     response.content_length = status.st_size
     visibility = "private" if is_private else "public"
     freshness = f"max-age={_KEPT_S}" if _KEPT.fullmatch(path) else "no-cache"
@@ -116,8 +108,7 @@ def _send(request: Request, found: Path, path: str, *, is_private: bool) -> Resp
 
 
 def serve(root: Path, bind: str, workers: int, threads: int, token: str | None) -> None:
-    """Serve until a signal ends it; the URL is printed once requests are answered. Port 0 takes any that is free.
-    Raises ChannelError if there is no channel in the directory."""
+    """Serve until a signal ends it; port 0 takes a free one, the URL is printed. Raises ChannelError."""
     if not any(root.glob("*/repodata.json")):
         raise ChannelError(f"{root} is no channel: no subdir has a repodata.json", "envtool channel index DIR")
     settings = {"bind": bind, "workers": workers, "threads": threads, "worker_class": "gthread", "loglevel": "warning",

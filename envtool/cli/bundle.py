@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from envtool import console, paths, policy
+from envtool.bundle import bundle as bundles
 from envtool.bundle import envtool_wheels
-from envtool.bundle import install as installation
-from envtool.bundle.create import Order
-from envtool.bundle.create import create as create_bundle
-from envtool.cli import options
-from envtool.cli.create import as_told, say_outcome
-from envtool.cli.groups import CommandGroup
+from envtool.cli import CommandGroup, options
+from envtool.cli.create import as_told, say_made, say_outcome
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import read_lockfile
-from envtool.prefix.prefix import find_prefix
+from envtool.prefix.prefix import Prefix
 
 _trusted_option = click.option("--key", "key_files", type=options.PATH, multiple=True, metavar="PEM",
     help="A public key that must have signed it. Repeatable.  [default: the keys that this machine trusts]",
@@ -70,13 +66,13 @@ def create(
       envtool bundle create -o serving.pyz
       envtool bundle create -o /media/usb/serving --directory --python 3.9 --key team.pem
     """
-    order = Order(
+    order = bundles.Order(
         lockfile_path=lockfile_path,
         platforms=platforms or (options.chosen_platform(read_lockfile(lockfile_path), None),), categories=categories,
         pythons=pythons or envtool_wheels.PYTHONS, tools_path=tools_path, key_file=key_file,
     )  # fmt: skip
     with console.ProgressDisplay() as display:
-        made = create_bundle(order, output, Cache(paths.cache()), display, as_directory=directory)
+        made = bundles.create(order, output, Cache(paths.cache()), display, as_directory=directory)
     if as_json:
         facts = {"path": str(made.path), "sha256": made.sha256, "is_signed": made.is_signed}
         console.answer_json({**facts, **_described(made.manifest)})
@@ -88,8 +84,7 @@ def create(
 
 @command.command()
 @click.argument("bundle", type=options.PATH)
-@options.name_option
-@options.prefix_option
+@options.environment_options
 @click.option("--category", "categories", multiple=True, help="Install this category. Repeatable.  [default: all that "
               "the bundle has]")  # fmt: skip
 @options.machine_platform_option
@@ -98,8 +93,8 @@ def create(
 @_trusted_option
 @options.json_option
 def install(
-    bundle: Path, name: str | None, path: Path | None, categories: tuple[str, ...], platform: str | None, force: bool,
-    frozen: bool, key_files: tuple[Path, ...], as_json: bool,
+    bundle: Path, prefix: Prefix, categories: tuple[str, ...], platform: str | None, force: bool, frozen: bool,
+    key_files: tuple[Path, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Make an environment from a bundle; no network is used.
 
@@ -111,27 +106,23 @@ def install(
       envtool bundle install serving.pyz -n serving
       python3 serving.pyz -n serving              the same where no envtool is
     """
-    prefix = find_prefix(name, path)
-    trusted = installation.open_trusted(bundle, key_files)
+    trusted = bundles.open_trusted(bundle, key_files)
     request = Request(
         lockfile=trusted.lockfile, platform=platform or options.this_platform(),
         categories=categories or trusted.bundle.manifest.categories, command=options.command_line(), starts_over=force,
-        is_frozen=frozen,
+        is_frozen=frozen, is_vouched=trusted.key is not None,
     )  # fmt: skip
-    vouched = replace(request, is_vouched=trusted.key is not None)
-    policy.require(vouched, None)
+    policy.require(request, None)
     with console.ProgressDisplay() as display:
-        outcome = installation.install(trusted, request, prefix, Cache(paths.cache()), display)
+        outcome = bundles.install(trusted, request, prefix, Cache(paths.cache()), display)
     digest = outcome.receipt.env_digest
-    policy.require(vouched, None, digest)
+    policy.require(request, None, digest)
     say_outcome(outcome)
     if as_json:
         head = {"prefix": str(prefix.path), "changed": not outcome.plan.is_empty, "env_digest": digest}
         console.answer_json({**head, **as_told(outcome), "key": trusted.key})
-        return
-    done, idle = f"made {prefix.path}", f"nothing to do: {prefix.path} is already up to date"
-    console.say(done if outcome.plan.install else idle)
-    console.say(f"env digest {digest}")
+    else:
+        say_made(outcome.plan, prefix, digest)
 
 
 @command.command()
@@ -143,9 +134,9 @@ def verify(bundle: Path, key_files: tuple[Path, ...], as_json: bool) -> None:
 
     Nothing is installed.
     """
-    trusted = installation.open_trusted(bundle, key_files)
+    trusted = bundles.open_trusted(bundle, key_files)
     with console.ProgressDisplay() as display, display.task(f"read {bundle}", in_bytes=True) as task:
-        installation.verify(trusted.bundle, task)
+        bundles.verify(trusted.bundle, task)
     if as_json:
         console.answer_json({"path": str(bundle), **_described(trusted.bundle.manifest), "key": trusted.key})
     else:

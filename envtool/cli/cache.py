@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from envtool import console, paths
-from envtool.cli.groups import CommandGroup
+from envtool.cli import CommandGroup
+from envtool.cli.options import json_option
 from envtool.fetch.archive_cache import Cache
 from envtool.package_cache.store import PackageCache, prune, sizes, stale
 
@@ -20,7 +21,7 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+@json_option
 def list_parts(as_json: bool) -> None:
     """Show what each part of the cache takes."""
     found = sizes(Cache(paths.cache()))
@@ -35,7 +36,7 @@ def list_parts(as_json: bool) -> None:
 @click.option("--days", type=click.FloatRange(min=0), default=30.0, show_default=True, help="Unused for so many days.")
 @click.option("--all", "is_all", is_flag=True, help="Remove all of them.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
+@json_option
 def prune_unpacked(days: float, is_all: bool, dry_run: bool, as_json: bool) -> None:
     """Remove unpacked packages that are no longer in use.
 

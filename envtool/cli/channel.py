@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import click
 from envtool import console, paths
 from envtool.channel import edit
 from envtool.channel import mirror as mirror_module
+from envtool.channel.mirror import DirectoryStorage, S3Storage
 from envtool.channel.python_recipe.build import build as build_channel
-from envtool.channel.storage import DirectoryStorage, S3Storage
-from envtool.cli.groups import CommandGroup
+from envtool.cli import CommandGroup
 from envtool.cli.init import pair
 from envtool.cli.options import PATH, json_option
 from envtool.errors import EnvtoolError
@@ -91,12 +92,8 @@ def build(
         raise click.UsageError("RECIPE does not go with --wheel and --checkout")
     else:
         names = dict(pair(each) for each in renames)
-        wishes = tuple(
-            to_conda.ConversionOptions(python, platform, names, build_number) for python in pythons or (None,)
-        )
-        with console.ProgressDisplay() as display:
-            changed = edit.make(wheels, checkouts, wishes, place, display, edit.Indexing(key_file=key_file))
-        _tell(changed, as_json=as_json)
+        wishes = [to_conda.ConversionOptions(each, platform, names, build_number) for each in pythons or (None,)]
+        _change(lambda display: edit.make(wheels, checkouts, wishes, place, display, key_file), as_json=as_json)
 
 
 def _build_recipes(
@@ -132,10 +129,7 @@ def add(channel: Path, files: tuple[Path, ...], key_file: Path | None, as_json: 
     content is refused, since every cache knows an archive by its name. An archive that is damaged or contradicts itself
     is named and left out; the others are added, and the exit code is 3.
     """
-    with console.ProgressDisplay() as display:
-        changed = edit.add(channel, files, display, edit.Indexing(key_file=key_file))
-    _tell(changed, as_json=as_json)
-    changed.require_all()
+    _change(lambda display: edit.add(channel, files, display, key_file), as_json=as_json)
 
 
 @command.command()
@@ -148,9 +142,7 @@ def index(channel: Path, shards: bool | None, key_file: Path | None, as_json: bo
 
     It is repodata.json, repodata.json.zst, and shards on request.
     """
-    with console.ProgressDisplay() as display:
-        changed = edit.reindex(channel, display, edit.Indexing(shards, key_file))
-    _tell(changed, as_json=as_json)
+    _change(lambda display: edit.reindex(channel, display, key_file, shards), as_json=as_json)
 
 
 @command.command()
@@ -188,9 +180,7 @@ def remove(channel: Path, patterns: tuple[str, ...], key_file: Path | None, as_j
     Example:
       envtool channel remove /srv/channel 'ourtool-1.0-*.conda'
     """
-    with console.ProgressDisplay() as display:
-        changed = edit.remove(channel, patterns, display, edit.Indexing(key_file=key_file))
-    _tell(changed, as_json=as_json)
+    _change(lambda display: edit.remove(channel, patterns, display, key_file), as_json=as_json)
 
 
 @command.command()
@@ -203,9 +193,7 @@ def gc(channel: Path, keep: int, key_file: Path | None, as_json: bool) -> None:
 
     The others are removed. Locks that name one of them can no longer be created from this channel.
     """
-    with console.ProgressDisplay() as display:
-        changed = edit.collect(channel, keep, display, edit.Indexing(key_file=key_file))
-    _tell(changed, as_json=as_json)
+    _change(lambda display: edit.collect(channel, keep, display, key_file), as_json=as_json)
 
 
 @command.command()
@@ -230,13 +218,12 @@ def mirror(place: str, lockfile_path: Path, public_url: str | None, key_file: Pa
     lockfile = read_complete(lockfile_path)
     storage = S3Storage(place) if place.startswith("s3://") else DirectoryStorage(Path(place))
     with console.ProgressDisplay() as display:
-        cache = Cache(paths.cache())
-        made = mirror_module.mirror(lockfile, storage, cache, display, key_file=key_file)
+        made = mirror_module.mirror(lockfile, storage, Cache(paths.cache()), display, key_file=key_file)
     mirrors = made.mirrors
     if public_url:
         mirrors = {each: f"{public_url.rstrip('/')}/{url[len(made.url) :]}" for each, url in mirrors.items()}
     if as_json:
-        console.answer_json({**asdict(made), "mirrors": mirrors})
+        console.answer_json({**made._asdict(), "mirrors": mirrors})
         return
     console.say(f"{made.url}: {made.files} archives and wheels, {len(made.moved)} moved, {len(made.removed)} removed")
     pairs = " ".join(f"{canonical}={url}" for canonical, url in mirrors.items())
@@ -270,12 +257,14 @@ def serve(channel: Path, bind: str, workers: int, threads: int, token_file: Path
     server.serve(channel.absolute(), bind, workers, threads, token or None)
 
 
-def _tell(changed: edit.Changed, *, as_json: bool) -> None:
+def _change(change: Callable[[console.ProgressDisplay], edit.Changed], *, as_json: bool) -> None:
+    with console.ProgressDisplay() as display:
+        changed = change(display)
     if as_json:
         console.answer_json(asdict(changed))
-        return
-    for name in changed.added:
-        console.say(f"added {name}")
-    for name in changed.removed:
-        console.say(f"removed {name}")
-    console.say(f"{changed.kept} archives are in the channel")
+    else:
+        for what, names in (("added", changed.added), ("removed", changed.removed)):
+            for name in names:
+                console.say(f"{what} {name}")
+        console.say(f"{changed.kept} archives are in the channel")
+    changed.require_all()

@@ -12,18 +12,16 @@ import click
 from envtool import console, policy
 from envtool import paths as directories
 from envtool.cli import options
-from envtool.install.request import Request
-from envtool.prefix.prefix import Prefix, find_prefix
+from envtool.install.request import Plan, Request
+from envtool.prefix.prefix import Prefix
 from envtool.solve.md5_completion import read_complete
 
 if TYPE_CHECKING:
     from envtool.install.create import Estimate, Outcome
-    from envtool.install.request import Plan
 
 
 @click.command("create")
-@options.name_option
-@options.prefix_option
+@options.environment_options
 @options.file_option
 @options.installed_category_option
 @options.machine_platform_option
@@ -34,8 +32,8 @@ if TYPE_CHECKING:
 @click.option("--frozen", is_flag=True, help="Mark the environment so that conda does not change it (CEP 22).")
 @options.json_option
 def command(
-    name: str | None, path: Path | None, lockfile_path: Path, categories: tuple[str, ...], platform: str | None,
-    dry_run: bool, repair: bool, force: bool, offline: bool, frozen: bool, as_json: bool,
+    prefix: Prefix, lockfile_path: Path, categories: tuple[str, ...], platform: str | None, dry_run: bool,
+    repair: bool, force: bool, offline: bool, frozen: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make an environment equal to a lock.
 
@@ -52,7 +50,6 @@ def command(
       envtool create -p /opt/serving --category main --category dev
       envtool create -n serving --repair
     """
-    prefix = find_prefix(name, path)
     request = Request(
         lockfile=read_complete(lockfile_path, is_offline=offline), platform=platform or options.this_platform(),
         categories=categories, command=options.command_line(), starts_over=force, repairs=repair, is_offline=offline,
@@ -76,12 +73,10 @@ def command(
     elif dry_run:
         _show(plan, prefix, request)
     else:
-        _say(plan, prefix, digest)
+        say_made(plan, prefix, digest)
 
 
 def _carry_out(request: Request, prefix: Prefix, *, is_dry: bool) -> tuple[Plan, Outcome | None, str | None]:
-    from envtool.install.request import Plan
-
     receipt = request.fulfilled(prefix)
     if receipt is not None:
         if request.is_frozen and not is_dry:
@@ -150,10 +145,11 @@ def _forecast(plan: Plan, prefix: Prefix, request: Request) -> tuple[Estimate, M
     from envtool.install.create import estimate
 
     sizes = {url: each.size_bytes for url, each in look_up(plan.install, is_offline=True).items()}
-    return estimate(plan, request.packages(), prefix.path, Cache(directories.cache()), sizes), sizes
+    return estimate(plan, request.packages, prefix.path, Cache(directories.cache()), sizes), sizes
 
 
-def _say(plan: Plan, prefix: Prefix, digest: str | None) -> None:
+def say_made(plan: Plan, prefix: Prefix, digest: str | None) -> None:
+    """Print what was changed, and the env digest."""
     if plan.is_empty:
         console.say(f"nothing to do: {prefix.path} is already up to date")
     else:

@@ -9,19 +9,17 @@ from typing import Any
 import click
 
 from envtool import console, paths, policy
-from envtool import templates as door
-from envtool.cli import options
-from envtool.cli.groups import CommandGroup
+from envtool.cli import CommandGroup, options
 from envtool.cli.init import compare_rendered, describe_variables, pair, write_rendered
-from envtool.cli.options import json_option
 from envtool.deploy.apply import ApplyOptions, Outcome, roll_back
 from envtool.deploy.apply import apply as carry_out
 from envtool.deploy.gunicorn_handover import look
 from envtool.deploy.release_directory import ReleaseDirectory
-from envtool.deploy.templates import DeployTemplate, find_kind, kinds
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request
 from envtool.solve.md5_completion import read_complete
+from envtool.templates import Template, find_kind, kinds
+from envtool.templates import render as render_template
 from envtool.yaml_document import read_text
 
 root_argument = click.argument("root", type=click.Path(path_type=Path, file_okay=False))
@@ -31,7 +29,25 @@ limit_option = click.option("--timeout", "limit_s", type=click.FloatRange(min=1)
                             metavar="SECONDS", help="How long a release has until it is well.")  # fmt: skip
 
 
-@click.command()
+@click.group("deploy", cls=CommandGroup)
+def command() -> None:
+    """Serve on real machines.
+
+    \b
+    Files for other tools:
+      envtool deploy list                         what can be made
+      envtool deploy explain systemd              what it is, and what it takes
+      envtool deploy render systemd --set user=ml
+
+    \b
+    Releases on this machine:
+      envtool deploy apply /srv/envserve          bring the service to conda-lock.yml
+      envtool deploy status /srv/envserve
+      envtool deploy rollback /srv/envserve
+    """
+
+
+@command.command()
 @root_argument
 @options.file_option
 @options.machine_platform_option
@@ -76,7 +92,7 @@ def apply(
     _tell(place.path, outcome, as_json=as_json)
 
 
-@click.command()
+@command.command()
 @root_argument
 @click.option("--to", "digest", metavar="DIGEST",
               help="The release, or its beginning.  [default: the one before the current]")  # fmt: skip
@@ -95,7 +111,7 @@ def rollback(root: Path, digest: str | None, health: str, limit_s: float, as_jso
     _tell(place.path, outcome, as_json=as_json)
 
 
-@click.command()
+@command.command()
 @root_argument
 @health_option
 @options.json_option
@@ -123,11 +139,11 @@ def status(ctx: click.Context, root: Path, health: str, as_json: bool) -> None:
 
 
 def _tell(root: Path, outcome: Outcome, *, as_json: bool) -> None:
-    digest = outcome.release.digest
+    release, digest = outcome.release, outcome.release.digest
     if as_json:
-        said = {"changed": outcome.is_changed, "serving": outcome.is_serving}
-        digests = {"env_digest": outcome.release.env_digest, "app_digest": outcome.release.app_digest}
-        console.answer_json({"release": digest, **digests, "previous": outcome.previous, **said})
+        digests = {"release": digest, "env_digest": release.env_digest, "app_digest": release.app_digest}
+        said = {"previous": outcome.previous, "changed": outcome.is_changed, "serving": outcome.is_serving}
+        console.answer_json({**digests, **said})
     elif not outcome.is_changed:
         console.say(f"nothing to do: release {digest} is current already")
     else:
@@ -142,31 +158,9 @@ own_option = click.option("--templates", "own", type=click.Path(path_type=Path, 
 )  # fmt: skip
 
 
-@click.group("deploy", cls=CommandGroup)
-def command() -> None:
-    """Serve on real machines.
-
-    \b
-    Files for other tools:
-      envtool deploy list                         what can be made
-      envtool deploy explain systemd              what it is, and what it takes
-      envtool deploy render systemd --set user=ml
-
-    \b
-    Releases on this machine:
-      envtool deploy apply /srv/envserve          bring the service to conda-lock.yml
-      envtool deploy status /srv/envserve
-      envtool deploy rollback /srv/envserve
-    """
-
-
-for _each in (apply, rollback, status):
-    command.add_command(_each)
-
-
 @command.command("list")
 @own_option
-@json_option
+@options.json_option
 def list_(own: Path | None, as_json: bool) -> None:
     """Show what can be made."""
     known = kinds(own)
@@ -174,21 +168,21 @@ def list_(own: Path | None, as_json: bool) -> None:
         console.answer_json({name: _kind_dict(each) for name, each in known.items()})
         return
     for name, each in known.items():
-        console.answer(f"{name:18} {each.template.description}")
+        console.answer(f"{name:18} {each.description}")
 
 
 @command.command()
 @click.argument("kind")
 @own_option
-@json_option
+@options.json_option
 def explain(kind: str, own: Path | None, as_json: bool) -> None:
     """Show what KIND is and which variables it takes."""
     found = find_kind(kind, own)
     if as_json:
         console.answer_json(_kind_dict(found))
         return
-    console.answer(f"{kind}: {found.template.description}\nusual name: {found.output}")
-    for line in describe_variables(found.template):
+    console.answer(f"{kind}: {found.description}\nusual name: {found.output}")
+    for line in describe_variables(found):
         console.answer(line)
 
 
@@ -219,12 +213,12 @@ def render(
     if is_check and output is None:
         raise click.UsageError("--check compares a file; name it with -o")
     found = find_kind(kind, own)
-    text = door.render(found.template, dict(pair(each) for each in settings))
+    text = render_template(found, dict(pair(each) for each in settings))
     if output is None:
         console.answer(text.rstrip("\n"))
     elif is_check:
         actual = read_text(output, "envtool deploy render makes it")
-        ctx.exit(compare_rendered(text, actual, output, found.template.name))
+        ctx.exit(compare_rendered(text, actual, output, found.name))
     else:
         write_rendered(text, output, "--check shows how they differ, --force writes over", force=force)
         if text.startswith("#!"):
@@ -232,6 +226,6 @@ def render(
         console.say(f"wrote {output}")
 
 
-def _kind_dict(kind: DeployTemplate) -> dict[str, Any]:
-    variables = [asdict(each) for each in kind.template.variables]
-    return {"description": kind.template.description, "output": kind.output, "variables": variables}
+def _kind_dict(kind: Template) -> dict[str, Any]:
+    variables = [asdict(each) for each in kind.variables]
+    return {"description": kind.description, "output": kind.output, "variables": variables}

@@ -7,13 +7,12 @@ from pathlib import Path
 import click
 
 from envtool import console, subprocesses
-from envtool.cli.groups import CommandGroup
+from envtool.cli import CommandGroup
 from envtool.cli.options import PATH, file_option, json_option
 from envtool.errors import EnvtoolError, MissingFileError, ProcessError
 from envtool.inspect_lock.diff import as_markdown, as_table, compare, compare_versions, summary
 from envtool.lockfile.conda_lock_v1 import Lockfile, format_lockfile, parse_lockfile, read_lockfile
 
-_ATTRIBUTE = "conda-lock.yml merge=envtool"
 _COMMAND = "envtool merge-driver merge %O %A %B %P"
 
 
@@ -97,7 +96,7 @@ def install(patterns: tuple[str, ...]) -> None:
     subprocesses.run(["git", "config", "merge.envtool.driver", _COMMAND], cwd=root)
     attributes = root / ".gitattributes"
     text = attributes.read_text(encoding="utf-8") if attributes.exists() else ""
-    for each in [f"{pattern} merge=envtool" for pattern in patterns] or [_ATTRIBUTE]:
+    for each in [f"{pattern} merge=envtool" for pattern in patterns or ("conda-lock.yml",)]:
         if each not in text.splitlines():
             text += ("" if not text or text.endswith("\n") else "\n") + each + "\n"
     attributes.write_text(text, encoding="utf-8")

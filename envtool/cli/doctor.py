@@ -12,15 +12,14 @@ import click
 
 from envtool import console
 from envtool import paths as directories
-from envtool.artifacts.stated_paths import cached_paths
+from envtool.artifacts.file_manifest import cached_paths
 from envtool.cli.options import file_option, json_option, machine_platform_option, this_platform
 from envtool.doctor.checks import check, link_scripts
-from envtool.doctor.detect import detect
-from envtool.doctor.machine_facts import Needs, Severity, needs
+from envtool.doctor.machine_facts import Needs, Severity, detect, needs
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache
 from envtool.inspect_lock.package_metadata import cached_file, look_up
-from envtool.install.machine_check import unpacked_bytes
+from envtool.install.preconditions import unpacked_bytes
 from envtool.lockfile.conda_lock_v1 import LINK_SCRIPTS_KEY, LockedPackage, read_json_metadata
 from envtool.mirrors.mirrors import presets
 from envtool.solve.md5_completion import read_complete

@@ -9,17 +9,16 @@ from pathlib import Path
 import click
 
 from envtool import console
-from envtool.cli.options import SHELLS, json_option, name_option, prefix_option, shell_option
+from envtool.cli.options import SHELLS, environment_options, json_option, prefix_option, shell_option
 from envtool.prefix import activate as activation
-from envtool.prefix.prefix import environments, find_prefix
+from envtool.prefix.prefix import Prefix, environments, find_prefix
 from envtool.prefix.prefix import remove as remove_environment
 
 
 @click.command("run", context_settings={"ignore_unknown_options": True})
-@name_option
-@prefix_option
+@environment_options
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- PROGRAM [ARG]...")
-def run(name: str | None, path: Path | None, argv: tuple[str, ...]) -> None:
+def run(prefix: Prefix, argv: tuple[str, ...]) -> None:
     """Run a program in an environment, activated.
 
     envtool becomes the program: signals and the exit status are the program's own.
@@ -28,13 +27,12 @@ def run(name: str | None, path: Path | None, argv: tuple[str, ...]) -> None:
     Example:
       envtool run -n quickstart -- python -c "import torch; print(torch.__version__)"
     """
-    activation.run(find_prefix(name, path), argv)
+    activation.run(prefix, argv)
 
 
 @click.command("shell")
-@name_option
-@prefix_option
-def shell(name: str | None, path: Path | None) -> None:
+@environment_options
+def shell(prefix: Prefix) -> None:
     """Open a shell in an environment; leaving the shell leaves the environment.
 
     The start-up files of the shell are read after the environment is activated.
@@ -43,7 +41,7 @@ def shell(name: str | None, path: Path | None) -> None:
     Example:
       envtool shell -n quickstart
     """
-    activation.run(find_prefix(name, path), [os.environ.get("SHELL") or "/bin/sh"])
+    activation.run(prefix, [os.environ.get("SHELL") or "/bin/sh"])
 
 
 @click.command("activate")
@@ -92,12 +90,10 @@ def list_(as_json: bool) -> None:
 
 
 @click.command("remove")
-@name_option
-@prefix_option
+@environment_options
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def remove(name: str | None, path: Path | None, yes: bool) -> None:
+def remove(prefix: Prefix, yes: bool) -> None:
     """Remove an environment with everything in it. What it was made from stays in the cache."""
-    prefix = find_prefix(name, path)
     prefix.refuse_foreign()
     if not yes:
         click.confirm(f"remove {prefix.path} and everything in it?", abort=True, err=True)

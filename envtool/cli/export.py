@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -12,13 +13,8 @@ from envtool.cli.options import PATH, category_option, chosen_categories, chosen
 from envtool.errors import EnvtoolError
 from envtool.export.conda import conda_only, environment_yml, explicit
 from envtool.export.sbom import SPECIFICATIONS, BomRequest, bill_of_materials, prefix_bom
-from envtool.lockfile.conda_lock_v1 import (
-    VARIABLES_KEY,
-    format_lockfile,
-    read_json_metadata,
-    read_lockfile,
-)
-from envtool.lockfile.pylock import Wheel, format_pylock
+from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY, format_lockfile, read_json_metadata, read_lockfile
+from envtool.lockfile.pylock import format_pylock
 from envtool.solve.content_hash import virtual_package_specification
 from envtool.solve.lock import VIRTUAL_PACKAGES_KEY
 from envtool.yaml_document import dump
@@ -70,8 +66,7 @@ def command(
         text = explicit(packages, chosen, with_sha256=sha256)
     elif kind == "pylock":
         python = next((each.version for each in packages if (each.manager, each.name) == ("conda", "python")), None)
-        pip = (package for package in packages if package.manager == "pip")
-        wheels = [Wheel(each.name, each.version, each.url, each.sha256 or "", built=each.built) for each in pip]
+        wheels = [replace(each, size_bytes=None) for each in packages if each.manager == "pip"]
         text = format_pylock(wheels, f"=={'.'.join(python.split('.')[:2])}.*" if python else None)
     elif kind == "cyclonedx":
         title = name or lockfile_path.absolute().parent.name

@@ -53,7 +53,7 @@ def command(
         is_for_elsewhere=True,
     )  # fmt: skip
     policy.require(request, lockfile_path)
-    if app and not any(each.name == "gunicorn" for each in request.packages()):
+    if app and not any(each.name == "gunicorn" for each in request.packages):
         raise EnvtoolError("the lock has no gunicorn, which --app runs", "add gunicorn and envserve[serve], lock again")
     layout, _, digest = (base or "").partition("@")
     wanted = Wanted(

@@ -19,8 +19,7 @@ from envtool.yaml_document import read_text
 
 
 def write_rendered(text: str, output: Path, hint: str, *, force: bool) -> None:
-    """Write a rendered file, over another one only by force. Raises EnvtoolError if a file with another content
-    exists."""
+    """Write a rendered file. Raises EnvtoolError if one with another content exists, unless by force."""
     if not force and output.is_file() and output.read_text(encoding="utf-8") not in ("", text):
         raise EnvtoolError(f"{output} already exists with other content", hint)
     write_atomically(output, text)

@@ -1,4 +1,4 @@
-"""`envtool lock`."""
+"""`envtool lock`, `why-not` and `outdated`: what a lock has, and could have instead."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ import click
 
 from envtool import console
 from envtool import paths as directories
-from envtool.cli.options import PATH, attest_key_option, attest_option, json_option, require_attest_key
+from envtool.cli import options
 from envtool.errors import LockfileError
 from envtool.fetch.archive_cache import Cache
+from envtool.inspect_lock import moves
 from envtool.inspect_lock.diff import as_table, compare, compare_versions
-from envtool.inspect_lock.moves import Move, moves
 from envtool.lockfile.conda_lock_v1 import Lockfile, read_lockfile, write_lockfile
 from envtool.signing.trust import require_signed
 from envtool.solve import staleness
 from envtool.solve.conflicts import explained
-from envtool.solve.lock import LockRequest, lock, opened_sources
-from envtool.solve.staleness import check
-from envtool.solve.update import package_of, update
+from envtool.solve.lock import LockRequest, lock, opened_sources, package_of, update
 
 
 @click.command("lock")
-@click.option("-f", "--file", "paths", type=PATH, multiple=True, metavar="FILE",
+@click.option("-f", "--file", "paths", type=options.PATH, multiple=True, metavar="FILE",
               help="An environment specification. Repeatable: several make one environment.  "
               "[default: the sources of the lock that is there, or environment.yml]")  # fmt: skip
-@click.option("-o", "--lockfile", "lockfile_path", type=PATH, metavar="FILE",
+@click.option("-o", "--lockfile", "lockfile_path", type=options.PATH, metavar="FILE",
               help="Where to write.  [default: conda-lock.yml beside the first source]")  # fmt: skip
 @click.option("-p", "--platform", "platforms", multiple=True,
               help="Lock for this platform instead of those in FILE. Repeatable.")  # fmt: skip
@@ -42,9 +40,9 @@ from envtool.solve.update import package_of, update
 @click.option("--strategy", type=click.Choice(["highest", "lowest", "lowest-direct"]),
               help="Which of the versions that fit: lowest shows whether lower bounds are true.  [default: highest]",
 )  # fmt: skip
-@attest_option
-@attest_key_option
-@json_option
+@options.attest_option
+@options.attest_key_option
+@options.json_option
 @click.pass_context
 def command(
     ctx: click.Context, paths: tuple[Path, ...], lockfile_path: Path | None, platforms: tuple[str, ...], is_check: bool,
@@ -68,14 +66,14 @@ def command(
       envtool lock --upgrade-package flask
       envtool lock --exclude-newer "7 days"
     """
-    require_attest_key(attest, attest_key)
+    options.require_attest_key(attest, attest_key)
     if is_check and (updates or is_upgrade or is_dry_run):
         raise click.UsageError("--check solves nothing and changes nothing; give it alone")
     target = lockfile_path or (paths[0] if paths else staleness.DEFAULT_SOURCE).parent / "conda-lock.yml"
     given = {"exclude-newer": exclude_newer, "strategy": strategy, "platform": " ".join(sorted(platforms)) or None}
-    options = {name: value for name, value in given.items() if value is not None}
+    stated = {name: value for name, value in given.items() if value is not None}
     if is_check:
-        ctx.exit(_check(paths, target, options, as_json))
+        ctx.exit(_check(paths, target, stated, as_json))
     old = None
     try:
         old = read_lockfile(target) if target.exists() else None
@@ -84,22 +82,24 @@ def command(
             raise
     if updates and old is None:
         raise click.UsageError(f"{target} does not exist, so that nothing of it can be moved; envtool lock makes it")
-    request = staleness.request(paths, target, old, options, keeps_options=bool(updates))
-    if old and not is_upgrade and staleness.has_other_strategy(old, request.options):
+    request = staleness.request(paths, target, old, stated, keeps_options=bool(updates))
+    before = staleness.recorded_options(old).get("strategy", "highest")
+    # To keep what was chosen by another rule would answer nothing.
+    if old and not is_upgrade and before != request.options.get("strategy", "highest"):
         console.say("  every package is chosen anew, since the strategy is another one")
         is_upgrade = True
     _lock(request, old, None if is_upgrade else updates, is_dry_run, as_json)
     if attest and attest_key and not is_dry_run:
         from envtool.signing import attestation
 
-        stated = attestation.provenance(request.lockfile_path, request.spec.paths, request.options)
-        attestation.write(attest, stated, attest_key)
+        statement = attestation.provenance(request.lockfile_path, request.spec.paths, request.options)
+        attestation.write(attest, statement, attest_key)
 
 
-def _check(paths: tuple[Path, ...], target: Path, options: dict[str, str], as_json: bool) -> int:
+def _check(paths: tuple[Path, ...], target: Path, stated: dict[str, str], as_json: bool) -> int:
     old = read_lockfile(target)
-    request = staleness.request(paths, target, old, options)
-    answer = check(old, request)
+    request = staleness.request(paths, target, old, stated)
+    answer = staleness.check(old, request)
     if as_json:
         head = {"lockfile": str(request.lockfile_path), "is_current": answer.is_current}
         changes = [each._asdict() for each in answer.changes]
@@ -118,14 +118,14 @@ def _lock(
 ) -> None:
     """Lock; without `updates` everything is chosen anew."""
     names = ", ".join(str(path) for path in request.spec.paths)
-    moved: list[Move] = []
+    moved: list[moves.Move] = []
     with opened_sources(request) as sources:
         with sources.display.task(f"solve {names}"), explained(request, sources):
             if old is None or updates is None:
                 lockfile = lock(request, sources)
             else:
                 lockfile = update(old, updates, request, sources)
-                moved = moves(old, lockfile, request, sources.repodata, [package_of(each) for each in updates])
+                moved = moves.moves(old, lockfile, request, sources.repodata, [package_of(each) for each in updates])
         require_signed(lockfile.packages, Cache(directories.cache()), sources.display)
         if not is_dry_run:
             write_lockfile(request.lockfile_path, lockfile)
@@ -147,3 +147,63 @@ def _lock(
     for platform, count in counts.items():
         verb = "would lock" if is_dry_run else "locked"
         console.say(f"{verb} {count} packages for {platform} in {request.lockfile_path}")
+
+
+@click.command("why-not")
+@click.argument("spec")
+@options.file_option
+@options.platform_option
+@options.json_option
+@click.pass_context
+def why_not(ctx: click.Context, spec: str, lockfile_path: Path, platform: str | None, as_json: bool) -> None:
+    """Say why a lock cannot have SPEC, such as numpy=2.3: which lines of environment.yml are in the way.
+
+    Exit code 1 when nothing is: then it states what would move.
+    """
+    old = read_lockfile(lockfile_path)
+    request = staleness.request((), lockfile_path, old, {}, keeps_options=True)
+    chosen = options.chosen_platform(old, platform)
+    with opened_sources(request) as sources:
+        reason, moved = moves.why_not(spec, old, request, chosen, sources)
+    if as_json:
+        console.answer_json(
+            {"spec": spec, "fits": reason is None, "reason": reason, "moves": [str(each) for each in moved]}
+        )
+    elif reason is not None:
+        console.answer(reason)
+    else:
+        for each in moved:
+            console.answer(f"would move {each}")
+        console.say(f"{spec} fits for {chosen}" + ("" if moved else ", and nothing would move"))
+    ctx.exit(0 if reason is not None else 1)
+
+
+@click.command("outdated")
+@options.file_option
+@options.platform_option
+@options.json_option
+def outdated(lockfile_path: Path, platform: str | None, as_json: bool) -> None:
+    """Show the packages of a lock that have newer versions: those of environment.yml first.
+
+    For each: what is locked, the newest that fits with all lines, the newest that there is, and what holds it back.
+    Nothing is written; `envtool lock --upgrade` moves everything to what fits.
+    """
+    old = read_lockfile(lockfile_path)
+    request = staleness.request((), lockfile_path, old, {}, keeps_options=True)
+    chosen = options.chosen_platform(old, platform)
+    with opened_sources(request) as sources, explained(request, sources):
+        found = moves.outdated(old, request, chosen, sources)
+    if as_json:
+        console.answer_json([each._asdict() for each in found])
+        return
+    rows = [("package", "locked", "fits", "newest", "held by"), *(
+        (f"{each.name} (pip)" if each.manager == "pip" else each.name, each.locked, each.fits or "-", each.newest,
+         each.held_by or "")
+        for each in found
+    )]  # fmt: skip
+    own = sum(each.is_own for each in found)
+    for number, line in enumerate(console.table(rows) if found else ()):
+        if number == own + 1 and own > 0:
+            console.answer("")
+        console.answer(line)
+    console.say(f"{len(found)} of the packages for {chosen} have a newer version, {own} of them are asked for by name")

@@ -10,7 +10,7 @@ import click
 
 from envtool import console
 from envtool import paths as directories
-from envtool.cli.groups import CommandGroup
+from envtool.cli import CommandGroup
 from envtool.cli.options import PATH, json_option
 from envtool.fetch.archive_cache import Cache
 from envtool.fetch.credentials import without_credentials, without_secrets

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import platform as machine
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from envtool.errors import EnvtoolError
+from envtool.prefix.prefix import find_prefix
 
 if TYPE_CHECKING:
     from envtool.lockfile.model import Lockfile
@@ -38,6 +41,18 @@ attest_key_option = click.option("--attest-key", type=PATH, metavar="KEYFILE",
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON.")
 
 
+def environment_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options -n and -p; the command gets the `prefix` that they mean."""
+
+    @name_option
+    @prefix_option
+    @functools.wraps(command)
+    def found(*context: Any, name: str | None, path: Path | None, made_for: Path | None = None, **given: Any) -> Any:
+        return command(*context, prefix=find_prefix(name, path, made_for), **given)
+
+    return found
+
+
 def this_platform() -> str:
     """The conda subdir of this machine. Raises EnvtoolError if it is one that envtool makes no environments on."""
     machines = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
@@ -54,8 +69,7 @@ def command_line() -> str:
 
 
 def chosen_platform(lockfile: Lockfile, platform: str | None) -> str:
-    """The platform that the options mean. Raises EnvtoolError if the lock does not have it, or has several and none is
-    named."""
+    """The platform that the options mean. Raises EnvtoolError if the lock lacks it, or none of several is named."""
     if platform is None and len(lockfile.platforms) == 1:
         return lockfile.platforms[0]
     wanted = platform or this_platform()
@@ -67,8 +81,7 @@ def chosen_platform(lockfile: Lockfile, platform: str | None) -> str:
 
 
 def chosen_categories(lockfile: Lockfile, categories: tuple[str, ...]) -> tuple[str, ...]:
-    """The categories that the options mean; `main` comes first. Raises EnvtoolError if the lock does not have one of
-    them."""
+    """The categories that the options mean, `main` first. Raises EnvtoolError if the lock lacks one."""
     known = sorted({each.category for each in lockfile.packages} | {"main"}, key=lambda each: (each != "main", each))
     unknown = [each for each in categories if each not in known]
     if unknown:

@@ -15,21 +15,20 @@ from envtool.atomic_files import write_atomically
 from envtool.cli import options
 from envtool.errors import MissingFileError
 from envtool.install.request import Request
-from envtool.prefix.prefix import find_prefix
+from envtool.prefix.prefix import Prefix
 from envtool.solve.md5_completion import read_complete
 
 
 @click.command("policy")
-@options.name_option
-@options.prefix_option
+@options.environment_options
 @options.file_option
 @click.option("--policy", "policy_path", type=options.PATH, help="The policy.  [default: the one of this machine]")
 @click.option("-o", "--report", type=options.PATH, help="Also write the answer to this file, which a server reads.")
 @options.json_option
 @click.pass_context
 def command(
-    ctx: click.Context, name: str | None, path: Path | None, lockfile_path: Path, policy_path: Path | None,
-    report: Path | None, as_json: bool,
+    ctx: click.Context, prefix: Prefix, lockfile_path: Path, policy_path: Path | None, report: Path | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Ask whether an environment still fits the policy of this machine; no network is used.
 
@@ -41,7 +40,6 @@ def command(
       envtool policy -n serving
       envtool policy -n serving -o /var/lib/envserve/policy.json
     """
-    prefix = find_prefix(name, path)
     receipt = prefix.require_whole()
     policy = rules.Policy(policy_path) if policy_path else rules.find()
     if policy.path is None:

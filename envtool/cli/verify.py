@@ -11,8 +11,8 @@ from envtool import console, paths
 from envtool.atomic_files import write_atomically
 from envtool.cli import options
 from envtool.fetch.archive_cache import Cache
-from envtool.install.rebuild import compare_with_rebuilt
-from envtool.prefix.prefix import find_prefix
+from envtool.install.create import compare_with_rebuilt
+from envtool.prefix.prefix import Prefix
 from envtool.signing import attestation
 from envtool.solve.md5_completion import read_complete
 from envtool.verify import as_github, as_junit, as_text, take_inventory
@@ -22,8 +22,7 @@ _SHOWN = 40
 
 
 @click.command("verify")
-@options.name_option
-@options.prefix_option
+@options.environment_options
 @options.made_for_option
 @options.file_option
 @click.option("--rebuild", is_flag=True,
@@ -35,8 +34,8 @@ _SHOWN = 40
 @options.json_option
 @click.pass_context
 def verify(
-    ctx: click.Context, name: str | None, path: Path | None, made_for: Path | None, lockfile_path: Path, rebuild: bool,
-    junit: Path | None, github: bool, attest: Path | None, attest_key: Path | None, as_json: bool,
+    ctx: click.Context, prefix: Prefix, lockfile_path: Path, rebuild: bool, junit: Path | None, github: bool,
+    attest: Path | None, attest_key: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Prove that an environment is exactly what its lock states.
 
@@ -48,7 +47,6 @@ def verify(
     reproducibility check for CI.
     """
     options.require_attest_key(attest, attest_key)
-    prefix = find_prefix(name, path, made_for)
     lockfile = read_complete(lockfile_path)
     receipt = prefix.require_whole()
     locked = lockfile.select(receipt.platform, receipt.categories)
@@ -77,23 +75,19 @@ def verify(
 
 
 @click.command("digest")
-@options.name_option
-@options.prefix_option
+@options.environment_options
 @options.made_for_option
 @options.file_option
 @options.json_option
-def digest(name: str | None, path: Path | None, made_for: Path | None, lockfile_path: Path, as_json: bool) -> None:
+def digest(prefix: Prefix, lockfile_path: Path, as_json: bool) -> None:
     """Compute the env digest of an environment from its files as they are now.
 
     One sha256 over the path, kind, mode and content of every file, with the environment's own path taken out: equal in
     any directory and on any machine, or the environments differ. docs/reference/env-digest.md defines it.
     """
-    prefix = find_prefix(name, path, made_for)
     receipt = prefix.require_whole()
     locked = read_complete(lockfile_path).select(receipt.platform, receipt.categories)
     with console.ProgressDisplay() as display:
         found = take_inventory(prefix, locked, Cache(paths.cache()), display).env_digest
-    if as_json:
-        console.answer_json({"prefix": str(prefix.path), "env_digest": found, "as_made": receipt.env_digest})
-    else:
-        console.answer(found)
+    answer = {"prefix": str(prefix.path), "env_digest": found, "as_made": receipt.env_digest}
+    console.answer_json(answer) if as_json else console.answer(found)

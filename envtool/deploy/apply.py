@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from envtool import policy
+from envtool.atomic_files import write_atomically
 from envtool.console import ProgressDisplay, say
 from envtool.deploy import gunicorn_handover, gunicorn_masters, release_directory
 from envtool.deploy.release_directory import Release, ReleaseDirectory, lock_id
-from envtool.deploy.templates import write_scripts
 from envtool.errors import DeployError
 from envtool.install.create import create
 from envtool.prefix.activate import activation_script
 from envtool.prefix.prefix import Prefix, State, remove
+from envtool.templates import find_kind, render
 
 if TYPE_CHECKING:
     from envtool.fetch.archive_cache import Cache
     from envtool.install.request import Request
 
 
-@dataclass(frozen=True)
-class ApplyOptions:
+class ApplyOptions(NamedTuple):
     """How a release is to be put in place."""
 
     app: str = "serve.wsgi:app"
@@ -34,8 +34,7 @@ class ApplyOptions:
     keep: int = 3
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What was done."""
 
     release: Release
@@ -47,11 +46,10 @@ class Outcome:
 def apply(
     root: ReleaseDirectory, request: Request, wishes: ApplyOptions, cache: Cache, display: ProgressDisplay
 ) -> Outcome:
-    """Bring a service to a lock. Raises DeployError if the release failed its health check; what served before
-    serves."""
+    """Bring a service to a lock. Raises DeployError if the release is not healthy; what served before serves."""
     with root.locked():
         gunicorn_handover.settle(root)
-        write_scripts(root.path, root.start, wishes.app)
+        _write_scripts(root.path, root.start, wishes.app)
         release = _make(root, request, release_directory.take(root, wishes.app_dir), cache, display)
         outcome = _put_in_place(root, release, wishes, display)
         if outcome.is_changed or release.digest not in root.order():
@@ -61,8 +59,7 @@ def apply(
 
 
 def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, display: ProgressDisplay) -> Outcome:
-    """Bring a service back to a release that it had. Raises DeployError if there is no such release, or it failed its
-    health check."""
+    """Bring a service back to a release that it had. Raises DeployError if there is none, or it is not healthy."""
     with root.locked():
         gunicorn_handover.settle(root)
         releases, current = root.releases(), root.current()
@@ -80,10 +77,21 @@ def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, 
         return _put_in_place(root, releases[found[0]], wishes, display)
 
 
+def _write_scripts(root: Path, start: Path, app: str) -> None:
+    """Write the start script and the settings of gunicorn, once: from then on they are the user's."""
+    for name, path in (("gunicorn", start), ("gunicorn-conf", root / "gunicorn.conf.py")):
+        if path.exists():
+            continue
+        template, values = find_kind(name), {"root": str(root), "app": app}
+        write_atomically(path, render(template, {each.name: values[each.name] for each in template.variables}))
+        if path == start:
+            path.chmod(0o755)
+
+
 def _make(
     root: ReleaseDirectory, request: Request, app_digest: str | None, cache: Cache, display: ProgressDisplay
 ) -> Release:
-    packages = request.packages()
+    packages = request.packages
     env_digest, name = _environment(root, request, lock_id(request.platform, packages), cache, display)
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     release = Release(env_digest, app_digest, name, len(packages), made)

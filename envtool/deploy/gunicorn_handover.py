@@ -1,8 +1,5 @@
 """From one release to another under traffic: a second gunicorn master takes over the listening socket of the first.
-
-Each step is noted in run/handover.json before it is done. After a crash, `decide` finds out from the running processes
-and that note what to do, and doing it again does no harm.
-"""
+Each step is noted in run/handover.json before it is done, so that after a crash `decide` finds out what to do."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from envtool.atomic_files import write_atomically
 from envtool.deploy import gunicorn_masters
@@ -50,8 +48,7 @@ class Action(enum.Enum):
     SETTLE = "settle"
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What to do, and which release is current after it."""
 
     action: Action
@@ -90,8 +87,7 @@ def settle(root: ReleaseDirectory) -> Decision:
 
 
 def hand_over(root: ReleaseDirectory, old: Master, new: str, limit_s: float) -> None:
-    """Have another release serve, without a moment in which none does. Raises DeployError if the new release did not
-    come up; the old one serves, and is current."""
+    """Have another release serve without a pause. Raises DeployError if it did not come up; the old one serves on."""
     _write(root, Note(old.release, new))
     root.set_current(new)
     newcomer = _call_newcomer(root, old)
@@ -279,8 +275,7 @@ _OTHERS = ("GUNICORN_PID", "GUNICORN_FD", "LISTEN_PID", "LISTEN_FDS", "NOTIFY_SO
 
 
 def try_out(root: ReleaseDirectory, digest: str, serving: Master | None, limit_s: float, path: str) -> None:
-    """Start one worker of a release and ask whether it is well. Raises DeployError if it is not; with the end of its
-    log."""
+    """Start one worker of a release. Raises DeployError, with the end of its log, if it is unhealthy."""
     shutil.rmtree(root.trial, ignore_errors=True)
     root.trial.mkdir(parents=True)
     address = f"unix:{root.trial}/socket"

@@ -1,8 +1,5 @@
-"""Gunicorn's masters of one service, as the kernel shows them: a note on a disk can be out of date, a process cannot.
-
-A master was started with `ENVSERVE_RUN` in its environment and writes what it listens on to a file under run/. Its
-workers have the same environment, but are its children.
-"""
+"""Gunicorn's masters of one service, as the kernel shows them, since a note on a disk can be out of date. A master has
+`ENVSERVE_RUN` in its environment and writes what it listens on to a file under run/; its workers are its children."""
 
 from __future__ import annotations
 
@@ -12,15 +9,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 _PROC = Path("/proc")
 _POLL_S = 0.05
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """A process that belongs to a service."""
 
     pid: int
@@ -28,8 +24,7 @@ class Process:
     environ: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Master:
+class Master(NamedTuple):
     """A master of gunicorn."""
 
     pid: int
@@ -38,8 +33,7 @@ class Master:
     environ: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """What a master reports once it listens."""
 
     workers: int
@@ -52,11 +46,8 @@ def masters(run: Path) -> list[Master]:
 
 
 def find_masters(processes: list[Process]) -> list[Master]:
-    """Which of the processes of a service are masters.
-
-    A worker has the environment of its master, since it starts no other program. A newcomer is a child as well, but its
-    `GUNICORN_PID` names its parent, which it replaces.
-    """
+    """Which of the processes of a service are masters. A worker has its master's environment too, but is a child; a
+    newcomer is a child as well, but its `GUNICORN_PID` names its parent, which it replaces."""
     own = {each.pid for each in processes}
     found = []
     for process in processes:

@@ -130,10 +130,7 @@ class ReleaseDirectory:
         return list(json.loads(self._order.read_bytes())) if self._order.exists() else []
 
     def note_applied(self, digest: str, previous: str | None) -> None:
-        """Put a release at the end of the order, right after the one that it replaced.
-
-        What came after that one was rolled back from, so it goes to the front.
-        """
+        """Put a release after the one that it replaced; what came after that was rolled back from: to the front."""
         order = [each for each in self.order() if each != digest]
         end = order.index(previous) + 1 if previous in order else len(order)
         write_atomically(self._order, json.dumps([*order[end:], *order[:end], digest], indent=1) + "\n")
@@ -169,9 +166,8 @@ _READ_ONLY = 0o555
 
 
 def take(root: ReleaseDirectory, source: Path | None) -> str | None:
-    """Copy an application into a service, unless it is there already. Returns the digest of its content; None when the
-    service has no application. Without a source it is `app` of the service, unless that is empty. Raises DeployError if
-    it is not found, or cannot be copied."""
+    """Copy an application into a service, unless it is there already: `source`, or else `app` of the service unless
+    that is empty. Returns the digest of its content, None without one. Raises DeployError if it cannot be copied."""
     place = source or root.path / "app"
     if source is None and not any(place.glob("*")):
         return None

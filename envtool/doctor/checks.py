@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from envtool.console import size
 from envtool.doctor.machine_facts import Finding, MachineFacts, Needs, Place, Severity
 from envtool.install import link_scripts as scripts
-from envtool.install.cuda import Fit, judge
+from envtool.install.cuda import Fit, judge, numbers
 from envtool.prefix.prefix import LONGEST_PATH_BYTES
 
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
@@ -127,7 +127,7 @@ def _driver(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
 
 def _glibc(facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
     has = facts.virtual_packages.get("__glibc", "").split(" ")[0]
-    if needs.glibc and has and _numbers(has) < _numbers(needs.glibc):
+    if needs.glibc and has and numbers(has) < numbers(needs.glibc):
         message = f"a wheel of the lock needs glibc {needs.glibc}; this machine has {has}"
         yield Finding(_ERROR, "glibc", message, "use a newer Linux, or declare this glibc and lock again")
 
@@ -243,7 +243,3 @@ def _clock(facts: MachineFacts) -> Iterator[Finding]:
     severity = _ERROR if abs(skew_s) >= _BAD_SKEW_S else _WARNING
     hint = "timedatectl set-ntp true; certificates, signatures and tokens are valid at certain times only"
     yield Finding(severity, "clock", message, hint)
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(each) for each in version.split(".") if each.isdigit()]

@@ -1,7 +1,4 @@
-"""Formats of conda: an `@EXPLICIT` file, an environment.yml with every version pinned, a lock of the conda part alone.
-
-Source: conda/misc.py, `explicit`, which takes `URL#md5` and `URL#sha256`.
-"""
+"""Formats of conda: an `@EXPLICIT` file (source: conda/misc.py), a pinned environment.yml, the conda part of a lock."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from typing import Any
 
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LockedPackage, Lockfile, read_json_metadata
 from envtool.lockfile.model import is_repository
+from envtool.prefix.rattler import link_order
 from envtool.yaml_document import dump
 
 
@@ -30,21 +28,9 @@ def explicit(packages: Sequence[LockedPackage], platform: str, *, with_sha256: b
 
 
 def in_order(packages: Sequence[LockedPackage]) -> list[LockedPackage]:
-    """The packages with what each needs before it; by name where that leaves a choice or there is a circle."""
-    by_name = {each.name: each for each in sorted(packages, key=lambda each: each.name)}
-    ordered: dict[str, LockedPackage] = {}
-    for root in by_name:
-        todo = [(root, False)]
-        seen: set[str] = set()
-        while todo:
-            name, is_ready = todo.pop()
-            if is_ready:
-                ordered.setdefault(name, by_name[name])
-            elif name not in seen and name not in ordered:
-                seen.add(name)
-                todo.append((name, True))
-                todo += [(each, False) for each in sorted(by_name[name].dependencies, reverse=True) if each in by_name]
-    return list(ordered.values())
+    """The packages with what each needs before it, in the order in which py-rattler links them."""
+    by_name = {each.name: each for each in packages}
+    return [by_name[name] for name in link_order({name: list(each.dependencies) for name, each in by_name.items()}, ())]
 
 
 _PUBLIC = "https://conda.anaconda.org/"
@@ -53,8 +39,7 @@ _PUBLIC = "https://conda.anaconda.org/"
 def environment_yml(
     lockfile: Lockfile, packages: Sequence[LockedPackage], name: str | None, variables_key: str, *, with_builds: bool
 ) -> str:
-    """A pinned environment.yml of one platform (`with_builds`: whether builds are pinned too, which makes it exact and
-    bound to the platform)."""
+    """A pinned environment.yml of one platform, which builds make exact and bound to the platform."""
     dependencies: list[Any] = [_match_spec(package, with_builds) for package in packages if package.manager == "conda"]
     wheels = [_requirement(each) for each in packages if each.manager == "pip"]
     if wheels:

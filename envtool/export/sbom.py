@@ -1,8 +1,5 @@
-"""A CycloneDX bill of materials: what is in an environment, with hashes, licences and what needs what.
-
-The same lock and the same facts give the same bytes: the serial number follows from the content, and no clock is read.
-Source: CycloneDX 1.7; purl-spec, types `conda` and `pypi`.
-"""
+"""A CycloneDX bill of materials: what is in an environment, with hashes, licences and what needs what. The same lock
+gives the same bytes: no clock is read. Source: CycloneDX 1.7; purl-spec, types `conda` and `pypi`."""
 
 from __future__ import annotations
 
@@ -10,11 +7,10 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from email.parser import HeaderParser
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -25,7 +21,7 @@ from envtool.inspect_lock.graph import Graph, graph
 from envtool.inspect_lock.package_metadata import PackageMetadata, look_up
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 from envtool.lockfile.model import is_repository, parse_repository
-from envtool.wheels.license import known_license, license_of
+from envtool.wheels.reader import known_license, license_of
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
@@ -34,8 +30,7 @@ if TYPE_CHECKING:
 SPECIFICATIONS = ("1.7", "1.6", "1.5")
 
 
-@dataclass(frozen=True)
-class BomRequest:
+class BomRequest(NamedTuple):
     """What a bill of materials is asked for (`specification`: the version of CycloneDX)."""
 
     lockfile: Lockfile
@@ -60,7 +55,8 @@ def environment_bom(request: BomRequest, prefix: Path) -> str:
 def prefix_bom(prefix: Path, name: str, specification: str) -> str:
     """The bill of materials of a prefix as it is found, whatever made it."""
     found = found_packages(prefix)
-    request = BomRequest(lock_of(found), "", ("main",), name, specification)
+    lockfile = Lockfile(tuple(package for package, _ in found), (), ("",), (), {})  # its platform is empty
+    request = BomRequest(lockfile, "", ("main",), name, specification)
     return cyclonedx(request, graph(request.lockfile, "", ("main",)), metadata_of(found, request.lockfile.packages))
 
 
@@ -139,8 +135,7 @@ Found = tuple[LockedPackage, PackageMetadata]
 
 
 def found_packages(prefix: Path) -> list[Found]:
-    """The conda packages and the distributions of a prefix; those that a conda package brings, count as that one.
-    Raises PrefixError if it is no environment, or a record of it is damaged."""
+    """The conda packages of a prefix, and distributions that none of them brings. Raises PrefixError."""
     if not (prefix / "conda-meta").is_dir():
         raise PrefixError(f"{prefix} has no conda-meta", "name a conda environment")
     found, brought = [], set()
@@ -155,11 +150,6 @@ def found_packages(prefix: Path) -> list[Found]:
         if str(path.relative_to(prefix)) not in brought:
             found.append(_wheel(path.read_text(encoding="utf-8", errors="replace")))
     return found
-
-
-def lock_of(found: list[Found]) -> Lockfile:
-    """What is found as a lock that names no sources; its platform is empty."""
-    return Lockfile(tuple(package for package, _ in found), (), ("",), (), {})
 
 
 def metadata_of(found: list[Found], packages: tuple[LockedPackage, ...]) -> Mapping[str, PackageMetadata]:

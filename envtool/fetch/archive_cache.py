@@ -1,12 +1,7 @@
-"""The cache: proven files by their sha256, in a directory that processes and users of a group may share.
-
-A file is hashed again whenever it is taken out. To share a cache, its root belongs to the group, is group-writable and
-has the set-group-ID bit (`install -d -m 2775 -g ml DIR`); then whatever is made in it is the group's as well.
-
-A file that grows is claimed by one writer at a time. The lock is the kernel's (flock), so that a killed process leaves
-none behind. Where the file cannot be claimed (another user's, or its holder has stopped moving), the writer takes
-another file: at worst a second download.
-"""
+"""The cache: proven files by their sha256, hashed again whenever they are taken out, in a directory that a group may
+share: its root is group-writable with the set-group-ID bit (`install -d -m 2775 -g ml DIR`), and what is made in it
+follows. A file that grows is claimed by one writer, with the kernel's lock. Where it cannot be claimed (another user's,
+or its holder has stopped moving), the writer takes another file: at worst a second download."""
 
 from __future__ import annotations
 

@@ -1,12 +1,8 @@
-"""The one door to the network: the bytes behind a URL, from an offset on, or the reason why there are none.
-
-Requests and their redirects go by urllib3, through the environment's proxies, with its certificates and passwords, as
-requests would send them (docs/adr/0014); connections are shared by all threads. Time-outs are per read, never one for a
-whole body: a slow line is no error, a silent server is one. A part of a file of this machine,
-`file:///srv/serving.pyz#bytes=512-1536`, lets what lies in a container be fetched and proven like any file that lies on
-its own; the second number is the position behind the last byte. Out of scope: cookies, which no mirror needs, and what
-to do about a failure (`envtool.fetch.failover`).
-"""
+"""The one door to the network: the bytes behind a URL, from an offset on, or the reason why there are none. Requests go
+by urllib3, with the environment's proxies, certificates and passwords, as requests would send them (docs/adr/0014);
+threads share connections. Time-outs are per read: a slow line is no error, a silent server is one.
+`file:///srv/serving.pyz#bytes=512-1536` is a part of a file, up to the byte before the second number. Out of scope:
+cookies, and what to do about a failure (`envtool.fetch.failover`)."""
 
 from __future__ import annotations
 
@@ -89,8 +85,7 @@ def _holds(network: str, address: ipaddress.IPv4Address) -> bool:
 
 
 def trusting(bundle: str | None) -> ssl.SSLContext:
-    """A context for connections to servers, that checks their names and certificates. Raises TransferError if the
-    certificates cannot be read."""
+    """A context that checks names and certificates of servers. Raises TransferError if there are no certificates."""
     import certifi
     from urllib3.util.ssl_ import create_urllib3_context
 
@@ -232,15 +227,9 @@ class Body:
 def get(
     url: str, offset: int = 0, patience: Timeouts | None = None, headers: Mapping[str, str] | None = None
 ) -> Iterator[Body]:
-    """Open a URL (http, https or file) for reading from an offset on. Raises TransferError if the URL did not give its
-    bytes; RangeError if it gave another part of them than was asked for.
-
-    Args:
-        offset: the first byte that is wanted; a server that ignores it starts at 0, as `Body.offset` shows.
-
-    Yields:
-        The body. Reading it raises the same errors as opening it.
-    """
+    """Open a URL (http, https or file) for reading from an offset on; a server that ignores it starts at 0, as
+    `Body.offset` shows. Raises TransferError if the URL did not give its bytes, RangeError if it gave another part of
+    them; so does reading."""
     if urlsplit(url).scheme == "file":
         with contextlib.ExitStack() as stack:
             with _disk_errors():  # the caller's own errors pass through here as well, so that only opening is caught

@@ -1,10 +1,7 @@
-"""Credentials of downloads: put in just before a request leaves, never shown, never written into a lock.
-
-They come from the URL itself, where they are written as variables (`https://$USER:$TOKEN@host/`), from
-`RATTLER_AUTH_FILE`, or from netrc.
-Source: for the file, rattler's `FileStorage`: host, or `*.domain`, to BearerToken, BasicHTTP or CondaToken; for the
-token in the path, conda's channel URLs `https://host/t/<token>/channel`.
-"""
+"""Credentials of downloads: put in just before a request leaves, never shown, never written into a lock. They come from
+variables in the URL (`https://$USER:$TOKEN@host/`), from `RATTLER_AUTH_FILE` (source: rattler's `FileStorage`: host, or
+`*.domain`, to BearerToken, BasicHTTP or CondaToken), or from netrc; a token may be in the path
+(`https://host/t/<token>/channel`)."""
 
 from __future__ import annotations
 
@@ -38,12 +35,9 @@ def is_literal(url: str) -> bool:
 
 
 def expand(url: str, environ: Mapping[str, str] | None = None) -> str:
-    """The URL with the values of its variables.
-
-    A value counts as it is, whatever bytes it has: in the user, the password, the token or the query it is
-    percent-encoded, in the path too but for its slashes; scheme, host and port are taken as they are. Source: RFC 3986,
-    section 2.1.
-    """
+    """The URL with the values of its variables, percent-encoded where they are in the user, the password, the token,
+    the query or (but for slashes) the path; scheme, host and port are taken as they are. Source: RFC 3986, section
+    2.1."""
     values = os.environ if environ is None else environ
     missing = missing_variables(url, values)
     if missing:
@@ -84,8 +78,7 @@ def _put(text: str, values: Mapping[str, str], safe: str | None, shortest: int =
 
 
 def with_variables(url: str, templates: Sequence[str]) -> str:
-    """The URL of a file with the variables that a lock names for its place (`templates`: URLs of channels and indexes
-    as a lock has them: `https://$USER:$TOKEN@host/channel`)."""
+    """A file's URL with the variables that a lock's channels and indexes have for its place (`https://$USER@host/`)."""
     for template in templates:
         ours, theirs = urlsplit(url), urlsplit(template)
         user, _, host = theirs.netloc.rpartition("@")
@@ -127,8 +120,7 @@ def without_secrets(text: str) -> str:
 
 
 def authorize(url: str) -> tuple[str, str | None]:
-    """The URL and the Authorization header of a request, with what its host asks for. Raises EnvtoolError if a variable
-    that the URL names is not set, or the file of credentials cannot be used."""
+    """The URL and the Authorization header of a request. Raises EnvtoolError if a variable is not set."""
     expanded = expand(url)
     parts = urlsplit(expanded)
     entry = {} if parts.username or parts.scheme == "file" else _entry(parts.hostname or "")

@@ -1,9 +1,6 @@
-"""Proven files: every byte that envtool uses is hashed before anything else sees it.
-
-A file is wanted by its sha256 and may be in several places; it comes from the first that gives the right bytes.
-Whatever goes wrong, the growing file holds a beginning that the next attempt, at this place or another, can go on with,
-or nothing.
-"""
+"""Proven files: every byte that envtool uses is hashed before anything else sees it. A file comes from the first of its
+places that gives the right bytes; whatever goes wrong, what has grown is a beginning that the next attempt can go on
+with."""
 
 from __future__ import annotations
 
@@ -13,12 +10,13 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from envtool.atomic_files import sync_directory
+from envtool.console import Task
 from envtool.errors import CacheError, EnvtoolError, HashMismatchError, NetworkError
 from envtool.fetch import client, failover
 from envtool.fetch.archive_cache import Cache, Wanted, update_from
@@ -50,8 +48,7 @@ class Transfer:
         return False
 
     def attempt(self, url: str, patience: Timeouts) -> None:
-        """Ask one place for what is missing. Raises TransferError if the place did not give all of it; what it gave is
-        kept."""
+        """Ask one place for what is missing. Raises TransferError if it did not give all of it; the rest is kept."""
         try:
             self._stream(url, patience)
         except (RangeError, _PatchworkError):
@@ -130,31 +127,13 @@ _JOBS = 8
 _WORTH_BYTES = 64 * 1024
 
 
-class Progress(Protocol):
-    """Something that shows how far a download is."""
-
-    def advance(self, amount: int) -> None:
-        """Count so many more bytes; a negative number takes them back."""
-
-
 def fetch(
-    wanted: Iterable[Wanted],
-    cache: Cache,
-    progress: Progress,
-    *,
-    patience: failover.Timeouts | None = None,
+    wanted: Iterable[Wanted], cache: Cache, progress: Task, *, patience: failover.Timeouts | None = None,
     is_offline: bool = False,
-) -> dict[Wanted, Path]:
-    """Bring files into the cache, several at a time, each from the first place that gives the right bytes.
-
-    Args:
-        progress: gets every byte that is proven or on its way, and, if it has `expect`, how many there will be.
-
-    Raises:
-        NetworkError: a file could not be downloaded; every place is named with its own reason.
-        HashMismatchError: the only place of a file gave other bytes.
-        CacheError: the cache cannot be written, or, offline, lacks something; all of it is listed.
-    """
+) -> dict[Wanted, Path]:  # fmt: skip
+    """Bring files into the cache, several at a time, each from the first place that gives the right bytes. Raises
+    NetworkError if a file could not be downloaded (each place has its own reason), HashMismatchError if its only place
+    gave other bytes, CacheError if the cache cannot be written or, offline, lacks some; all are listed."""
     distinct = list(dict.fromkeys(wanted))
     run = _Run(cache, _Tally(progress, distinct), patience or failover.configured_timeouts())
     pool = ThreadPoolExecutor(_JOBS, thread_name_prefix="fetch")
@@ -189,7 +168,6 @@ class _Run:
         self._hosts = HostHealth()
 
     def find(self, wanted: Wanted) -> Path | None:
-        """The file, if the cache has it."""
         found = self._cache.find(wanted)
         if found:
             size_bytes = found.stat().st_size
@@ -198,7 +176,6 @@ class _Run:
         return found
 
     def fetch(self, wanted: Wanted) -> Path:
-        """The file, from the cache or from one of its places."""
         found = self.find(wanted)
         if found:
             return found
@@ -241,7 +218,7 @@ class _Run:
 class _Tally:
     """Adds up what all threads do, one at a time."""
 
-    def __init__(self, progress: Progress, wanted: Sequence[Wanted]) -> None:
+    def __init__(self, progress: Task, wanted: Sequence[Wanted]) -> None:
         self._progress = progress
         self._lock = threading.Lock()
         self._sizes = {each: each.size_bytes for each in wanted if each.size_bytes}
@@ -258,9 +235,8 @@ class _Tally:
                 self._show()
 
     def _show(self) -> None:
-        expect: Callable[[int], None] | None = getattr(self._progress, "expect", None)
-        if self._sizes and expect:
-            expect(sum(self._sizes.values()))
+        if self._sizes:
+            self._progress.expect(sum(self._sizes.values()))
 
 
 def _stopped() -> TransferError:

@@ -1,11 +1,8 @@
-"""Attempts to get a file: their limits, why they fail, and which place is asked next.
-
-Every place is asked once, in the order given, before any is asked again; those that may well work a moment later are
-then asked in further rounds, each after its own wait. A host that gave no answer is asked last for other files; one
-that asked to wait is left alone until then. `decide` and `after` are pure: without clock or network.
-
-Source: for the wait, M. Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015), "full jitter"; for
-`Retry-After`, RFC 9110 section 10.2.3."""
+"""Attempts to get a file: their limits, why they fail, and which place is asked next. Every place is asked once before
+any is asked again; those that may work a moment later are then asked in further rounds, each after its own wait. A host
+that gave no answer is asked last for other files; one that asked to wait is left alone until then. `decide` and `after`
+are pure. Source: M. Brooker, "Exponential Backoff and Jitter" (AWS Architecture Blog, 2015), "full jitter"; RFC 9110
+section 10.2.3, `Retry-After`."""
 
 from __future__ import annotations
 
@@ -36,8 +33,7 @@ class Timeouts(NamedTuple):
 
 
 def configured_timeouts() -> Timeouts:
-    """The limits that this machine is set up for. Raises EnvtoolError if a variable holds something else than a
-    positive number."""
+    """The limits that this machine is set up for. Raises EnvtoolError if a variable holds no positive number."""
     default = Timeouts()
     return Timeouts(
         connect_timeout_s=_number("ENVTOOL_CONNECT_TIMEOUT_S", default.connect_timeout_s),
@@ -65,18 +61,12 @@ def _number(name: str, default: float, *, may_be_zero: bool = False) -> float:
 
 
 class TransferError(NetworkError):
-    """A URL that did not give its bytes (`is_down`: whether the place as a whole gave no answer, so that other files
-    are better sought elsewhere)."""
+    """A URL that did not give its bytes (`is_down`: nor any answer; other files are better sought elsewhere)."""
 
     def __init__(
-        self,
-        reason: str,
-        *,
-        is_transient: bool,
-        retry_after_s: float | None = None,
-        is_down: bool = False,
+        self, reason: str, *, is_transient: bool, retry_after_s: float | None = None, is_down: bool = False,
         status: int | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(reason)
         self.reason, self.status = reason, status
         self.is_transient, self.is_down, self.retry_after_s = is_transient, is_down, retry_after_s
@@ -193,9 +183,8 @@ def _host(url: str) -> str:
 def ask_in_turn(
     urls: Sequence[str], ask: Asking, wait: Callable[[float], None], hosts: HostHealth, patience: Timeouts
 ) -> tuple[Place, ...]:
-    """Ask places until one has given what is wanted, or none is left; returns the places with why each has failed, none
-    when one has not. `ask` gets a URL, and whether another one is left; it returns None once the place has given what
-    is wanted."""
+    """Ask places until `ask` (which gets a URL, and whether another one is left) returns None, or none is left; returns
+    the places with why each has failed, none when one has not."""
     places = tuple(Place(url) for url in urls)
     while True:
         places = hosts.inform(places)

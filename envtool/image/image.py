@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool.console import ProgressDisplay
 from envtool.errors import ImageError, ProcessError
 from envtool.export.sbom import BomRequest, environment_bom
 from envtool.fetch.archive_cache import Cache
-from envtool.image.layout import CONFIG, MANIFEST, Descriptor, Layer, Layout
-from envtool.image.tree import TARGET, Member, Tree, grouped
+from envtool.image.layout import CONFIG, MANIFEST, TARGET, Descriptor, Layer, Layout, Member, Tree, grouped
 from envtool.install.create import create
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY, read_json_metadata
@@ -36,8 +35,7 @@ _EMPTY = "application/vnd.oci.empty.v1+json"
 LOCK_LABEL, DIGEST_LABEL = "envserve.lock-sha256", "envserve.env-digest"
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What an image is made of."""
 
     request: Request
@@ -63,8 +61,7 @@ class Made:
 
 def make(wanted: Wanted, output: Path, cache: Cache, display: ProgressDisplay) -> Made:
     """Make an image of one platform, beside those of other platforms of the same lock that the layout has. Raises
-    ImageError if the output holds something else, or the base does not fit. Raises EnvtoolError if the environment
-    cannot be made."""
+    ImageError if the output holds something else or the base does not fit, and what `create` raises."""
     if not output.name.endswith(".tar"):
         return _make(wanted, Layout(output), cache, display)
     with scratch_directory(output.absolute().parent) as scratch:
@@ -87,7 +84,7 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
         except ProcessError as error:
             error.hint = f"make {request.platform} on such a machine, with the same output: it adds the platform"
             raise
-        inventory = take_inventory(prefix, request.packages(), cache, display)
+        inventory = take_inventory(prefix, request.packages, cache, display)
         asked = BomRequest(request.lockfile, request.platform, request.categories, wanted.name)
         bom = environment_bom(asked, prefix.path).encode()
         # Links that let the C library of a `sysroot` package be found where programs look for it.
@@ -170,12 +167,9 @@ def _layers_of(base: tuple[Layout, Any, Any] | None) -> list[Descriptor]:
 
 
 def _manifest(
-    wanted: Wanted,
-    layout: Layout,
-    base: tuple[Layout, Any, Any] | None,
-    layers: Sequence[Layer],
+    wanted: Wanted, layout: Layout, base: tuple[Layout, Any, Any] | None, layers: Sequence[Layer],
     labels: Mapping[str, str],
-) -> Descriptor:
+) -> Descriptor:  # fmt: skip
     for each in _layers_of(base):
         layout.take(base[0], each)  # type: ignore[index]
     old = base[2] if base else {}

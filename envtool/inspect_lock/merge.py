@@ -1,10 +1,5 @@
-"""Three-way merge of locks, without solver and network, also during a git merge.
-
-A package that one side has changed is taken from that side; a package changed differently by both, or one that does not
-fit afterwards, is a conflict.
-
-The commit that brought a lock has its sources; those of the three locks are merged line by line, as git does.
-"""
+"""Three-way merge of locks, without solver and network, also during a git merge. A package changed differently by both
+sides, or one that does not fit afterwards, is a conflict. Sources are those of the commits that brought the locks."""
 
 from __future__ import annotations
 
@@ -25,8 +20,7 @@ Key = tuple[str, str, str, str]
 
 
 def merge(base: Lockfile, ours: Lockfile, theirs: Lockfile, request: LockRequest) -> Lockfile:
-    """The lock with the changes of both sides. Raises LockfileError if both have changed a package, or the changes do
-    not go together; all that is wrong is in it."""
+    """The lock with the changes of both sides. Raises LockfileError with all that does not go together."""
     before, one, other = ({package.sort_key: package for package in lock.packages} for lock in (base, ours, theirs))
     merged: dict[Key, LockedPackage] = {}
     issues: list[Issue] = []
@@ -66,9 +60,8 @@ def _misfits(lockfile: Lockfile, request: LockRequest) -> Iterator[Issue]:
 
 
 def merged(base: Path, ours: Path, theirs: Path, path: str) -> Lockfile:
-    """The merged lock; `base` is the one that both sides were made from, as git's `%O`, `path` that of the lock in the
-    repository, whose root is the working directory. Raises EnvtoolError if a lock or its sources cannot be read, or
-    they cannot be merged."""
+    """The merged lock; `base` is git's `%O`, `path` that of the lock in the repository, whose root is the working
+    directory. Raises EnvtoolError if a lock or its sources cannot be read or merged."""
     files = (base, ours, theirs)
     before, one, other = (read_lockfile(file) for file in files)
     commits = [_commit_of(each, path) for each in files]
@@ -85,7 +78,6 @@ def merged(base: Path, ours: Path, theirs: Path, path: str) -> Lockfile:
 
 
 def _commit_of(lock: Path, path: str) -> str:
-    """The commit that brought a lock."""
     blob = subprocesses.run(["git", "hash-object", str(lock.absolute())]).strip()
     found = subprocesses.run(["git", "log", "--all", "--format=%H", f"--find-object={blob}", "--", path]).split()
     for commit in [*found, "HEAD"]:

@@ -14,20 +14,11 @@ from envtool.inspect_lock import diff
 from envtool.inspect_lock.diff import Difference, compare_versions
 from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile
 from envtool.solve import conda_solver
+from envtool.solve import lock as locking
 from envtool.solve.conda_solver import PackageRecord, Repodata
 from envtool.solve.conflicts import explained
-from envtool.solve.lock import (
-    LockRequest,
-    channels_of,
-    fits,
-    from_record,
-    lock,
-    refuse_malformed,
-    refusing,
-    with_virtual_packages,
-)
+from envtool.solve.lock import LockRequest
 from envtool.solve.solution import Sources
-from envtool.solve.update import package_of, pip_bound, update
 from envtool.spec import pip_requirements
 from envtool.spec.environment import Dependency, PlatformSpec, package_name
 from envtool.spec.version_policy import VersionPolicy
@@ -51,7 +42,7 @@ def moves(
     old: Lockfile, new: Lockfile, request: LockRequest, repodata: Repodata, named: Sequence[str] = ()
 ) -> list[Move]:
     """Every package that moved, with the reason (`named`: the packages that the user asked to move)."""
-    platforms = {platform.platform: platform for platform in with_virtual_packages(request.spec).platforms}
+    platforms = {platform.platform: platform for platform in locking.with_virtual_packages(request.spec).platforms}
     found = []
     for each in diff.compare(old, new, diff.compare_versions):
         if each.before and each.after:
@@ -75,17 +66,17 @@ class Reasons(NamedTuple):
         old = self.before[manager, name]
         if old.name in self.named:
             return "asked for"
-        lines = (f"{each.place} asks for {each.text}" for each in refusing(self.platform, old))
+        lines = (f"{each.place} asks for {each.text}" for each in locking.refusing(self.platform, old))
         return next(chain(lines, self._by_conda(old) if old.manager == "conda" else self._by_pip(old)), None)
 
     def _by_conda(self, old: LockedPackage) -> Iterator[str]:
         for package in self.after.values():
             needed = package.dependencies.get(old.name)
-            if package.manager == "conda" and needed and not fits(f"{old.name} {needed}", old):
+            if package.manager == "conda" and needed and not locking.fits(f"{old.name} {needed}", old):
                 yield f"{package.name} {package.version} needs {old.name} {needed}"
         for name, needed in old.dependencies.items():
             other = self.after.get(("conda", name))
-            if other and needed != "*" and not fits(f"{name} {needed}", other):
+            if other and needed != "*" and not locking.fits(f"{name} {needed}", other):
                 yield f"{old.name} {old.version} needs {name} {needed}, which is {other.version}"
             elif name.startswith("__"):
                 version, _, build = self.platform.virtual_packages.get(name, "").partition(" ")
@@ -107,7 +98,7 @@ def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repo
     """A reason that only the channels can tell."""
     old = reasons.before[moved.manager, moved.name]
     if old.manager == "conda":
-        channels = channels_of(request.spec)
+        channels = locking.channels_of(request.spec)
         if not any(old.url.startswith(credentials.strip(channel).rstrip("/") + "/") for channel in channels):
             return "its channel is not listed any more"
         changed = [key[1] for key, new in reasons.after.items() if key[0] == "conda" and new != reasons.before.get(key)]
@@ -120,7 +111,7 @@ def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repo
         chosen = {each.url for each in reasons.after.values()}
         for record in records:
             bounds = [constraint for constraint in record.constrains if package_name(constraint) == old.name]
-            if record.url in chosen and not all(fits(bound, old) for bound in bounds):
+            if record.url in chosen and not all(locking.fits(bound, old) for bound in bounds):
                 return f"{record.name} {record.version} does not go with it: {', '.join(bounds)}"
     if request.policy().exclude_newer:
         return "exclude-newer, or what moved with it"
@@ -130,23 +121,22 @@ def _last_reason(reasons: Reasons, moved: Difference, request: LockRequest, repo
 def why_not(
     text: str, old: Lockfile, request: LockRequest, platform: str, sources: Sources
 ) -> tuple[str | None, tuple[Move, ...]]:
-    """Ask for one more line: what holds it back, or None and what would move. Raises EnvtoolError if the text names no
-    package; SpecError if it is not a valid match spec."""
-    name = package_of(text)
+    """Ask for one more line: what holds it back, or None and what would move. Raises EnvtoolError or SpecError."""
+    name = locking.package_of(text)
     here = old.of(platform)
     is_wheel = ("conda", name) not in here and ("pip", pip_requirements.name_of(name)) in here
     (spec,) = (each for each in request.spec.platforms if each.platform == platform)
     if is_wheel:
-        bound = Dependency(pip_bound(name, text), "why-not")
+        bound = Dependency(locking.pip_bound(name, text), "why-not")
         spec = replace(spec, pip_constraints=(*spec.pip_constraints, bound))
     else:
         spec = replace(spec, conda=(*spec.conda, Dependency(text, "why-not")))
     asked = replace(request, spec=replace(request.spec, platforms=(spec,)))
-    refuse_malformed(asked.spec)
+    locking.refuse_malformed(asked.spec)
     one = replace(old, packages=tuple(package for package in old.packages if package.platform == platform))
     try:
         with explained(asked, sources):
-            new = update(one, (), asked, sources)
+            new = locking.update(one, (), asked, sources)
     except SolveError as error:
         return error.message, ()
     return None, tuple(moves(one, new, asked, sources.repodata))
@@ -165,12 +155,11 @@ class Outdated(NamedTuple):
 
 
 def outdated(old: Lockfile, request: LockRequest, platform: str, sources: Sources) -> list[Outdated]:
-    """The packages of one platform that have a newer version: those of one's own lines first, then by name. Raises
-    SolveError if the lines cannot be satisfied, or the records cannot be downloaded."""
-    (spec,) = (each for each in with_virtual_packages(request.spec).platforms if each.platform == platform)
+    """The packages of a platform that have a newer version, those of one's own lines first. Raises SolveError."""
+    (spec,) = (each for each in locking.with_virtual_packages(request.spec).platforms if each.platform == platform)
     here = old.of(platform)
     one = replace(request.spec, platforms=tuple(each for each in request.spec.platforms if each.platform == platform))
-    fresh = lock(replace(request, spec=one), sources)
+    fresh = locking.lock(replace(request, spec=one), sources)
     chosen = fresh.of(platform)
     newest = _newest_archives(here, request, platform, sources)
     newest.update(_newest_wheels(here, request, spec, chosen, sources))
@@ -193,9 +182,9 @@ def _newest_archives(
     packages: Packages, request: LockRequest, platform: str, sources: Sources
 ) -> dict[Key, LockedPackage]:
     names = sorted({name for manager, name in packages if manager == "conda"})
-    channels = [credentials.strip(each).rstrip("/") + "/" for each in channels_of(request.spec)]
+    channels = [credentials.strip(each).rstrip("/") + "/" for each in locking.channels_of(request.spec)]
     by_name: dict[str, list[PackageRecord]] = {}
-    for record in sources.repodata.find(channels_of(request.spec), platform, names):
+    for record in sources.repodata.find(locking.channels_of(request.spec), platform, names):
         by_name.setdefault(record.name, []).append(record)
     order = cmp_to_key(conda_solver.compare_versions)
     newest: dict[Key, LockedPackage] = {}
@@ -203,7 +192,7 @@ def _newest_archives(
         # A package comes from the first channel that has it.
         place = next((channel for channel in channels if any(r.url.startswith(channel) for r in records)), "")
         best = max((each for each in records if each.url.startswith(place)), key=lambda each: order(each.version))
-        newest["conda", name] = from_record(best, platform)
+        newest["conda", name] = locking.from_record(best, platform)
     return newest
 
 
@@ -218,11 +207,8 @@ def _newest_wheels(
     from envtool.pypi import resolve  # brings uv
 
     wanted = resolve.WheelRequest(
-        resolve.Target(spec.platform, python.version, spec.virtual_packages.get("__glibc")),
-        tuple(names),
-        index_url=request.spec.pip_index,
-        extra_index_urls=request.spec.pip_repositories,
-        has_dependencies=False,
-    )
+        resolve.Target(spec.platform, python.version, spec.virtual_packages.get("__glibc")), tuple(names),
+        index_url=request.spec.pip_index, extra_index_urls=request.spec.pip_repositories, has_dependencies=False,
+    )  # fmt: skip
     chosen = resolve.choose(wanted, sources.mirrors)
     return {("pip", each.name): replace(packages["pip", each.name], version=each.version) for each in chosen}

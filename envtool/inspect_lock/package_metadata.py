@@ -1,26 +1,23 @@
-"""Sizes and licences of locked packages, as far as they are known.
-
-Sources are the cached repodata, archives and wheels, and the METADATA beside a wheel in its index. Nothing fails here.
-"""
+"""Sizes and licences of locked packages, as far as the cached repodata, archives and wheels or an index tell them."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool import paths
-from envtool.artifacts.conda_archive import parse_info, read_info
+from envtool.artifacts.conda_archive import read_info_json
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.pypi.distributions import metadata_at
-from envtool.wheels.license import known_license, license_of
+from envtool.wheels.reader import known_license, license_of
 
 
-@dataclass(frozen=True)
-class PackageMetadata:
+class PackageMetadata(NamedTuple):
     """What is known of one archive or wheel."""
 
     size_bytes: int | None = None
@@ -42,18 +39,13 @@ def look_up(packages: Sequence[LockedPackage], *, is_offline: bool) -> Mapping[s
             text = metadata_at(each.url) if text is None and not is_offline else text
             found[each.url] = PackageMetadata(path.stat().st_size if path else None, license_of(text) if text else None)
         elif path and each.url not in found:
-            found[each.url] = PackageMetadata(path.stat().st_size, _license_in(path))
+            license = None
+            with suppress(ArchiveError, OSError):
+                license = known_license(read_info_json(path, "index.json").get("license"))
+            found[each.url] = PackageMetadata(path.stat().st_size, license)
         if each.size_bytes is not None:  # the lock has it, whatever this machine has seen
-            found[each.url] = replace(found.get(each.url, PackageMetadata()), size_bytes=each.size_bytes)
+            found[each.url] = found.get(each.url, PackageMetadata())._replace(size_bytes=each.size_bytes)
     return found
-
-
-def _license_in(archive: Path) -> str | None:
-    try:
-        index = parse_info(archive, read_info(archive, ["index.json"]), "index.json")
-    except (ArchiveError, OSError):
-        return None
-    return known_license(index.get("license"))
 
 
 def cached_file(package: LockedPackage, cache: Cache) -> Path | None:

@@ -1,8 +1,5 @@
-"""Changes in a prefix: packages unpacked or linked, wheels installed, untracked files removed, byte-code compiled.
-
-So an archive is read once: for its files, for its manifest, and for the proof that the prefix holds these files. Out of
-scope: where the files go from here (`envtool.prefix.rattler`).
-"""
+"""Changes in a prefix: packages unpacked or linked, wheels installed, untracked files removed, byte-code compiled. An
+archive is read once: for its files, its manifest, and the proof that the prefix holds these files."""
 
 from __future__ import annotations
 
@@ -14,21 +11,20 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from envtool.artifacts.conda_archive import DAMAGED, STATED, Member, bounded, open_part, read_member
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.stated_paths import listed, require_plain_paths
+from envtool.artifacts.file_manifest import old_listing, require_plain_paths
 from envtool.atomic_files import create, write_all
 from envtool.console import Task
 from envtool.errors import ArchiveError
 from envtool.install.link_scripts import run_link_scripts
-from envtool.install.machine_check import stated_bytes
+from envtool.install.preconditions import stated_bytes
 from envtool.install.shared_paths import SharedPaths
 from envtool.lockfile.model import LockedPackage
-from envtool.package_cache.materialize import Placement, place
+from envtool.package_cache.unpacked import Placement, place
 from envtool.prefix.bytecode import compile_all, source_of
 from envtool.prefix.rattler import LinkRequest, link
 from envtool.prefix.scan import Entry, Inode, Known, Written
@@ -40,8 +36,7 @@ if TYPE_CHECKING:
 _SLACK_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class Unpacked:
+class Unpacked(NamedTuple):
     """What was unpacked from one archive."""
 
     payload: Sequence[Member]
@@ -50,8 +45,7 @@ class Unpacked:
 
 
 def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path, Unpacked]:
-    """Unpack proven archives, several at a time. Raises ArchiveError if one is not a valid package archive, or brings a
-    path that escapes its directory. Raises OSError if a file cannot be written."""
+    """Unpack proven archives, several at a time. Raises ArchiveError if one is not valid or a path escapes."""
     stopped = threading.Event()
     # The largest first, so that no core is left alone with one of them at the end.
     ordered = sorted(archives, key=lambda each: -each.stat().st_size)
@@ -71,10 +65,7 @@ def unpack(archives: Mapping[Path, Path], prefix: Path, task: Task) -> dict[Path
 
 
 def linked(directory: Path, written: Mapping[Inode, Written]) -> dict[Inode, Written]:
-    """Those of the unpacked files that have another name by now, and so outlive the directory.
-
-    The number of any other may be that of a new file as soon as the directory is gone.
-    """
+    """Those of the unpacked files that have another name by now: the number of any other may soon be a new file's."""
     found = {}
     for parent, _, names in os.walk(directory):
         for name in names:
@@ -86,8 +77,6 @@ def linked(directory: Path, written: Mapping[Inode, Written]) -> dict[Inode, Wri
 
 
 class _Unpacking:
-    """The unpacking of one archive."""
-
     def __init__(self, archive: Path, directory: Path, needle: bytes, stopped: threading.Event) -> None:
         self._archive = archive
         self._root = str(directory)
@@ -101,7 +90,6 @@ class _Unpacking:
         self._most_bytes = None if stated is None else stated + stated // 4 + _SLACK_BYTES
 
     def run(self) -> Unpacked:
-        """Unpack all of it."""
         # A .tar.bz2 has both parts in one.
         for part in ("info", "pkg") if self._archive.name.endswith(".conda") else ("pkg",):
             try:
@@ -119,7 +107,7 @@ class _Unpacking:
         found = ((name, Path(self._root, "info", name)) for name in STATED)
         stated = {name: path.read_bytes() for name, path in found if path.is_file()}
         if "index.json" in stated and "paths.json" not in stated:
-            stated["paths.json"] = listed(payload, stated)
+            stated["paths.json"] = old_listing(payload, stated)
             Path(self._root, "info", "paths.json").write_bytes(stated["paths.json"])
         return Unpacked(payload, stated, self._written)
 
@@ -202,8 +190,8 @@ def apply(
     transaction: Transaction, placements: Sequence[Placement], proven: Mapping[str, Path]
 ) -> tuple[Known, tuple[str, ...]]:
     """Change a prefix, which is locked and marked incomplete. Returns the files that need not be read back, and what
-    link scripts left for people to read. Raises EnvtoolError if an archive or wheel cannot be installed. Raises
-    SharedPathsError if a path that the plan does not make anew is shared with something that it changes."""
+    link scripts left for people. Raises EnvtoolError if something cannot be installed, SharedPathsError if a path that
+    the plan does not make anew is shared with something that it changes."""
     prefix, plan = transaction.prefix, transaction.plan
     is_placed = {placement.package.url for placement in placements}
     archives = [package for package in plan.installs("conda") if package.url not in is_placed]

@@ -1,55 +1,46 @@
-"""A prefix made equal to a lock: every archive and wheel is proven first, then what is missing is installed.
-
-A prefix that is not whole (a create was killed) is emptied and made again from the cache, where everything that had
-arrived still is: that converges from any state, which mending in place does not.
-"""
+"""A prefix made equal to a lock: every archive and wheel is proven first, then what is missing is installed. A prefix
+that is not whole (a create was killed) is emptied and made again from the cache: that converges from any state."""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from envtool.artifacts.download import require_sha256
 from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError, PrefixError
 from envtool.fetch.archive_cache import Cache, Wanted
+from envtool.install import link_scripts, preconditions
 from envtool.install.apply import apply
 from envtool.install.cuda import cuda_of, detect_gpu, judge
-from envtool.install.distribution_collisions import brought_twice, refuse_collisions
-from envtool.install.link_scripts import confinement, sentence, split
-from envtool.install.link_scripts import link_scripts as scripts_of
-from envtool.install.machine_check import UNPACKED_FACTOR, require, require_room, unpacked_bytes, with_overhead
 from envtool.install.request import Plan, Request, installed
 from envtool.install.shared_paths import SharedPathsError
 from envtool.install.transaction import Transaction, decide
 from envtool.lockfile.conda_lock_v1 import SPECS_KEY, VARIABLES_KEY, read_json_metadata
-from envtool.lockfile.model import LockedPackage
-from envtool.package_cache import capture
-from envtool.package_cache.capture import find_placements, forget
-from envtool.package_cache.materialize import Placement
+from envtool.lockfile.model import LockedPackage, Lockfile
+from envtool.package_cache import unpacked
 from envtool.package_cache.store import PackageCache
+from envtool.package_cache.unpacked import Placement, find_placements, forget
 from envtool.prefix import conda_meta
 from envtool.prefix.conda_meta import conda_packages
 from envtool.prefix.layout import Clobber, losses
 from envtool.prefix.prefix import Prefix, Receipt, register
 from envtool.prefix.rattler import detect_virtual_packages
+from envtool.prefix.scan import Entry
 from envtool.signing.trust import require_signed
 from envtool.source_builds.wheel_builds import fetch_or_build
-from envtool.verify import Inventory, declared_findings, keep_manifests, take_inventory
-
-if TYPE_CHECKING:
-    from envtool.install.transaction import Transaction
+from envtool.verify import Finding, Inventory, VerifyReport, declared_findings, keep_manifests, take_inventory
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """A prefix that was made and read back."""
 
     transaction: Transaction
@@ -111,8 +102,10 @@ def _attempt(transaction: Transaction, placements: Sequence[Placement]) -> Made:
     proven: dict[str, Path] = {}
     if needed:
         proven = fetch_or_build(needed, cache, display, is_offline=transaction.request.is_offline)
-    refuse_collisions(wanted, proven, cache)
-    require_room(proven.values(), prefix.path, sum(placement.image.size_bytes for placement in placements))
+    preconditions.refuse_collisions(wanted, proven, cache)
+    preconditions.require_room(
+        proven.values(), prefix.path, sum(placement.image.size_bytes for placement in placements)
+    )
     kept = [package for package in wanted if package not in plan.install]
     keep_manifests(transaction.manifests, kept, cache, display, {})
     prefix.mark_incomplete()
@@ -147,7 +140,7 @@ class Outcome:
 
     def notes(self) -> list[str]:
         """What was done beside linking, a line each."""
-        ran = [f"ran {', '.join(self.scripts_run)}: {confinement()}"] if self.scripts_run else []
+        ran = [f"ran {', '.join(self.scripts_run)}: {link_scripts.confinement()}"] if self.scripts_run else []
         return [*ran, *self.messages]
 
     def warnings(self) -> list[str]:
@@ -159,21 +152,16 @@ class Outcome:
             both = f"{winner[1]} and {loser[1]} bring the same path"
             lines.append(f"{both}: {paths[0]}{more}; that of {winner[1]} is used")
         lines += [*self.twice, *([self.cuda] if self.cuda else [])]
-        return [*lines, *(sentence(name, paths) for name, paths in self.link_scripts.items())]
+        return [*lines, *(link_scripts.sentence(name, paths) for name, paths in self.link_scripts.items())]
 
 
 def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
-    """Make a prefix, absent, empty or made by envtool, equal to a lock.
-
-    Raises:
-        LockfileError: a package of the lock has no sha256, or a conda package and a wheel bring one distribution.
-        PrefixError: the directory holds something that is not ours, or the lock has nothing for the platform.
-        VirtualPackageError: this machine lacks what the lock needs.
-        SignatureError: a channel has to be signed, and is not; the prefix was not touched.
-        NetworkError, HashMismatchError: an archive could not be downloaded or proven; the prefix was not touched.
-    """
+    """Make a prefix, absent, empty or made by envtool, equal to a lock. Raises, before it is touched: LockfileError if
+    a package has no sha256 or two bring one distribution, PrefixError if the directory is not ours or the lock has
+    nothing for the platform, VirtualPackageError if this machine lacks something, SignatureError if a channel has to be
+    signed and is not, NetworkError or HashMismatchError if an archive could not be downloaded or proven."""
     if not request.is_for_elsewhere:
-        require(request.packages())
+        preconditions.require(request.packages)
     with prefix.locked():
         transaction = decide(request, prefix, cache, display)
         if transaction.receipt is not None and transaction.plan.is_empty:
@@ -184,10 +172,10 @@ def create(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
         receipt = complete(made)
     cuda = cuda_of(made.transaction.wanted)
     verdict = judge(cuda, detect_gpu(detect_virtual_packages()))[1] if cuda else None
-    skipped, run = split(scripts_of(made.inventory.declared), receipt.link_scripts)
+    skipped, run = link_scripts.split(link_scripts.link_scripts(made.inventory.declared), receipt.link_scripts)
     return Outcome(
         made.transaction.plan, receipt, made.inventory.layout.clobbers, skipped, run, made.messages, verdict or None,
-        brought_twice(made.inventory.declared),
+        preconditions.brought_twice(made.inventory.declared),
     )  # fmt: skip
 
 
@@ -217,7 +205,7 @@ def estimate(
     for each in plan.install:
         path = cache.path(Wanted(each.file_name, require_sha256(each), ()))
         with suppress(OSError, ArchiveError, zipfile.BadZipFile):  # one that is damaged will be fetched anew
-            known.setdefault(each.url, unpacked_bytes(path))
+            known.setdefault(each.url, preconditions.unpacked_bytes(path))
     missing = [each.url for each in plan.install if each.url not in known]
     download_bytes = sum(sizes.get(url) or 0 for url in missing)
     existing = next(each for each in (place, *place.parents) if each.exists())
@@ -225,7 +213,7 @@ def estimate(
         downloads=len(missing),
         download_bytes=download_bytes,
         unknown=sum(sizes.get(url) is None for url in missing),
-        disk_bytes=with_overhead(sum(known.values()) + download_bytes * UNPACKED_FACTOR),
+        disk_bytes=preconditions.with_overhead(sum(known.values()) + download_bytes * preconditions.UNPACKED_FACTOR),
         free_bytes=shutil.disk_usage(existing).free,
     )
 
@@ -238,13 +226,10 @@ def complete(made: Made) -> Receipt:
     transaction, inventory = made.transaction, made.inventory
     request, prefix = transaction.request, transaction.prefix
     receipt = Receipt(
-        platform=request.platform,
-        categories=request.categories,
-        packages=tuple(installed(package) for package in transaction.wanted),
-        env_digest=inventory.env_digest,
-        generated=inventory.generated(),
-        link_scripts=request.link_scripts(),
-    )
+        platform=request.platform, categories=request.categories,
+        packages=tuple(installed(package) for package in transaction.wanted), env_digest=inventory.env_digest,
+        generated=inventory.generated(), link_scripts=request.link_scripts(),
+    )  # fmt: skip
     variables = read_json_metadata(request.lockfile, VARIABLES_KEY) or {}
     conda_meta.set_variables(prefix.meta, {**variables, ENV_DIGEST_VARIABLE: receipt.env_digest})
     before = () if transaction.plan.starts_over else transaction.before
@@ -258,8 +243,8 @@ def complete(made: Made) -> Receipt:
     if not request.is_from_archives:
         declared, entries, shared = inventory.declared, inventory.entries, inventory.layout.shared
         with transaction.display.task("keep what was unpacked"):
-            content = capture.Made(prefix.path, declared, entries, made.since_ns, shared)
-            capture.remember(content, transaction.wanted, transaction.store)
+            content = unpacked.Made(prefix.path, declared, entries, made.since_ns, shared)
+            unpacked.remember(content, transaction.wanted, transaction.store)
     return receipt
 
 
@@ -271,3 +256,58 @@ def _requested(transaction: Transaction) -> Sequence[str]:
     packages = [package for package in transaction.wanted if package.manager == "conda"]
     needed = {name for package in packages for name in package.dependencies}
     return [f"{package.name}={package.version}" for package in packages if package.name not in needed]
+
+
+_SHOWN_BYTES = 16
+_CHUNK_BYTES = 1 << 20
+
+
+def compare_with_rebuilt(
+    prefix: Prefix, lockfile: Lockfile, report: VerifyReport, cache: Cache, display: ProgressDisplay
+) -> VerifyReport:
+    """Add to a verification what differs from a second prefix, made from the same lock. Raises what `create` raises."""
+    receipt = prefix.require_whole()
+    # Beside the first, since it takes as much room; with another length of path, since that is what differs elsewhere.
+    with tempfile.TemporaryDirectory(prefix=f".{prefix.path.name}-", dir=prefix.path.parent) as scratch:
+        second = Prefix(Path(scratch))
+        request = Request(
+            lockfile, receipt.platform, receipt.categories, "envtool verify --rebuild", is_listed=False,
+            is_from_archives=True,
+        )  # fmt: skip
+        create(request, second, cache, display)
+        locked = request.packages
+        first_entries = take_inventory(prefix, locked, cache, display).entries
+        second_entries = take_inventory(second, locked, cache, display).entries
+        known = {each.what for each in report.findings}
+        found = [each for each in _differences(prefix, first_entries, second, second_entries) if each.what not in known]
+    return replace(report, findings=(*report.findings, *found))
+
+
+def _differences(
+    first: Prefix, first_entries: Mapping[str, Entry], second: Prefix, second_entries: Mapping[str, Entry]
+) -> Iterator[Finding]:
+    for path in sorted(first_entries.keys() | second_entries.keys()):
+        here, there = first_entries.get(path), second_entries.get(path)
+        if here is None:
+            yield Finding("missing", path, "the rebuilt environment has it")
+        elif there is None:
+            yield Finding("extra", path, "the rebuilt environment does not have it")
+        elif here._replace(size_bytes=0) != there._replace(size_bytes=0):
+            yield Finding("mismatched", path, first_difference(first.path / path, second.path / path))
+
+
+def first_difference(first: Path, second: Path) -> str:
+    """Where two files differ first, with the bytes of both, for people."""
+    if first.is_symlink() or second.is_symlink():
+        return "a link that leads elsewhere in the rebuilt environment"
+    offset = 0
+    with first.open("rb") as one, second.open("rb") as other:
+        while True:
+            here, there = one.read(_CHUNK_BYTES), other.read(_CHUNK_BYTES)
+            if here != there:
+                at = next((i for i, (a, b) in enumerate(zip(here, there)) if a != b), min(len(here), len(there)))
+                shown = here[at : at + _SHOWN_BYTES].hex(" "), there[at : at + _SHOWN_BYTES].hex(" ")
+                return f"differs from the rebuilt file at byte {offset + at}: {shown[0]} against {shown[1]}"
+            if not here:
+                return "has another mode than the rebuilt file"
+            offset += len(here)

@@ -1,9 +1,7 @@
-"""CUDA: which one a lock is built for, what this machine's driver supports, and how the two go together.
-
-conda packages state `__cuda` in their dependencies; wheels state nothing, so that their names and versions tell.
-Source: NVIDIA, CUDA Toolkit Release Notes, "CUDA Toolkit and Corresponding Driver Versions" (Linux x86_64), and CUDA
-Compatibility, "Minor Version Compatibility". A newer CUDA than the table's counts as its last line of the same major.
-"""
+"""CUDA: which one a lock is built for, what this machine's driver supports, and how the two go together. conda packages
+state `__cuda`; of wheels, names and versions tell. Source: NVIDIA, CUDA Toolkit Release Notes, "CUDA Toolkit and
+Corresponding Driver Versions" (Linux x86_64), and CUDA Compatibility, "Minor Version Compatibility". A newer CUDA than
+the table's counts as its last line of the same major."""
 
 from __future__ import annotations
 
@@ -12,8 +10,8 @@ import enum
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.lockfile.model import LockedPackage
 
@@ -45,8 +43,7 @@ class Fit(enum.Enum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """What this machine has of NVIDIA; None for what it has not."""
 
     has_device: bool = False
@@ -76,15 +73,15 @@ def fit(cuda: str, gpu: Gpu) -> Fit:
     if gpu.cuda is None:
         return Fit.MISSING if gpu.driver is None else Fit.UNREACHABLE
     if gpu.driver is None:  # WSL, or CONDA_OVERRIDE_CUDA
-        if _numbers(gpu.cuda) >= _numbers(cuda):
+        if numbers(gpu.cuda) >= numbers(cuda):
             return Fit.FULL
-        return Fit.LIMITED if _numbers(gpu.cuda)[0] == _numbers(cuda)[0] else Fit.TOO_OLD
+        return Fit.LIMITED if numbers(gpu.cuda)[0] == numbers(cuda)[0] else Fit.TOO_OLD
     full, least = driver_for(cuda), least_driver_for(cuda)
     if full is None:
         return Fit.UNKNOWN
-    if _numbers(gpu.driver) >= _numbers(full):
+    if numbers(gpu.driver) >= numbers(full):
         return Fit.FULL
-    return Fit.LIMITED if least != full and _numbers(gpu.driver) >= _numbers(least or full) else Fit.TOO_OLD
+    return Fit.LIMITED if least != full and numbers(gpu.driver) >= numbers(least or full) else Fit.TOO_OLD
 
 
 def judge(cuda: str, gpu: Gpu) -> tuple[Fit, str, str]:
@@ -113,14 +110,14 @@ def judge(cuda: str, gpu: Gpu) -> tuple[Fit, str, str]:
 
 def driver_for(cuda: str) -> str | None:
     """The driver with which everything of a CUDA works; None for one that is older than the table."""
-    wanted = tuple(_numbers(cuda)[:2])
+    wanted = tuple(numbers(cuda)[:2])
     known = [each for each in _FULL if each <= wanted and each[0] == wanted[0]]
     return _FULL[max(known)] if known else None
 
 
 def least_driver_for(cuda: str) -> str | None:
     """The oldest driver on which programs of a CUDA run at all."""
-    return _LEAST.get(_numbers(cuda)[0]) or driver_for(cuda)
+    return _LEAST.get(numbers(cuda)[0]) or driver_for(cuda)
 
 
 def cuda_of(packages: Iterable[LockedPackage]) -> str | None:
@@ -138,9 +135,10 @@ def cuda_of(packages: Iterable[LockedPackage]) -> str | None:
 
 
 def _two(version: str) -> tuple[int, ...] | None:
-    numbers = version.split(".")[:2]
-    return tuple(map(int, numbers)) if len(numbers) == 2 and all(number.isdigit() for number in numbers) else None
+    parts = version.split(".")[:2]
+    return tuple(map(int, parts)) if len(parts) == 2 and all(part.isdigit() for part in parts) else None
 
 
-def _numbers(version: str) -> list[int]:
+def numbers(version: str) -> list[int]:
+    """The numbers of a version, by which two are compared."""
     return [int(each) for each in version.split(".") if each.isdigit()] or [0]

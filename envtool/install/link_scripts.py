@@ -1,12 +1,8 @@
-"""Link scripts: programs that a conda package wants run when it is linked or unlinked; and the runs of those allowed.
-
-What they do is in no archive and no lock: they may write anywhere, and differently on every machine. envtool runs the
-post-link scripts of those packages that `run-link-scripts` in environment.yml names, and no others; they can write to
-the prefix alone where the kernel has Landlock. They run after all packages and wheels are there, in the order in which
-conda links, with the variables that conda gives them. What they make is noted as generated, so that `verify` knows it.
-Source: the conda package specification (CEP 34); conda-build's documentation, "Adding pre-link, post-link, and
-pre-unlink scripts"; docs/reference/archives.md.
-"""
+"""Link scripts: programs that a conda package wants run when it is linked or unlinked. They may write anywhere, and
+differently on every machine, so that only the post-link scripts of packages that `run-link-scripts` in environment.yml
+names are run: after all packages are there, in conda's order and with its variables, confined to the prefix where the
+kernel has Landlock. What they make is noted as generated. Source: CEP 34; conda-build's documentation, "Adding
+pre-link, post-link, and pre-unlink scripts"; docs/reference/archives.md."""
 
 from __future__ import annotations
 
@@ -23,8 +19,8 @@ from typing import TYPE_CHECKING
 from envtool import subprocesses
 from envtool.artifacts.file_manifest import Declared
 from envtool.errors import PrefixError
-from envtool.prefix.clobber import topological_order
 from envtool.prefix.confinement import LAUNCHER, landlock_version
+from envtool.prefix.rattler import link_order
 
 if TYPE_CHECKING:
     from envtool.install.transaction import Transaction
@@ -36,11 +32,10 @@ _MOST_MESSAGE_BYTES = 65_536
 
 
 def run_link_scripts(transaction: Transaction) -> tuple[str, ...]:
-    """Run what the lock allows and return what the scripts left for people to read, a text for each package. Raises
-    ProcessError if a script ended with another status than 0, or there is no bash. Raises PrefixError if a script
-    changed conda's notes."""
+    """Run what the lock allows; returns what scripts say to people. Raises ProcessError, PrefixError if notes were
+    changed."""
     conda = {package.name: package for package in transaction.wanted if package.manager == "conda"}
-    order = topological_order({name: list(each.dependencies) for name, each in conda.items()}, ())
+    order = link_order({name: list(each.dependencies) for name, each in conda.items()}, ())
     allowed = [conda[name] for name in order if name in transaction.request.link_scripts()]
     prefix = transaction.prefix
     messages = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from envtool.errors import PrefixError
 from envtool.lockfile.conda_lock_v1 import LINK_SCRIPTS_KEY, read_json_metadata
@@ -13,8 +14,7 @@ from envtool.prefix.conda_meta import CondaPackage, record_names
 from envtool.prefix.prefix import Installed, Prefix, Receipt, State
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What has to change in a prefix."""
 
     install: tuple[LockedPackage, ...]
@@ -37,8 +37,7 @@ class Plan:
         return tuple(each for each in self.remove if each.manager == manager)
 
 
-@dataclass(frozen=True)
-class RepairPlan:
+class RepairPlan(NamedTuple):
     """What a verification found to be wrong with a prefix."""
 
     packages: Collection[tuple[str, str]] = ()
@@ -95,13 +94,9 @@ class Request:
     is_from_archives: bool = False  # whether everything is unpacked and compiled, also what the cache holds unpacked
     is_for_elsewhere: bool = False  # whether another machine will run it, so that what this one lacks does not matter
 
-    def packages(self) -> tuple[LockedPackage, ...]:
-        """What the lock states for the platform and categories. Raises PrefixError if the lock has nothing for the
-        platform or a category."""
-        return self._packages
-
     @cached_property
-    def _packages(self) -> tuple[LockedPackage, ...]:
+    def packages(self) -> tuple[LockedPackage, ...]:
+        """What the lock states for the platform and categories. Raises PrefixError if it has nothing for one."""
         if self.platform not in self.lockfile.platforms:
             message = f"the lock has nothing for {self.platform}; it has {', '.join(self.lockfile.platforms)}"
             raise PrefixError(message, f"add {self.platform} to the platforms of environment.yml and lock again")
@@ -117,17 +112,15 @@ class Request:
     def link_scripts(self) -> tuple[str, ...]:
         """The conda packages whose link scripts the lock allows to run."""
         allowed = read_json_metadata(self.lockfile, LINK_SCRIPTS_KEY) or []
-        return tuple(sorted({each.name for each in self.packages() if each.manager == "conda"}.intersection(allowed)))
+        return tuple(sorted({each.name for each in self.packages if each.manager == "conda"}.intersection(allowed)))
 
     def fulfilled(self, prefix: Prefix) -> Receipt | None:
-        """The receipt of a prefix that is up to date already, by its own notes; None when there is something to do.
-
-        A few milliseconds: neither py-rattler nor a download is needed to find out that nothing has to be done. conda's
-        notes are looked at by their names alone, which tell what it installed, updated or removed.
-        """
+        """The receipt of a prefix that is up to date already, None when there is something to do. It takes
+        milliseconds, by the prefix's own notes and the names alone of conda's, which tell what it installed, updated or
+        removed."""
         if self.starts_over or self.repairs or prefix.state() is not State.WHOLE:
             return None
-        packages, receipt = self.packages(), prefix.receipt()
+        packages, receipt = self.packages, prefix.receipt()
         records = {f"{each.name}-{each.version}-{each.build_string}" for each in packages if each.manager == "conda"}
         is_same = plan(packages, receipt).is_empty and receipt.link_scripts == self.link_scripts()
         return receipt if is_same and record_names(prefix.path) == records else None

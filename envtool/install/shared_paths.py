@@ -1,8 +1,5 @@
-"""Carrying out that packages share paths: what loses one gives way before it is installed.
-
-Where a change touches a shared path, the prefix is made anew: what the one that left had covered is in no file of
-the prefix, and a prefix made in one go is what every other way has to equal.
-"""
+"""Carrying out that packages share paths: what loses one gives way before it is installed. Where a change touches a
+shared path, the prefix is made anew: what the one that left had covered is in no file of the prefix."""
 
 from __future__ import annotations
 
@@ -13,14 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envtool.artifacts.download import require_sha256
-from envtool.artifacts.file_manifest import Brought
-from envtool.artifacts.stated_paths import Checksum, checksums_of, place_in_prefix, place_of
+from envtool.artifacts.file_manifest import Brought, Checksum, checksums_of, kept_at, place_in_prefix, place_of
 from envtool.lockfile.model import LockedPackage
-from envtool.package_cache.materialize import Placement
-from envtool.prefix import clobber
-from envtool.prefix.clobber import Lost, Package
+from envtool.package_cache.unpacked import Placement
 from envtool.prefix.conda_meta import conda_packages, wheel_files
-from envtool.prefix.layout import losses, site_packages
+from envtool.prefix.layout import Lost, Package, losses, parents, site_packages
 
 if TYPE_CHECKING:
     from envtool.install.transaction import Transaction
@@ -63,8 +57,7 @@ class SharedPaths:
         return self.transaction.manifests.brought(require_sha256(package), key, self._site_packages)
 
     def require_settled(self) -> None:
-        """Check that the plan makes every package that has a shared path, once the archives are unpacked. Raises
-        SharedPathsError if it does not."""
+        """Raise SharedPathsError if the plan does not make every package that has a shared path."""
         plan = self.transaction.plan
         sharing = {package for (loser, _), winner in self._losses.items() for package in (loser, winner)}
         if not sharing.isdisjoint(self._placed):
@@ -79,11 +72,9 @@ class SharedPaths:
             raise SharedPathsError(sharing)
 
     def yield_paths(self, package: LockedPackage, unpacked: Path) -> None:
-        """Let a conda package bring what it loses to another one under the name that py-rattler gives it.
-
-        py-rattler would sort this out itself, but links packages side by side, and then fails or forgets files where a
-        path is a directory in one package and a file in another. For the same reason it sees no entries of directories.
-        """
+        """Let a conda package bring what it loses to another one under the name that py-rattler gives it. py-rattler
+        links packages side by side, and would fail or forget files where a path is a directory in one package and a
+        file in another; for the same reason it sees no entries of directories."""
         key = package.manager, package.name
         lost = {path for (loser, path), winner in self._losses.items() if loser == key and winner[0] == "conda"}
         brought = self._brought(package)
@@ -112,7 +103,7 @@ class SharedPaths:
             if path not in lost:
                 yield entry
                 continue
-            place = clobber.kept_at(name, path)
+            place = kept_at(name, path)
             (unpacked / place).parent.mkdir(parents=True, exist_ok=True)
             (unpacked / entry["_path"]).rename(unpacked / place)
             yield {**entry, "_path": place}
@@ -122,7 +113,7 @@ class SharedPaths:
         prefix = self.transaction.prefix.path
         for package in packages:
             for path in self._brought(package).directories:
-                above = [prefix / each for each in (path, *clobber.parents(path))]
+                above = [prefix / each for each in (path, *parents(path))]
                 if not any(each.is_symlink() or (each.exists() and not each.is_dir()) for each in above):
                     (prefix / path).mkdir(parents=True, exist_ok=True)
 

@@ -48,7 +48,7 @@ class Transaction:
 
 def decide(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Transaction:
     """Decide what has to change so that a prefix equals a lock; nothing is downloaded or changed."""
-    wanted = request.packages()
+    wanted = request.packages
     anew = Transaction(request, prefix, cache, display, wanted, plan(wanted, None))
     if request.starts_over or prefix.state() is not State.WHOLE:
         return anew
@@ -73,7 +73,7 @@ def decide(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
             brought.update(wheel_files(prefix, [each.name for each in receipt.packages if each.manager == "pip"]))
             names = (name for name, _ in walk(str(prefix.path)))
             extra = sorted(name for name in names if name not in brought and source_of(name) not in brought)
-            todo = replace(todo, delete=tuple(extra))
+            todo = todo._replace(delete=tuple(extra))
     scripted = request.link_scripts()
     if receipt.link_scripts != scripted or (scripted and not todo.is_empty):
         return anew  # what scripts did cannot be undone, and they may do another thing the second time

@@ -1,14 +1,11 @@
-"""conda-lock.yml in version 1 (CEP 37), read and written without conda-lock.
-
-Every issue has its line, and reading takes milliseconds; the tests hold that conda-lock writes the very same bytes.
-"""
+"""conda-lock.yml in version 1 (CEP 37), read in milliseconds with each issue's line, written as conda-lock does."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +39,7 @@ _HEADER = """\
 
 
 def read_lockfile(path: Path) -> Lockfile:
-    """Read a conda-lock.yml, whoever wrote it. Raises MissingFileError if the file cannot be read; LockfileError if it
-    is malformed or of another version; every issue is in it."""
+    """Read a conda-lock.yml, whoever wrote it. Raises MissingFileError, or LockfileError with every issue."""
     text = read_text(path, "envtool lock makes it from environment.yml; -f names another")
     return parse_lockfile(str(path), text)
 
@@ -84,9 +80,9 @@ def format_lockfile(lockfile: Lockfile) -> str:
     sizes = {_size_key(each.sha256): each.size_bytes for each in lockfile.packages if each.sha256 and each.size_bytes}
     if sizes:
         custom_metadata[SIZES_KEY] = json.dumps(sizes, sort_keys=True, separators=(",", ":"))
-    builds = {each.url: each.built for each in lockfile.packages if each.built}
+    builds = {each.url: asdict(each.built) for each in lockfile.packages if each.built}
     if builds:
-        custom_metadata[BUILDS_KEY] = model.serialize_builds(builds)
+        custom_metadata[BUILDS_KEY] = json.dumps(builds, sort_keys=True, indent=1)
     metadata = {
         "content_hash": dict(lockfile.content_hash),
         "channels": [{"url": url, "used_env_vars": sorted(variables_of(url))} for url in lockfile.channels],

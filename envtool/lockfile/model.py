@@ -1,16 +1,13 @@
-"""A lock as frozen values; `envtool.lockfile.conda_lock_v1` reads and writes it.
-
-A git requirement is `NAME @ git+URL@REVISION#subdirectory=DIRECTORY`.
-Source: pip documentation, "VCS Support"; PEP 440, "Direct references".
-"""
+"""A lock as frozen values. A git requirement is `NAME @ git+URL@REVISION#subdirectory=DIRECTORY`. Source: pip
+documentation, "VCS Support"; PEP 440, "Direct references"."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from envtool.fetch import credentials
@@ -21,8 +18,7 @@ _VARIABLES = re.compile(r"(\$(\{\w+\}|\w+))+")
 _PREFIX = "git+"
 
 
-@dataclass(frozen=True)
-class Repository:
+class Repository(NamedTuple):
     """Where a project is in a git repository."""
 
     url: str  # the repository, with variables for its credentials and without `git+`
@@ -49,11 +45,11 @@ class Repository:
     @property
     def locator(self) -> str:
         """The commit for a bill of materials. Source: SPDX specification, "Package download location"."""
-        return str(replace(self, url=self.shown))
+        return str(self._replace(url=self.shown))
 
     def at(self, commit: str) -> Repository:
         """The same project at a commit."""
-        return replace(self, revision=commit)
+        return self._replace(revision=commit)
 
     def __str__(self) -> str:
         at = f"@{quote(self.revision, safe='/')}" if self.revision else ""
@@ -67,8 +63,7 @@ def is_repository(url: str | None) -> bool:
 
 
 def parse_repository(text: str) -> Repository:
-    """Parse `git+URL@REVISION#subdirectory=DIRECTORY`. Raises ValueError if it cannot be used; the text has the
-    reason."""
+    """Parse `git+URL@REVISION#subdirectory=DIRECTORY`. Raises ValueError, with the reason, if it cannot be used."""
     parts = urlsplit(text[len(_PREFIX) :])
     if parts.scheme not in _SCHEMES or not (parts.netloc or parts.scheme == "file"):
         raise ValueError(f"expected git+ and {', '.join(_SCHEMES[:-1])} or {_SCHEMES[-1]}, found {text!r}")
@@ -115,11 +110,6 @@ class SourceBuild:
     tree_sha256: str  # hash of the files that it was made of, as `envtool.source_builds.git.tree_sha256` takes it
     committed_at: int  # when they were committed, in seconds since 1970; the backend's clock
     tools: tuple[Tool, ...]
-
-
-def serialize_builds(builds: Mapping[str, SourceBuild]) -> str:
-    """Builds by a key, as text for a lock's custom_metadata."""
-    return json.dumps({key: asdict(each) for key, each in builds.items()}, sort_keys=True, indent=1)
 
 
 def parse_builds(text: str) -> dict[str, SourceBuild]:

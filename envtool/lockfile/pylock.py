@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from envtool.errors import SolveError
 from envtool.lockfile import model
-from envtool.lockfile.model import SourceBuild, file_name_of
+from envtool.lockfile.model import LockedPackage, file_name_of
 
 if TYPE_CHECKING:
     from envtool.pypi.resolve import Pins
 
 
-class Wheel(NamedTuple):
-    """One locked wheel."""
-
-    name: str
-    version: str
-    url: str
-    sha256: str
-    size_bytes: int | None = None  # size of the file, where the index states it
-    needs: tuple[str, ...] = ()  # the normalized names of the distributions that it needs on its target
-    built: SourceBuild | None = None  # how it was made, if it is of a repository; then the URL is that of the commit
-
-
 def parse_pylock(
-    text: str,
-    built: Mapping[str, Wheel] | None = None,
-    *,
-    kept: Collection[str] = (),
-    is_pure: bool = False,
-    pins: Pins | None = None,
-) -> list[Wheel]:
-    """The wheels of a pylock.toml that uv resolved for one target, sorted by name. Raises SolveError if a package is
-    not a wheel, has no sha256, or none of its wheels is a pinned one.
-
-    Args:
-        built: wheels by name that uv was given as files.
-        kept: the sha256 of files that are taken before a better one of the same version.
-        is_pure: whether a wheel for every platform is wanted, and no other.
-    """
+    text: str, built: Mapping[str, LockedPackage] | None = None, *, kept: Collection[str | None] = (),
+    is_pure: bool = False, pins: Pins | None = None,
+) -> list[LockedPackage]:  # fmt: skip
+    """The wheels of a pylock.toml that uv resolved for one target, sorted by name; `built` are wheels that uv was given
+    as files, `kept` the sha256 of files to be preferred, and `is_pure` wants wheels for every platform alone. Raises
+    SolveError if a package is not a wheel, has no sha256, or none of its wheels is a pinned one."""
     from envtool import toml
 
     packages: list[dict[str, Any]] = toml.loads(text).get("packages", [])
@@ -51,7 +31,7 @@ def parse_pylock(
     return sorted(wheels, key=lambda wheel: wheel.name)
 
 
-def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -> str:
+def format_pylock(wheels: Sequence[LockedPackage], requires_python: str | None = None) -> str:
     """A pylock.toml with these wheels, for the interpreters of `requires_python`; equal values give equal bytes."""
     lines = ['lock-version = "1.0"', 'created-by = "envtool"']
     if requires_python:
@@ -67,12 +47,14 @@ def format_pylock(wheels: Sequence[Wheel], requires_python: str | None = None) -
         else:
             fields = [f"name = {json.dumps(file_name_of(wheel.url))}", f"url = {json.dumps(wheel.url)}"]
             fields += [] if wheel.size_bytes is None else [f"size = {wheel.size_bytes}"]
-            fields.append(f"hashes = {{ sha256 = {json.dumps(wheel.sha256)} }}")
+            fields.append(f"hashes = {{ sha256 = {json.dumps(wheel.sha256 or '')} }}")
             lines.append(f"wheels = [{{ {', '.join(fields)} }}]")
     return "\n".join(lines) + "\n"
 
 
-def _wheel(package: Mapping[str, Any], kept: Collection[str], *, is_pure: bool, pins: Pins | None) -> Wheel:
+def _wheel(
+    package: Mapping[str, Any], kept: Collection[str | None], *, is_pure: bool, pins: Pins | None
+) -> LockedPackage:
     # uv writes only the wheels that fit the target, the best one first.
     fitting = package.get("wheels", ())
     if is_pure:
@@ -88,13 +70,9 @@ def _wheel(package: Mapping[str, Any], kept: Collection[str], *, is_pure: bool, 
     source = next((each for each in proven if pins is None or pins.allow(package["name"], each)), None)
     if source is None:
         raise _not_pinned(package, proven, pins)
-    return Wheel(
-        name=package["name"],
-        version=str(package.get("version", "")) or file_name_of(source["url"]).split("-")[1],  # PEP 427, "File name"
-        url=source["url"],
-        sha256=source["hashes"]["sha256"],
-        size_bytes=source.get("size"),
-    )
+    version = str(package.get("version", "")) or file_name_of(source["url"]).split("-")[1]  # PEP 427, "File name"
+    found = LockedPackage("pip", package["name"], version, "", source["url"], source["hashes"]["sha256"])
+    return replace(found, size_bytes=source.get("size"))
 
 
 def _not_pinned(package: Mapping[str, Any], files: Sequence[Mapping[str, Any]], pins: Pins | None) -> SolveError:

@@ -1,9 +1,7 @@
-"""The configuration files of conda, pip and uv: a mirror put in and taken out, everything else as it was.
-
-Sources: conda documentation, "Using the .condarc conda configuration file": `default_channels` are what `defaults`
-stands for, `custom_channels` maps the name of a channel to the URL that the name is appended to. pip documentation,
-"Configuration": `[global]` is read first, `[install]` goes over it. uv documentation, "Package indexes": the
-`[[index]]` with `default = true` is asked in place of the usual one."""
+"""The configuration files of conda, pip and uv: a mirror put in and taken out, everything else as it was. Sources:
+conda documentation, "Using the .condarc conda configuration file" (`default_channels` are what `defaults` stands for,
+`custom_channels` maps a name to the URL that it is appended to); pip documentation, "Configuration" (`[install]` goes
+over `[global]`); uv documentation, "Package indexes" (`[[index]]` with `default = true`)."""
 
 from __future__ import annotations
 

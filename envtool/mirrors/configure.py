@@ -1,7 +1,4 @@
-"""`envtool mirror use`: changes of configuration files, shown before they are made, and taken back exactly.
-
-A change keeps what was there, byte for byte, in a directory that only the user can read.
-"""
+"""`envtool mirror use`: changes of configuration files, shown before they are made, and taken back byte for byte."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ import json
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool import paths
 from envtool.atomic_files import write_atomically
@@ -24,8 +21,7 @@ from envtool.mirrors.mirrors import AUTO, Preset
 _JOURNAL = "journal.json"
 
 
-@dataclass(frozen=True)
-class Edit:
+class Edit(NamedTuple):
     """A change of one file."""
 
     path: Path
@@ -64,8 +60,7 @@ def diff(edits: Sequence[Edit]) -> str:
 
 
 def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
-    """Make the changes, and keep what was there. Raises EnvtoolError if a file cannot be written, or is not what it was
-    when the change was planned."""
+    """Make the changes, and keep what was there. Raises EnvtoolError if a file cannot be written or was changed."""
     due = [edit for edit in edits if not edit.is_empty]
     for each in due:
         if read(each.path) != each.before:
@@ -82,8 +77,7 @@ def apply(edits: Sequence[Edit], journal: Path) -> list[Path]:
 
 
 def undo(journal: Path) -> list[Path]:
-    """Take the last change back; run again, the one before it. Raises EnvtoolError if there is no change to take back,
-    or a file was changed since."""
+    """Take the last change back. Raises EnvtoolError if there is none, or a file was changed since."""
     entries = _entries(journal)
     if not entries:
         raise EnvtoolError("there is no change to take back", "envtool mirror use makes one")
@@ -116,15 +110,11 @@ def _keep(edits: Sequence[Edit], journal: Path) -> None:
         before = None if each.before is None else each.before.encode()
         if before is not None:
             _write(place / str(position), before, 0o600)
-        files.append(
-            {
-                "path": str(each.path),
-                "kept": str(position),
-                "mode": _mode(each.path),
-                "before_sha256": None if before is None else _sha256(before),
-                "after_sha256": _sha256(each.after.encode()),
-            }
-        )
+        files.append({
+            "path": str(each.path), "kept": str(position), "mode": _mode(each.path),
+            "before_sha256": None if before is None else _sha256(before),
+            "after_sha256": _sha256(each.after.encode()),
+        })  # fmt: skip
     # Written last: without it the directory counts for nothing.
     write_atomically(place / _JOURNAL, json.dumps({"files": files}, indent=2) + "\n")
 
@@ -164,8 +154,7 @@ def journal() -> Path:
 
 
 def plan(names: Sequence[str], tools: Sequence[str], known: Mapping[str, Preset], best: Preset | None) -> list[Edit]:
-    """The changes that make envtool, and other tools on request, use mirrors. Raises EnvtoolError if the names or a
-    file cannot be used."""
+    """The changes that make envtool, and tools, use mirrors. Raises EnvtoolError if names or a file cannot be used."""
     if len(names) > 1 and {AUTO, OFF} & set(names):
         raise EnvtoolError("auto and off stand alone", "envtool mirror use auto")
     missing = [name for name in names if name not in known and name not in (AUTO, OFF)]

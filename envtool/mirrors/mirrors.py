@@ -1,11 +1,6 @@
-"""Mirrors: other places that have the bytes of a canonical URL.
-
-A lock names canonical URLs only; where the bytes come from is a matter of the machine, and is configured there:
-`[mirrors]` in `config.toml` under envtool's home, and the variable `ENVTOOL_MIRRORS`, which is looked at first.
-docs/reference/mirrors.md describes the tables. Presets are mirrors by name, each with the channels that it has: ours
-are data beside this file, users add their own.
-
-Out of scope: which mirror is quick (`envtool.mirrors.selection`), and what to do when one fails."""
+"""Mirrors: other places that have the bytes of a canonical URL, as this machine is set up: `[mirrors]` in `config.toml`
+under envtool's home, after the variable `ENVTOOL_MIRRORS` (docs/reference/mirrors.md). Presets are mirrors by name,
+ours in a file beside this one. Out of scope: which mirror is quick, and what to do when one fails."""
 
 from __future__ import annotations
 
@@ -28,8 +23,7 @@ def config_path() -> Path:
 
 
 def read_table(name: str) -> Any:
-    """The value of a key at the top, an empty table where file or key are missing; its content is not checked. Raises
-    InvalidFileError if the file is not TOML, or cannot be read."""
+    """A key of config.toml, unchecked; an empty table where it is missing. Raises InvalidFileError."""
     from envtool import toml
 
     path = config_path()
@@ -93,8 +87,7 @@ def configured() -> Mirrors:
 
 
 def used() -> tuple[str, ...]:
-    """The names of the presets that are in use, the best first, or `auto` alone; nothing when none is. Raises
-    InvalidFileError with every issue of config.toml."""
+    """The names of the presets in use, the best first, or `auto` alone. Raises InvalidFileError with every issue."""
     names = _table().get("use", ())
     chosen = (names,) if isinstance(names, str) else tuple(names)
     return () if chosen == ("off",) else chosen
@@ -196,8 +189,7 @@ def is_wheel_store(channel: str) -> bool:
 
 
 def presets() -> dict[str, Preset]:
-    """Every preset by name: ours, then the user's, who may replace ours. Raises InvalidFileError with every issue of
-    config.toml."""
+    """Every preset by name: ours, then the user's, who may replace ours. Raises InvalidFileError with every issue."""
     from envtool import toml
 
     found = _parse_presets(str(_BUILT_IN), toml.loads(_BUILT_IN.read_text(encoding="utf-8")))

@@ -1,9 +1,6 @@
-"""The package index that this machine is set up for: uv's own variables first, then pip's variables and files.
-
-uv does not read pip's configuration, but on most machines (and behind most mirrors) that is the one that was set up.
-An index that the user named stays the only one: its packages may be others than the public ones of the same names.
-Source: pip documentation, "Configuration": files are read in the order global, user, site, PIP_CONFIG_FILE.
-"""
+"""The package index that this machine is set up for: uv's own variables first, then pip's variables and files, which uv
+does not read. An index that the user named stays the only one: its packages may be others than the public ones of the
+same names. Source: pip documentation, "Configuration"."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ import configparser
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,11 +35,6 @@ def index_of_machine() -> str | None:
     return own or uv_environment().get("UV_DEFAULT_INDEX")
 
 
-def public_index() -> str | None:
-    """The public index, None where pip is not installed, which knows its URL."""
-    return _of_pip("simple_url")
-
-
 def _of_pip(name: str) -> str | None:
     # Its URLs are not in our sources; uv does not report them, and pip is in nearly every environment.
     try:
@@ -53,10 +45,8 @@ def _of_pip(name: str) -> str | None:
 
 
 def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
-    """The variables that make uv ask the indexes that an environment.yml names, with their credentials put in.
-
-    Variables and not arguments, since everybody on the machine can read the arguments of a process. Raises EnvtoolError
-    if a variable in a URL is not set."""
+    """The variables that make uv ask the indexes that an environment.yml names, with their credentials; everybody can
+    read the arguments of a process. Raises EnvtoolError if a variable in a URL is not set."""
     variables: dict[str, str] = {}
     if index_url:
         # Of the older variable there may be another value in our environment; an empty one takes it away.
@@ -67,19 +57,15 @@ def index_variables(index_url: str | None, extra_index_urls: Sequence[str]) -> d
 
 
 def only(index_url: str | None, extra_index_urls: Sequence[str]) -> dict[str, str]:
-    """The variables that make uv ask the indexes that an environment.yml names, and no other that it knows of. Raises
-    EnvtoolError if a variable in a URL is not set."""
+    """The variables that make uv ask these indexes and no other. Raises EnvtoolError as `index_variables`."""
     *first, last = (*extra_index_urls, *([index_url] if index_url else [])) or (None,)
     nothing_else = dict.fromkeys(("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS"), "")
     return {**nothing_else, "UV_NO_CONFIG": "1", **index_variables(last, [each for each in first if each])}
 
 
 def canonical(url: str, mirrors: Mirrors) -> str:
-    """The URL of a wheel for a lock: no mirror, no credentials.
-
-    A full mirror keeps the index's own paths, by which its files are known; of any other mirror the configuration has
-    to say what it stands for.
-    """
+    """The URL of a wheel for a lock, without mirror and credentials. A full mirror keeps the index's own paths, by
+    which its files are known; of any other the configuration has to state what it stands for."""
     url = mirrors.canonical(credentials.strip(url))
     path = _FILE_PATH.search(urlsplit(url).path)
     host = _of_pip("file_storage_domain")
@@ -116,10 +102,9 @@ _FAILURES = (
 
 
 def index_candidates(index_url: str | None, mirrors: Mirrors) -> tuple[str | None, ...]:
-    """The indexes to be asked, the best first, one after the other until one answers; None means whatever uv asks by
-    itself."""
+    """The indexes to be asked one after the other, the best first; None means whatever uv asks by itself."""
     own = index_url or index_of_machine()
-    public = public_index()
+    public = _of_pip("simple_url")  # None where pip is not installed, which knows its URL
     url = own or public
     if url is None:
         return (None,)  # without the public index's URL, nothing can be said to stand for it
@@ -143,8 +128,3 @@ def index_candidates(index_url: str | None, mirrors: Mirrors) -> tuple[str | Non
 def is_index_failure(output: str) -> bool:
     """Whether it was the index that failed, by the output of uv, and not that nothing satisfies the requirements."""
     return any(each in output for each in _FAILURES)
-
-
-def index_limits(is_last: bool, read_timeout_s: float) -> Mapping[str, str]:
-    """Variables by which uv gives up on an index soon, as long as there is another one to ask."""
-    return {} if is_last else {"UV_HTTP_TIMEOUT": f"{max(1, round(read_timeout_s))}", "UV_HTTP_RETRIES": "1"}

@@ -1,9 +1,6 @@
-"""The mirrors of a run: the configured ones, then those of the presets that were chosen, ranked by measurement.
-
-They are measured with the very things that a lock needs: of each channel its repodata, which a mirror that lacks the
-channel has not; then the first megabytes of an archive or wheel of the lock, which a mirror that lags behind has not.
-What was measured is kept for a day in the cache, so that a create does not measure again.
-"""
+"""The mirrors of a run: the configured ones, then those of chosen presets, ranked by what a lock needs of them: the
+repodata of each channel, and the first megabytes of an archive or wheel, which a mirror that lags behind has not. What
+was measured is kept for a day in the cache."""
 
 from __future__ import annotations
 
@@ -96,11 +93,8 @@ def measure(places: Sequence[Candidate], limit_s: float) -> list[Reading]:
 
 
 def rank(readings: Sequence[Reading]) -> dict[str, tuple[str, ...]]:
-    """The URLs to be used for each channel, the quickest first.
-
-    A place that only sends on to the host of a quicker one is no independent fallback, so it comes after all that are.
-    A place that answered nothing is left out; the origin is ranked like any other.
-    """
+    """The URLs to be used for each channel, the quickest first, the origin among them; a place that only sends on to
+    the host of a quicker one is no independent fallback and comes last, and one that answered nothing is left out."""
     ranked = {}
     for channel, found in by_channel([reading for reading in readings if reading.estimate_s is not None]).items():
         first: dict[str | None, Reading] = {}

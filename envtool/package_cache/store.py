@@ -1,15 +1,9 @@
-"""The store of unpacked packages: a directory for each, in a part of the cache that belongs to this user alone.
-
-Small files lie one after the other in a *pack*; each large one is a file of its own, named by its sha256, so that it
-can be cloned.
-
-An image is used as it is as long as its *seals* hold: inode, size and times of each stored file. The kernel sets the
-time of change whenever a file is written, made writable, renamed or linked, and no user can set it back; so a file
-whose seal holds has the bytes that were proven when it was stored. Where a seal does not hold, the bytes are hashed;
-if they are others, the image is dropped, and made anew from the archive.
-
-Nothing here is synced to the disk: what a power failure tears has neither its seal nor its hash.
-"""
+"""The store of unpacked packages, in a part of the cache that belongs to this user alone: small files lie one after the
+other in a *pack*, each large one, to be cloned, in a file named by its sha256. An image is used as long as its *seals*
+hold: inode, size and times of each stored file. The kernel sets the time of change whenever a file is written, made
+writable, renamed or linked, and no user can set it back; so what has its seal has the bytes that were proven. Where a
+seal does not hold, the bytes are hashed, and dropped if they are others. Nothing is synced: what a power failure tears
+has neither."""
 
 from __future__ import annotations
 
@@ -23,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from envtool import scratch
@@ -73,8 +67,7 @@ class CacheEntry:
 
 
 def image_key(package: LockedPackage, python_sha256: str) -> str:
-    """What the image of a package is kept under: whatever its content depends on, the hash of the archive of the
-    environment's Python among it (empty where it has none)."""
+    """What an image is kept under: a hash of all that it depends on, the environment's Python (or "") included."""
     parts = [package.manager, package.name, package.version, package.sha256, *_installers()]
     if depends_on_python(package):
         parts.append(python_sha256)
@@ -110,8 +103,7 @@ _SETTINGS = ("always", "reflink", "never")
 _INDEX = "index"
 
 
-@dataclass(frozen=True)
-class Kept:
+class Kept(NamedTuple):
     """One image as it lies in the store."""
 
     key: str

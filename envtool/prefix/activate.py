@@ -1,7 +1,5 @@
-"""Use of an environment: become a program in it, or have a shell activate it.
-
-conda and py-rattler read the same places: `etc/conda/env_vars.d`, `conda-meta/state`, `etc/conda/activate.d`.
-"""
+"""Use of an environment: become a program in it, or have a shell activate it. conda and py-rattler read the same
+places: `etc/conda/env_vars.d`, `conda-meta/state`, `etc/conda/activate.d`."""
 
 from __future__ import annotations
 
@@ -110,8 +108,8 @@ end
 
 def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
     """Become a program in an activated environment; signals and the exit status are the program's own. Raises
-    PrefixError if the environment is not found, not ours or not whole. Raises ProcessError if there is no bash, which
-    the activation scripts of conda packages are written for."""
+    PrefixError if the environment is not whole, ProcessError if there is no bash, which conda's activation scripts are
+    written for."""
     bash = shutil.which("bash")
     if bash is None:
         raise ProcessError("bash", 127, "not found", "activation scripts of conda packages need it")
@@ -121,8 +119,7 @@ def run(prefix: Prefix, argv: Sequence[str]) -> NoReturn:
 
 
 def activate(prefix: Prefix, shell: str) -> str:
-    """What a shell has to evaluate to activate an environment. Raises PrefixError if the environment is not found, not
-    ours or not whole."""
+    """What a shell has to evaluate to activate an environment. Raises PrefixError if it is not whole."""
     prefix.require_whole()
     return activation_script(prefix.path, shell)
 

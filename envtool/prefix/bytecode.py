@@ -1,10 +1,6 @@
-"""Reproducible byte-code: the same bytes in every directory and on every machine.
-
-Compiled once while creating, so that running the environment never writes into it. `PYTHONHASHSEED=0` fixes the order
-of marshalled sets; checked hashes take the place of time stamps (PEP 552); file names are relative to the prefix, and
-the import system puts the real ones back when it loads the code; and no module's code depends on which were compiled
-before it (`envtool.prefix.compile_worker` shows how).
-"""
+"""Reproducible byte-code, compiled once while creating: `PYTHONHASHSEED=0` fixes the order of marshalled sets, checked
+hashes take the place of time stamps (PEP 552), file names are relative to the prefix (the import system puts the real
+ones back), and no module's code depends on those before it (`envtool.prefix.compile_worker`)."""
 
 from __future__ import annotations
 
@@ -22,8 +18,7 @@ WORKER = Path(__file__).with_name("compile_worker.py")
 
 
 def compile_all(prefix: Path, python: Path, kept: Collection[str] = ()) -> None:
-    """Remove the byte-code of a prefix and compile every module of its library anew, but for what is `kept`: byte-code,
-    relative to the prefix, that is known to be what compiling would give."""
+    """Compile every module anew, but for what is `kept`: byte-code that is known to be what compiling would give."""
     modules, byte_code = set(), set()
     for directory, _, files in os.walk(prefix / "lib"):
         below = os.path.relpath(directory, prefix)

@@ -1,11 +1,7 @@
 """Compiles modules into byte-code that depends on nothing but the module; run by the environment's own interpreter.
-
-`marshal` marks an object for later reference only when something else holds it too at that moment, so that the same
-module gives other bytes after other modules (they share interned strings). Here every part of the code is held once
-more while it is written: then all of it is marked, always. The import system reads both forms alike.
-
-Usage: python compile_worker.py PREFIX JOBS < NUL-separated paths relative to PREFIX
-"""
+`marshal` marks an object for later reference only when something else holds it too, so that the same module gives other
+bytes after other modules (they share strings). Here all of the code is held once more, and so always marked. Usage:
+python compile_worker.py PREFIX JOBS < NUL-separated paths relative to PREFIX"""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""What a prefix notes of itself: the records and history in conda-meta, and the files that a wheel records.
-
-Where the two differ, conda reads py-rattler's wrongly: `conda doctor` calls each link altered, and no file that is.
-"""
+"""What a prefix notes of itself: the records and history in conda-meta, and the files that a wheel records. Where conda
+reads py-rattler's records wrongly (`conda doctor` calls each link altered, and no file that is), they are mended."""
 
 from __future__ import annotations
 
@@ -9,27 +7,22 @@ import json
 import posixpath
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from packaging.utils import canonicalize_name
 
-from envtool.artifacts.stated_paths import place_of
+from envtool.artifacts.file_manifest import kept_at, place_of
 from envtool.atomic_files import write_atomically
 from envtool.errors import PrefixError
-from envtool.prefix.clobber import kept_at
 from envtool.prefix.prefix import Prefix
 
 
 def write_history(
     meta: Path, command: str, before: Sequence[str], after: Sequence[str], match_specs: Sequence[str]
 ) -> None:
-    """Note a change as conda does, so that conda can go on with the prefix.
-
-    Without the `update specs` a later `conda remove` would take everything out that nothing else needs.
-    Source: conda's conda/history.py.
-    """
+    """Note a change as conda does (conda/history.py); without the `update specs` a later `conda remove` would take
+    everything out that nothing else needs."""
     lines = [f"==> {time.strftime('%Y-%m-%d %H:%M:%S')} <==", f"# cmd: {command}"]
     lines += [f"-{each}" for each in sorted(set(before) - set(after))]
     lines += [f"+{each}" for each in sorted(set(after) - set(before))]
@@ -52,10 +45,7 @@ def freeze(meta: Path) -> None:
 
 
 def as_conda_writes(record: Mapping[str, Any], url: str, md5: str | None) -> dict[str, Any]:
-    """The record of a package that was just linked.
-
-    Source: conda 24.7.1, `LinkPathAction.verify` in conda/core/path_actions.py.
-    """
+    """The record of a package that was just linked (conda 24.7.1, `LinkPathAction.verify` in core/path_actions.py)."""
     mended = {**record, "url": url, "paths_data": {**record["paths_data"]}}
     set_md5(mended, md5)
     # Both name the directory that the archive was unpacked to, which is gone. Without them conda finds the record by
@@ -67,11 +57,8 @@ def as_conda_writes(record: Mapping[str, Any], url: str, md5: str | None) -> dic
 
 
 def as_rattler_reads(record: Mapping[str, Any], site_packages: str) -> dict[str, Any]:
-    """The record of a package that conda linked, so that py-rattler finds every file of it.
-
-    conda notes where a file of a noarch package was in the archive; py-rattler takes that for where it is, and would
-    leave the file there when the package goes.
-    """
+    """The record of a package that conda linked, with each file where it is: conda notes where a file of a noarch
+    package was in the archive, and py-rattler would leave it there when the package goes."""
     if record.get("noarch") != "python":
         return dict(record)
     paths = [{**path, "_path": place_of(path["_path"], site_packages)} for path in record["paths_data"]["paths"]]
@@ -103,8 +90,7 @@ _ALIAS = "https://conda.anaconda.org/"
 _DEFAULTS = ("https://repo.anaconda.com/pkgs/main", "https://repo.anaconda.com/pkgs/r")
 
 
-@dataclass(frozen=True)
-class CondaPackage:
+class CondaPackage(NamedTuple):
     """One record of conda-meta."""
 
     name: str

@@ -1,10 +1,7 @@
-"""A program that can write to one directory alone: a launcher that confines itself, and then becomes the program.
-
-Landlock denies creating, writing, renaming and removing outside of the directory; it does not deny reading, the network
-or a change of modes and times. Source: the kernel's documentation, "Landlock: unprivileged access control".
-
-Usage: python confinement.py DIRECTORY PROGRAM [ARGUMENT ...]
-"""
+"""A launcher that confines itself to write to one directory alone, and then becomes a program. Landlock denies
+creating, writing, renaming and removing outside of the directory, not reading, the network or a change of modes and
+times. Source: the kernel's documentation, "Landlock: unprivileged access control". Usage: python confinement.py
+DIRECTORY PROGRAM [ARGUMENT ...]"""
 
 from __future__ import annotations
 
@@ -39,8 +36,7 @@ def landlock_version() -> int:
 
 
 def confine(directory: str) -> None:
-    """Take from this process, for good, the right to write outside of a directory. Raises OSError if the kernel does
-    not do it."""
+    """Take from this process, for good, the right to write outside of a directory. Raises OSError if it cannot be."""
     libc = ctypes.CDLL(None, use_errno=True)
     rights = sum(bits for version, bits in _BY_VERSION if version <= landlock_version())
     handled = ctypes.c_uint64(rights)

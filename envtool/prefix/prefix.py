@@ -1,9 +1,6 @@
-"""A prefix: the directory of one environment, what state it is in, and the notes that it carries about itself.
-
-A prefix of ours has a receipt, `conda-meta/envserve`, written last; while a command changes it, it has the mark
-`conda-meta/.incomplete`. (The receipt has no `.json` in its name, because conda and py-rattler take every such file
-for a package; docs/adr/0003.) Out of scope: what belongs into it (`envtool.install.create`).
-"""
+"""A prefix: the directory of one environment, its state and notes. One of ours has a receipt, `conda-meta/envserve`,
+written last (without `.json`, as conda takes every such file for a package; docs/adr/0003), and while a command changes
+it the mark `conda-meta/.incomplete`."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool import file_lock, paths
 from envtool.atomic_files import write_atomically
@@ -62,12 +59,8 @@ class Receipt:
 
 
 class Prefix:
-    """The directory of one environment.
-
-    Args:
-        path: where it is; made absolute, links resolved, since the path is written into its files.
-        made_for: the path that is written into its files, where it was made for another place, as in an image.
-    """
+    """The directory of one environment; absolute and without links, since its path is written into its files.
+    `made_for` is the path in its files, where it was made for another place, as in an image."""
 
     def __init__(self, path: Path, made_for: Path | None = None) -> None:
         self.path = path.expanduser().resolve()
@@ -111,8 +104,7 @@ class Prefix:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the prefix alone; a second process waits and reports it. Raises PrefixError if the directory holds
-        something that is not ours, or cannot be written."""
+        """Hold the prefix alone; a second process waits. Raises PrefixError if it is not ours or cannot be written."""
         self.refuse_foreign()
         length = len(os.fsencode(self.path))
         if length > LONGEST_PATH_BYTES:
@@ -169,13 +161,10 @@ class Prefix:
         try:
             data: dict[str, Any] = json.loads(self._receipt.read_bytes())
             return Receipt(
-                platform=data["platform"],
-                categories=tuple(data["categories"]),
-                packages=tuple(Installed(**package) for package in data["packages"]),
-                env_digest=data["env_digest"],
-                generated=data["generated"],
-                link_scripts=tuple(data.get("link_scripts", ())),
-            )
+                platform=data["platform"], categories=tuple(data["categories"]),
+                packages=tuple(Installed(**package) for package in data["packages"]), env_digest=data["env_digest"],
+                generated=data["generated"], link_scripts=tuple(data.get("link_scripts", ())),
+            )  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             hint = "envtool create --force makes the prefix anew"
             raise PrefixError(f"the receipt {self._receipt} is damaged: {error}", hint) from error
@@ -188,8 +177,7 @@ class Prefix:
 
 
 def find_prefix(name: str | None, path: Path | None, made_for: Path | None = None) -> Prefix:
-    """The prefix that the options -n and -p mean; a name is looked for under `~/.envtool/envs` and in an existing
-    Miniconda's `envs`, and made in the first. Raises MissingFileError if neither is given."""
+    """The prefix of -n or -p; a name is under `~/.envtool/envs` or in a Miniconda's `envs`. Raises MissingFileError."""
     if path is not None:
         return Prefix(path, made_for)
     if name is None:
@@ -202,8 +190,7 @@ def find_prefix(name: str | None, path: Path | None, made_for: Path | None = Non
     return Prefix(next(existing, places[0] / name), made_for)
 
 
-@dataclass(frozen=True)
-class Environment:
+class Environment(NamedTuple):
     """One environment that envtool made."""
 
     path: Path
@@ -228,8 +215,7 @@ def environments() -> list[Environment]:
 
 
 def remove(prefix: Prefix) -> None:
-    """Remove an environment with everything in it. Raises PrefixError if it is not found, or was not made by
-    envtool."""
+    """Remove an environment with everything in it. Raises PrefixError if there is none of envtool."""
     if prefix.state() in (State.ABSENT, State.EMPTY):
         raise PrefixError(f"{prefix.path} not found", "envtool list shows the environments")
     with prefix.locked():

@@ -1,16 +1,12 @@
-"""The door to py-rattler for prefixes: linking archives, the virtual packages of this machine.
-
-Takes and gives plain values, so that nothing else depends on which py-rattler is installed (0.25 on Python 3.9, newer
-ones elsewhere). The process must then end through `envtool.__main__`: py-rattler may crash in interpreter shutdown.
-"""
+"""The door to py-rattler for prefixes: plain values go in and out, so that nothing else depends on its version (0.25 on
+Python 3.9). The process must end through `envtool.__main__`: py-rattler may crash in interpreter shutdown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool.artifacts.download import require_sha256
 from envtool.atomic_files import write_atomically
@@ -20,8 +16,7 @@ from envtool.prefix.conda_meta import as_conda_writes, as_rattler_reads, channel
 from envtool.prefix.prefix import Prefix
 
 
-@dataclass(frozen=True)
-class LinkRequest:
+class LinkRequest(NamedTuple):
     """An archive of a package of the lock, to be linked into a prefix."""
 
     package: LockedPackage
@@ -30,8 +25,7 @@ class LinkRequest:
 
 
 def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, platform: str, cache_dir: Path) -> None:
-    """Link archives into a prefix, anew where the package is there already, and unlink what is extra. Raises
-    EnvtoolError if an archive cannot be linked."""
+    """Link archives into a prefix, anew where they are there already, and unlink what is extra. Raises EnvtoolError."""
     import asyncio
 
     import rattler
@@ -45,15 +39,11 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
 
     async def install() -> None:
         await rattler.install(
-            records,
-            target_prefix=prefix,
-            cache_dir=cache_dir,
+            records, target_prefix=prefix, cache_dir=cache_dir,
             platform=(rattler.Subdir if hasattr(rattler, "Subdir") else rattler.Platform)(platform),
-            show_progress=False,
-            execute_link_scripts=False,
-            installed_packages=list(there.values()),
+            show_progress=False, execute_link_scripts=False, installed_packages=list(there.values()),
             reinstall_packages={request.package.name for request in requests} & there.keys(),
-        )
+        )  # fmt: skip
 
     try:
         asyncio.run(install())
@@ -70,6 +60,21 @@ def link(requests: Sequence[LinkRequest], kept: Sequence[str], prefix: Path, pla
         return as_conda_writes(record, request.package.url, request.package.md5) if request else record
 
     _rewrite_records(prefix, mend)
+
+
+def link_order(depends: Mapping[str, Sequence[str]], noarch: Collection[str]) -> list[str]:
+    """The names of packages in the order in which they are linked, each one after those that it needs."""
+    import rattler
+
+    build = getattr(rattler, "BuildString", str)("0")
+    records = []
+    for name, specs in depends.items():
+        kind = rattler.NoArchType("generic" if name in noarch else None)
+        try:
+            records.append(rattler.PackageRecord(name, "0", build, 0, "noarch", noarch=kind, depends=list(specs)))
+        except Exception as error:  # of another place in each py-rattler
+            raise EnvtoolError(str(error)) from error
+    return [each.name.source for each in rattler.PackageRecord.sort_topologically(records)]
 
 
 def detect_virtual_packages() -> dict[str, str]:

@@ -1,9 +1,6 @@
-"""Every file of a prefix as it is now, with the prefix's own path taken out of the content; and the env digest over it.
-
-A package's archive holds a *placeholder* wherever a file names its prefix; linking replaces it. Here it is put back, so
-that a file that was linked right has exactly the hash that its archive declares, in every directory and on every
-machine. The definition of the env digest is in docs/reference/env-digest.md; a change here is a change there.
-"""
+"""Every file of a prefix as it is now, with the prefix in its content put back to the archive's *placeholder*, so that
+what was linked right has the hash that its archive declares, anywhere; and the env digest over all of them, which
+docs/reference/env-digest.md defines: a change here is a change there."""
 
 from __future__ import annotations
 
@@ -14,8 +11,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from envtool.artifacts.relocation import PREFIX_TEXT, Placeholder, restore, without_rewritten
 from envtool.prefix.bytecode import source_of
@@ -28,8 +26,7 @@ _CHUNK_BYTES = 1 << 20
 _RECORD_SUFFIX = ".dist-info/RECORD"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One file or link of a prefix."""
 
     path: str
@@ -40,8 +37,7 @@ class Entry:
     names_prefix: bool = False  # whether the content on disk names the prefix
 
 
-@dataclass(frozen=True)
-class Written:
+class Written(NamedTuple):
     """A file as it was written."""
 
     sha256: str
@@ -75,8 +71,7 @@ class Known:
 def scan(
     prefix: Path, placeholders: Mapping[str, Placeholder], known: Known | None = None, named: Path | None = None
 ) -> dict[str, Entry]:
-    """Read every file of a prefix but those in conda-meta, on all cores; `named` is the path that its files name, where
-    it is another."""
+    """Read every file of a prefix but those in conda-meta, on all cores (`named`: the path in their content)."""
     # The largest first and dealt out, so that no core is left alone with one of them at the end.
     found = sorted(walk(str(prefix)), key=lambda each: each[1].st_size, reverse=True)
     known = known or Known()
@@ -97,7 +92,7 @@ def scan(
         # lengths, so that it differs in every directory. It counts as its source does.
         source = source_of(path)
         if source in placeholders and source in entries:
-            entries[path] = replace(entry, sha256=entries[source].sha256)
+            entries[path] = entry._replace(sha256=entries[source].sha256)
     return entries
 
 

@@ -4,7 +4,7 @@ Source: PyPA specifications, "Recording installed projects".
 
 A name comes from the archive itself where it is at hand (a local channel, the cache), then from the purls of the
 record, then from a table of the usual differences; else the distribution is called like the package. No service is
-asked. What no name tells is found before an environment is made (`envtool.install.distribution_collisions`).
+asked. What no name tells is found before an environment is made (`envtool.install.preconditions`).
 
 A stand-in states name, version and, where an extra is asked for, what the extras need: uv asks no index for that name,
 chooses no other version and completes nothing.
@@ -23,11 +23,12 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
+
+from packaging.utils import canonicalize_name
 
 from envtool.artifacts.conda_archive import DAMAGED, open_part, read_info
 from envtool.artifacts.download import archive_at_hand, find_archive
@@ -49,31 +50,26 @@ _EGG_INFO = re.compile(_SITE_PACKAGES + rb'([^/"\n]+?)-([^/"\n-]+)(?:-py[0-9.]+)
 
 
 def distributions_in(archive: Path) -> dict[str, str]:
-    """The distributions that an archive brings, normalized name to version. Raises ArchiveError if it is not a valid
-    package archive."""
+    """The distributions that an archive brings, normalized name to version. Raises ArchiveError if it is not valid."""
     listed = b"\n".join(read_info(archive, ["paths.json", "files"]).values()) + b"\n"
     found = [*_EGG_INFO.findall(listed), *_DIST_INFO.findall(listed)]
-    return {_normalized(name): version.decode("utf-8", "replace") for name, version in found}
+    texts = ((name.decode("utf-8", "replace"), version.decode("utf-8", "replace")) for name, version in found)
+    return {canonicalize_name(name): version for name, version in texts}
 
 
 def metadata_in(archive: Path, distribution: str) -> str | None:
-    """The METADATA of one of the distributions that an archive brings, None where it has none. Raises ArchiveError if
-    it is not a valid package archive."""
+    """The METADATA of a distribution that an archive brings, None if it has none. Raises ArchiveError."""
     try:
         with open_part(archive, "pkg") as tar:
             for member in tar:
                 found = _DIST_INFO.match(b"\n" + member.name.encode())
                 is_metadata = member.name.endswith(".dist-info/METADATA")
-                if found and is_metadata and _normalized(found[1]) == distribution:
+                if found and is_metadata and canonicalize_name(found[1].decode("utf-8", "replace")) == distribution:
                     file = tar.extractfile(member)
                     return file.read(_MAX_METADATA_BYTES).decode("utf-8", "replace") if file else None
     except DAMAGED as error:
         raise ArchiveError(f"{archive} is not a valid package archive: {error}") from error
     return None
-
-
-def _normalized(name: bytes) -> str:
-    return re.sub(r"[-_.]+", "-", name.decode("utf-8", "replace")).lower()
 
 
 _TABLE = """
@@ -107,10 +103,7 @@ DISTRIBUTION_NAMES: Mapping[str, tuple[str, ...]] = {
 
 
 def metadata_at(url: str) -> str | None:
-    """The METADATA of a wheel by the wheel's URL, None where it cannot be downloaded.
-
-    Source: PEP 658; the index has it beside the wheel.
-    """
+    """The METADATA of a wheel by the wheel's URL (PEP 658), None where it cannot be downloaded."""
     from envtool.fetch import client  # slow to import, and most commands ask no index
 
     for each in mirrors_module.configured().for_url(f"{url}.metadata"):
@@ -128,8 +121,7 @@ _VERSION_START = re.compile(r"\d+(?:\.\d+)*")
 _READERS = 4
 
 
-@dataclass(frozen=True)
-class Provided:
+class Provided(NamedTuple):
     """A Python distribution that a conda package brings, with its version as PEP 440 writes it."""
 
     name: str
@@ -152,13 +144,8 @@ def provided_distributions(records: Sequence[PackageRecord], cache: Cache) -> di
 
 def distribution_names(conda_name: str) -> tuple[str, ...]:
     """The normalized names that a conda package has among Python distributions, the usual one first."""
-    name = normalize(conda_name)
+    name = canonicalize_name(conda_name)
     return DISTRIBUTION_NAMES.get(name, (name,))
-
-
-def normalize(name: str) -> str:
-    """A name in its normal form. Source: PEP 503, "Normalized Names"."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def pep440(version: str) -> str:
@@ -173,11 +160,11 @@ def pep440(version: str) -> str:
 
 
 def _by_name(record: PackageRecord) -> Iterator[tuple[int, str, str]]:
-    names = [normalize(unquote(found[1])) for purl in record.purls if (found := _PURL.match(purl))]
+    names = [canonicalize_name(unquote(found[1])) for purl in record.purls if (found := _PURL.match(purl))]
     if names:
         yield from ((2, name, record.version) for name in names)
     elif any(_END_OF_NAME.split(spec, maxsplit=1)[0] in ("python", "python_abi") for spec in record.depends):
-        is_listed = normalize(record.name) in DISTRIBUTION_NAMES
+        is_listed = canonicalize_name(record.name) in DISTRIBUTION_NAMES
         yield from ((int(is_listed), name, record.version) for name in distribution_names(record.name))
 
 
@@ -211,10 +198,7 @@ def stand_in(provided: Provided, extras: str, directory: Path) -> Path:
 
 
 def extras_in(metadata: str) -> str:
-    """The lines of a METADATA that are about its extras.
-
-    Source: PyPA core metadata specification, "Provides-Extra", "Requires-Dist".
-    """
+    """The lines of a METADATA (PyPA core metadata) that are about extras."""
     headers = HeaderParser().parsestr(metadata)
     lines = [f"Provides-Extra: {each}" for each in headers.get_all("Provides-Extra", [])]
     needs = (" ".join(str(each).split()) for each in headers.get_all("Requires-Dist", []))
@@ -223,8 +207,7 @@ def extras_in(metadata: str) -> str:
 
 
 def extras_of(provided: Provided, resolution: Resolution, cache: Cache, mirrors: Mirrors) -> str:
-    """The lines about extras in the METADATA of a distribution that conda brings. Raises SolveError if neither archive
-    nor index tells them."""
+    """The lines about extras of a distribution that conda brings. Raises SolveError if none can be found."""
     archive = find_archive(provided.record, cache, mirrors)
     metadata = None
     with contextlib.suppress(EnvtoolError):

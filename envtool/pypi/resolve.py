@@ -1,8 +1,5 @@
-"""The choice of wheels for a target by uv.
-
-A requirement without a wheel is an error, but for a git repository: its wheel is built beforehand
-(`envtool.solve.pip_solver`).
-"""
+"""The choice of wheels for a target by uv; wheels of git repositories are built beforehand
+(`envtool.solve.pip_solver`)."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from envtool import paths
 from envtool.artifacts.download import SILENT
@@ -21,8 +18,8 @@ from envtool.errors import ProcessError, SolveError
 from envtool.fetch import credentials, failover
 from envtool.fetch.archive_cache import Cache, Wanted, update_from
 from envtool.fetch.downloader import fetch
-from envtool.lockfile.model import file_name_of
-from envtool.lockfile.pylock import Wheel, format_pylock, parse_pylock
+from envtool.lockfile.model import LockedPackage, file_name_of
+from envtool.lockfile.pylock import format_pylock, parse_pylock
 from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import uv
@@ -33,13 +30,9 @@ from envtool.spec.version_policy import VersionPolicy
 
 
 class Pins:
-    """The hashes that some requirements pin.
-
-    Args:
-        requirements: the lines, constraints among them, by the normalized name of their distribution.
-        cache: where a file goes of which the index does not say the pinned kind of hash.
-        is_required: whether a file of which no hash is pinned is refused.
-    """
+    """The hashes that requirements, constraints among them, pin for distributions by normalized name; `is_required`
+    refuses a file of which none is pinned, and the cache takes files of which the index does not state the pinned kind
+    of hash."""
 
     def __init__(self, requirements: Iterable[tuple[str, str]], cache: Cache, *, is_required: bool = False) -> None:
         self._cache = cache
@@ -54,8 +47,7 @@ class Pins:
         return self._by_name.get(name, [])
 
     def allow(self, name: str, file: Mapping[str, Any]) -> bool:
-        """Whether a file of a pylock.toml is one of those pinned. Raises NetworkError or HashMismatchError if it has to
-        be downloaded to be hashed, and cannot be."""
+        """Whether a file of a pylock.toml is a pinned one, for which it may have to be downloaded."""
         pinned = self.of(name)
         if not pinned:
             return not self._is_required
@@ -96,8 +88,7 @@ class Resolution:
     def pylock(
         self, requirements: Sequence[str], options: Sequence[str], constraints: Sequence[str] = (), kept: str = ""
     ) -> str:
-        """The chosen wheels as a pylock.toml. Raises SolveError if nothing satisfies the requirements, or the index
-        failed; uv's own words."""
+        """The chosen wheels as a pylock.toml. Raises SolveError with uv's own words."""
         locked = self._scratch / "pylock.toml"
         locked.unlink(missing_ok=True)
         if kept:
@@ -129,10 +120,10 @@ class Resolution:
             argv.append("--no-index")
         if request.allows_prereleases:
             argv += ["--prerelease", "allow"]
+        indexes = pip_index.index_variables if request.allows_default_index else pip_index.only
+        variables = {**indexes(request.index_url, request.extra_index_urls), **self._variables}
         try:
-            return uv.run(
-                [*argv, str(scratch / "requirements.in")], env={**self._indexes(), **self._variables}, cwd=scratch
-            )
+            return uv.run([*argv, str(scratch / "requirements.in")], env=variables, cwd=scratch)
         except ProcessError as error:
             if not request.allows_default_index:
                 hint = "allow-pypi-requests is false: only the indexes that environment.yml names were asked"
@@ -142,12 +133,6 @@ class Resolution:
                 hint = "change the versions in the pip: section of environment.yml"
             message = f"{target.platform}: the pip section cannot be satisfied:\n{self._in_our_words(error.output)}"
             raise SolveError(message, hint) from error
-
-    def _indexes(self) -> dict[str, str]:
-        request = self._request
-        if request.allows_default_index:
-            return pip_index.index_variables(request.index_url, request.extra_index_urls)
-        return pip_index.only(request.index_url, request.extra_index_urls)
 
     def _in_our_words(self, output: str) -> str:
         named = set(re.findall(r"[a-z0-9][a-z0-9-]*", output.lower()))
@@ -171,11 +156,6 @@ def parse_reasons(text: str) -> dict[str, tuple[str, ...]]:
     return {parent: tuple(sorted(names)) for parent, names in needs.items()}
 
 
-def with_extras(text: str) -> set[str]:
-    """The distributions of which an extra is asked for, from the same."""
-    return set(re.findall(r"^([a-z0-9-]+)\[", text, re.MULTILINE))
-
-
 def _rfc3339(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -191,8 +171,7 @@ _UV_PLATFORMS = {
 }
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """The interpreter that the wheels are for (`glibc`: the declared `__glibc`, which bounds the manylinux tags)."""
 
     platform: str
@@ -224,25 +203,25 @@ class WheelRequest:
     allows_default_index: bool = True  # whether an index counts that only the machine names, or nobody (the public one)
     allows_prereleases: bool = False
     requires_hashes: bool = False  # whether every wheel has to be pinned by a hash
-    keep: tuple[Wheel, ...] = ()  # wheels that stay unless something asked for forbids it
+    keep: tuple[LockedPackage, ...] = ()  # wheels that stay unless something asked for forbids it
     policy: VersionPolicy = field(default_factory=VersionPolicy)
     # the wheels of requirements that name a repository, and their files, by name
-    built: Mapping[str, tuple[Wheel, Path]] = field(default_factory=dict)
+    built: Mapping[str, tuple[LockedPackage, Path]] = field(default_factory=dict)
     is_pure: bool = False
     has_dependencies: bool = True  # whether what the requirements need is chosen as well
 
 
-def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
-    """Choose the wheels that satisfy requirements, sorted by name (`mirrors`: whose URLs are replaced by the canonical
-    ones). Raises SolveError if nothing satisfies the requirements; uv's own words."""
+def choose(request: WheelRequest, mirrors: Mirrors) -> list[LockedPackage]:
+    """Choose the wheels that satisfy requirements, sorted by name. Raises SolveError in uv's own words."""
     is_open = request.allows_default_index or request.index_url is not None
     places = pip_index.index_candidates(request.index_url, mirrors) if is_open else (None,)
     reasons: list[str] = []
     for place in places:
-        is_last = place == places[-1]
-        variables = pip_index.index_limits(is_last, failover.configured_timeouts().read_timeout_s)
+        # As long as there is another one to ask, uv gives up on an index soon.
+        is_last, read_timeout_s = place == places[-1], failover.configured_timeouts().read_timeout_s
+        variables = {"UV_HTTP_TIMEOUT": f"{max(1, round(read_timeout_s))}", "UV_HTTP_RETRIES": "1"}
         try:
-            return _choose_from(replace(request, index_url=place), mirrors, variables)
+            return _choose_from(replace(request, index_url=place), mirrors, {} if is_last else variables)
         except SolveError as error:
             reason = error.message
             if not reasons and (is_last or not pip_index.is_index_failure(reason)):
@@ -254,7 +233,7 @@ def choose(request: WheelRequest, mirrors: Mirrors) -> list[Wheel]:
     raise SolveError(message, "check the network and run again; envtool mirror probe finds places that work")
 
 
-def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[Wheel]:
+def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str, str]) -> list[LockedPackage]:
     lines = []
     for each in request.requirements:
         made = request.built.get(pip_requirements.name_of(each) or "")
@@ -269,17 +248,18 @@ def _choose_from(request: WheelRequest, mirrors: Mirrors, variables: Mapping[str
                 known[name] = extras_of(request.provided[name], asked, Cache(paths.cache()), mirrors)
             wheels, reasons = _resolve(request, asked, lines, known)
             # Which extras are asked for on this target, by wheels among others, is seen in the answer only.
-            wanted = with_extras(reasons) & request.provided.keys()
+            wanted = set(re.findall(r"^([a-z0-9-]+)\[", reasons, re.MULTILINE)) & request.provided.keys()
             if wanted <= known.keys():
                 break
     needs = parse_reasons(reasons)
-    urls = [wheel.url if wheel.built else pip_index.canonical(wheel.url, mirrors) for wheel in wheels]
-    return [each._replace(url=url, needs=needs.get(each.name, ())) for each, url in zip(wheels, urls)]
+    edges = [dict.fromkeys(needs.get(each.name, ()), "*") for each in wheels]
+    urls = [each.url if each.built else pip_index.canonical(each.url, mirrors) for each in wheels]
+    return [replace(each, url=url, dependencies=needed) for each, url, needed in zip(wheels, urls, edges)]
 
 
 def _resolve(
     request: WheelRequest, asked: Resolution, lines: Sequence[str], extras: Mapping[str, str]
-) -> tuple[list[Wheel], str]:
+) -> tuple[list[LockedPackage], str]:
     place = paths.cache() / "stand-ins"
     provided = sorted(request.provided.values(), key=lambda each: each.name)
     constraints = asked.bound(

@@ -16,8 +16,7 @@ _finding = threading.Lock()  # it asks sysconfig, which until Python 3.12 shows 
 
 
 def run(arguments: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-    """Run uv and return what it printed (`env`: more variables; an empty value takes one away). Raises ProcessError if
-    it ended with an error."""
+    """Run uv and return what it printed; an empty value of `env` takes a variable away. Raises ProcessError."""
     # Otherwise uv may take the environment that envtool runs in, or download an interpreter, for the target.
     ours = {"VIRTUAL_ENV": "", "CONDA_PREFIX": "", "UV_PYTHON_DOWNLOADS": "never", "NO_COLOR": "1"}
     try:
@@ -39,12 +38,8 @@ def _binary() -> str:
 
 
 def install(wheels: Mapping[str, Path], hashes: Mapping[str, str], prefix: Path, cache_dir: Path) -> None:
-    """Install proven wheels into a prefix, and nothing else. Raises ProcessError if uv refused.
-
-    Args:
-        hashes: `name==version` to its sha256, which uv checks once more.
-        cache_dir: an empty directory on the file system of the prefix, where uv unpacks the wheels.
-    """
+    """Install proven wheels into a prefix, and nothing else; `hashes` has the sha256 of each `name==version`, and
+    `cache_dir` is empty, on the file system of the prefix. Raises ProcessError if uv refused."""
     with scratch_directory() as scratch:
         # A directory of links, not file:// requirements: those would leave a direct_url.json with a path of this
         # machine in every dist-info, and two machines would differ.

@@ -1,8 +1,5 @@
-"""Signed statements of what envtool did: an environment that was verified, a lock that was made.
-
-A statement is in-toto's, in a DSSE envelope, so that other programs check it. The subject of the first is the env
-digest, of the second the lock's sha256, with SLSA provenance 1.0.
-"""
+"""Signed statements of what envtool did, in-toto's in a DSSE envelope: that an environment was verified (the subject is
+the env digest), and what a lock was made from (its sha256, with SLSA provenance 1.0)."""
 
 from __future__ import annotations
 

@@ -56,9 +56,8 @@ class Keyring:
         return bool(self._keys)
 
     def require(self, name: str, content: bytes, signature: bytes | None) -> str:
-        """Refuse bytes that none of the keys has signed. Returns the short name of the key that signed: the first 16
-        hexadecimal digits of its sha256. Raises SignatureError if there is no signature, or it is of other bytes or
-        another key."""
+        """Refuse bytes that none of the keys has signed; returns the short name of the key that did, the first 16
+        hexadecimal digits of its sha256. Raises SignatureError."""
         known = ", ".join(sorted(self._keys))
         if signature is None:
             hint = f"sign it, or trust no key: {VARIABLE} and [trust] in config.toml are empty by default"
@@ -153,8 +152,6 @@ def require_signed(
 
 
 class _Channel:
-    """One channel that has to be signed."""
-
     def __init__(self, url: str, cache: Cache, is_offline: bool) -> None:
         self._url, self._name = url, without_credentials(url)
         self._cache, self._is_offline = cache, is_offline

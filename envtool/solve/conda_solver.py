@@ -1,12 +1,6 @@
-"""The door to py-rattler for choosing packages (`envtool.prefix.rattler` is the one for prefixes).
-
-The time of a record is its `indexed_timestamp`, set by the channel's server, where there is one and this py-rattler
-reads it; otherwise its `timestamp`, set by the builder of the package. Source: CEP 47.
-
-Plain values go in and out, so that nothing else depends on the installed py-rattler (0.25 on Python 3.9, newer ones
-elsewhere). The process has to end through `envtool.__main__`, since py-rattler may crash while the interpreter shuts
-down.
-"""
+"""The door to py-rattler for choosing packages: plain values go in and out, so that nothing else depends on its version
+(0.25 on Python 3.9). The process has to end through `envtool.__main__`, since py-rattler may crash in shutdown. A
+record's time is its `indexed_timestamp`, set by the channel's server, or else its builder's `timestamp` (CEP 47)."""
 
 from __future__ import annotations
 
@@ -127,13 +121,11 @@ class Repodata:
         return [self._answer(request, each) for request, each in zip(requests, answers)]
 
     def find(self, channels: Sequence[str], platform: str, names: Sequence[str]) -> list[PackageRecord]:
-        """Every record that the channels have of some packages. Raises SolveError if the records of a channel could not
-        be downloaded."""
+        """Every record that the channels have of some packages. Raises SolveError if they could not be downloaded."""
         return [_record(each) for each in self._records(channels, platform, names)]
 
     def unknown(self, channels: Sequence[str], platform: str, match_specs: Sequence[str]) -> dict[str, str | None]:
-        """The match specs that no record satisfies, each with the newest version; None where the name is unknown.
-        Raises SolveError if the records of a channel could not be downloaded."""
+        """The match specs that no record satisfies, with the newest version or None. Raises SolveError."""
         import rattler
 
         names = {each: name for each in match_specs if (name := package_name(each)) and not name.startswith("__")}
@@ -215,16 +207,13 @@ class Repodata:
                 sources.append(AgedChannel(self._gateway, channel, by_subdir, policy))
             kept = [each for each in kept if not is_too_young(each, policy)]
         records: list[Any] = await rattler.solve(
-            sources=sources,
-            specs=[rattler.MatchSpec(spec) for spec in request.match_specs],
-            platforms=[request.platform, "noarch"],
-            gateway=self._gateway,
+            sources=sources, specs=[rattler.MatchSpec(spec) for spec in request.match_specs],
+            platforms=[request.platform, "noarch"], gateway=self._gateway,
             virtual_packages=[_generic(name, value) for name, value in sorted(request.virtual_packages.items())],
             constraints=[rattler.MatchSpec(each) for each in (*request.constraints, *await self._subdirs(request))],
-            locked_packages=kept,
-            exclude_newer=None if policy.has_exceptions else policy.exclude_newer,
+            locked_packages=kept, exclude_newer=None if policy.has_exceptions else policy.exclude_newer,
             strategy=policy.strategy,
-        )
+        )  # fmt: skip
         return records
 
 

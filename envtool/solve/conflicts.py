@@ -1,8 +1,5 @@
-"""The cause of an unsatisfiable request: a declared virtual package, the cut-off, or a minimal set of lines.
-
-The question is asked again with every virtual package at its best, and with fewer lines, until none can be left out.
-Source: U. Junker, "QuickXplain", AAAI 2004.
-"""
+"""The cause of an unsatisfiable request: a declared virtual package, the cut-off, or a minimal set of lines, found by
+asking again with fewer. Source: U. Junker, "QuickXplain", AAAI 2004."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
 
 from envtool.errors import SolveError, UnsatisfiableError
 from envtool.solve.lock import LockRequest, channels_of, solve, with_virtual_packages
@@ -23,71 +19,9 @@ _BEST = {"__cuda": "99.9", "__glibc": "2.99", "__linux": "99.0", "__osx": "99.0"
 _BUDGET_S = 60.0
 
 
-class Explanation(NamedTuple):
-    """Why one platform cannot be satisfied."""
-
-    platform: str
-    reason: str
-    declarations: Mapping[str, str]  # the virtual packages that are in the way, name to the line that is to be changed
-    # each the fewest lines that cannot be satisfied together; no line is in two of them
-    conflicts: tuple[tuple[Dependency, ...], ...] = ()
-    exclude_newer: str | None = None  # the cut-off, where it is the cause: without it everything could be satisfied
-    # the lines that no record of any channel satisfies, each with the newest version of the package; None where no
-    # channel has one of the name
-    unknown: tuple[tuple[Dependency, str | None], ...] = ()
-    is_cut_short: bool = False  # whether there was no time to find the fewest lines, so that some may be innocent
-
-    @property
-    def message(self) -> str:
-        """The explanation for people."""
-        lines = [f"{self.platform} cannot be satisfied:"]
-        for text in self.reason.splitlines():
-            # The solver names each build of a package on a line of its own, and all of them read the same.
-            if len(lines) == 1 or text.lstrip("│├└─ ") != lines[-1][2:].lstrip("│├└─ "):
-                lines.append(f"  {text}")
-        if self.declarations:
-            lines += ["the cause is what the target machines are declared to have:"]
-            lines += [f"  {text}" for text in self.declarations.values()]
-        if self.exclude_newer:
-            lines.append(f"the cause is the cut-off: without exclude-newer {self.exclude_newer} it could be satisfied")
-        single = [each for conflict in self.conflicts if len(conflict) == 1 for each in conflict]
-        alone = []
-        for line, newest in self.unknown:
-            why = f"such a version or build; the newest is {package_name(line.text)} {newest}"
-            alone.append(f"{_shown(line)} (no channel has {why if newest else 'a package of this name'})")
-        alone += map(_shown, single)
-        if alone:
-            what = "this line" if len(alone) == 1 else f"each of these {len(alone)} lines"
-            lines += [f"{what} cannot be satisfied:", *alone]
-        for conflict in (each for each in self.conflicts if len(each) > 1):
-            lines.append(f"these {len(conflict)} lines cannot be satisfied together:")
-            lines += map(_shown, conflict)
-        if self.is_cut_short:
-            over = f"the search ended after {_BUDGET_S:.0f} s"
-            lines.append(f"{over}: some of these lines may be innocent, others missing")
-        return "\n".join(lines)
-
-    @property
-    def hint(self) -> str:
-        """What the user can do."""
-        if self.unknown and not self.conflicts:
-            return "mind the spelling, ask for what there is, or add a channel that has it"
-        if self.declarations:
-            names = ", ".join(self.declarations)
-            return f"raise {names} under virtual-packages if the target machines have it, or ask for older packages"
-        if self.exclude_newer:
-            return "choose a later date or a shorter cooldown, or ask for older packages"
-        return "loosen or remove one of these lines, or add a channel that has what they need"
-
-
-def _shown(line: Dependency) -> str:
-    return f"  {line.place}: {line.text}"
-
-
 @contextmanager
 def explained(request: LockRequest, sources: Sources) -> Iterator[None]:
-    """Turn the solver's refusal inside the block into a SolveError that names, for every platform, the lines that are
-    the cause."""
+    """Turn the solver's refusal into a SolveError that names, for every platform, the lines that are the cause."""
     try:
         yield
     except (UnsatisfiableError, SolveErrors) as error:
@@ -97,12 +31,12 @@ def explained(request: LockRequest, sources: Sources) -> Iterator[None]:
             raise
         explanations = [explain(each, request, sources) for each in refused]
         others = [each.message for each in errors if not isinstance(each, UnsatisfiableError)]
-        message = "\n".join([*(explanation.message for explanation in explanations), *others])
-        raise SolveError(message, explanations[0].hint) from error
+        message = "\n".join([*(line for lines, _ in explanations for line in lines), *others])
+        raise SolveError(message, explanations[0][1]) from error
 
 
-def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -> Explanation:
-    """Find the cause for one platform."""
+def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -> tuple[list[str], str]:
+    """Find the cause for one platform: lines for people, and what they can do."""
     spec = with_virtual_packages(request.spec)
     platform = next(each for each in spec.platforms if each.platform == error.platform)
     preference = request.preferences.get(error.platform)
@@ -125,18 +59,54 @@ def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -
             return False
         return True
 
-    explained = Explanation(error.platform, error.reason, {}, unknown=missing)
+    alone = []
+    for line, newest in missing:
+        why = f"such a version or build; the newest is {package_name(line.text)} {newest}"
+        alone.append(f"{_shown(line)} (no channel has {why if newest else 'a package of this name'})")
+    spelling = "mind the spelling, ask for what there is, or add a channel that has it"
     if missing and is_satisfiable(platform.conda, platform.virtual_packages):
-        return explained
+        return [*_reason(error), *_each_alone(alone)], spelling
     declarations = _declarations(platform, error.reason, is_satisfiable)
     if declarations:
-        return explained._replace(declarations=declarations)
+        head = "the cause is what the target machines are declared to have:"
+        said = [*_reason(error), head, *(f"  {text}" for text in declarations.values()), *_each_alone(alone)]
+        raised = f"raise {', '.join(declarations)} under virtual-packages if the target machines have it"
+        return said, spelling if missing else f"{raised}, or ask for older packages"
     unbounded = VersionPolicy(policy.strategy)
     if policy != unbounded and is_satisfiable(platform.conda, platform.virtual_packages, unbounded):
         moment = f"{policy.exclude_newer:%Y-%m-%d %H:%M} UTC" if policy.exclude_newer else "of packages or channels"
-        return explained._replace(exclude_newer=moment)
+        head = f"the cause is the cut-off: without exclude-newer {moment} it could be satisfied"
+        hint = "choose a later date or a shorter cooldown, or ask for older packages"
+        return [*_reason(error), head, *_each_alone(alone)], spelling if missing else hint
     found = conflicts(platform.conda, lambda lines: is_satisfiable(lines, platform.virtual_packages))
-    return explained._replace(conflicts=found, is_cut_short=time.monotonic() > deadline)
+    lines = [*_reason(error), *_each_alone([*alone, *(_shown(each[0]) for each in found if len(each) == 1)])]
+    for conflict in (each for each in found if len(each) > 1):
+        lines += [f"these {len(conflict)} lines cannot be satisfied together:", *map(_shown, conflict)]
+    if time.monotonic() > deadline:
+        # There was no time to find the fewest lines.
+        lines.append(f"the search ended after {_BUDGET_S:.0f} s: some of these lines may be innocent, others missing")
+    hint = "loosen or remove one of these lines, or add a channel that has what they need"
+    return lines, spelling if missing and not found else hint
+
+
+def _reason(error: UnsatisfiableError) -> list[str]:
+    lines = [f"{error.platform} cannot be satisfied:"]
+    for text in error.reason.splitlines():
+        # The solver names each build of a package on a line of its own, and all of them read the same.
+        if len(lines) == 1 or text.lstrip("│├└─ ") != lines[-1][2:].lstrip("│├└─ "):
+            lines.append(f"  {text}")
+    return lines
+
+
+def _each_alone(shown: Sequence[str]) -> list[str]:
+    if not shown:
+        return []
+    what = "this line" if len(shown) == 1 else f"each of these {len(shown)} lines"
+    return [f"{what} cannot be satisfied:", *shown]
+
+
+def _shown(line: Dependency) -> str:
+    return f"  {line.place}: {line.text}"
 
 
 def conflicts(

@@ -1,20 +1,23 @@
-"""conda-lock's hash of the sources, so that its `--check-input-hash` agrees with our locks.
-
-For each platform the sha256 of a JSON text: the channels, every line as conda-lock understands it, and the virtual
-packages (`envtool export virtual-packages` gives conda-lock ours). A line that conda-lock cannot read goes in as it is.
-Source: conda_lock/content_hash.py, conda_lock/src_parser, conda_lock/virtual_package.py (conda-lock 3.0.4 and 4.0.3);
-conda/models/match_spec.py `_parse_spec_str`, conda/models/version.py `VersionSpec` and `treeify` (conda 24.7.1).
-"""
+"""conda-lock's hash of the sources, so that its `--check-input-hash` agrees with our locks: for each platform the
+sha256 of a JSON text of channels, lines as conda-lock understands them (or as they are), and virtual packages. Source:
+conda_lock/content_hash.py, conda_lock/src_parser, conda_lock/virtual_package.py (conda-lock 3.0.4 and 4.0.3);
+conda/models/match_spec.py `_parse_spec_str`, conda/models/version.py `VersionSpec` and `treeify` (conda 24.7.1)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urldefrag, urlsplit
 
+from envtool import subprocesses
+from envtool.lockfile.conda_lock_v1 import format_lockfile
+from envtool.lockfile.model import Lockfile
+from envtool.scratch import scratch_directory
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
 
 # What nearly every Linux machine in service has, never guessed from the one that locks; CUDA is on no machine until a
@@ -28,9 +31,13 @@ _ARCHSPECS = {"64": "x86_64", "aarch64": "aarch64", "ppc64le": "ppc64le", "arm64
 
 
 def declared_virtual_packages(platform: str, declarations: Mapping[str, str]) -> dict[str, str]:
-    """The virtual packages to solve with, name to `version` or `version build`; what is declared wins over the
-    defaults."""
+    """The virtual packages to solve with, name to `version build`; what is declared wins over the defaults."""
     return {**_DECLARED[platform.partition("-")[0]], "__archspec": archspec_of(platform), **declarations}
+
+
+def declared_packages(spec: EnvironmentSpec) -> dict[str, dict[str, str]]:
+    """The virtual packages of each platform of a specification."""
+    return {each.platform: declared_virtual_packages(each.platform, each.virtual_packages) for each in spec.platforms}
 
 
 def archspec_of(platform: str) -> str:
@@ -155,12 +162,8 @@ def _lines(spec: EnvironmentSpec, platform: PlatformSpec) -> Iterator[dict[str, 
         own = [each for each in conda if _is_in(each, str(path))]
         for each in own:
             found = parse(each.text)
-            parts: dict[str, Any] = {
-                "version": found.version or "",
-                "build": found.build,
-                "conda_channel": found.channel,
-            }
-            yield _line(found.name, "conda", each.category, **parts)
+            bounds = {"build": found.build, "conda_channel": found.channel}
+            yield _line(found.name, "conda", each.category, found.version or "", **bounds)
         wheels = [each for each in pip if _is_in(each, str(path)) or path == spec.paths[-1]]
         for wheel in wheels:
             line = _pip_line(wheel)
@@ -272,3 +275,32 @@ def _record(subdir: str, name: str, version: str, build: str = "") -> tuple[str,
         "name": name, "version": version, "build_string": build, "build_number": 0, "build": full, "noarch": "",
         "depends": [], "timestamp": 1577854800000, "package_type": "virtual_system", "subdir": subdir,
     }  # fmt: skip
+
+
+# In another process: importing conda-lock takes a second and replaces modules that it brings along.
+_SCRIPT = """\
+import json, pathlib, sys
+from conda_lock.content_hash import compute_content_hashes
+from conda_lock.lockfile import parse_conda_lock_file
+from conda_lock.src_parser import make_lock_spec
+from conda_lock.virtual_package import virtual_package_repo_from_specification
+here = pathlib.Path(sys.argv[1])
+parse_conda_lock_file(here / "conda-lock.yml")
+names = (here / "names.json").as_uri()  # none: only pip is looked up, which has the same name everywhere
+sources, platforms = [pathlib.Path(each) for each in sys.argv[3:]], sys.argv[2].split(",")
+spec = make_lock_spec(src_files=sources, platform_overrides=platforms, mapping_url=names)
+print(json.dumps(compute_content_hashes(spec, virtual_package_repo_from_specification(here / "virtual.json"))))
+"""
+
+
+def conda_lock_hashes(lockfile: Lockfile, spec: EnvironmentSpec) -> dict[str, str]:
+    """Each platform's content hash as conda-lock computes it. Raises ProcessError if it cannot read lock or sources."""
+    declared = declared_packages(spec)
+    with scratch_directory() as scratch:
+        (scratch / "conda-lock.yml").write_text(format_lockfile(lockfile), encoding="utf-8")
+        (scratch / "names.json").write_text("{}")
+        (scratch / "virtual.json").write_text(json.dumps(virtual_package_specification(declared)))
+        sources = [str(Path(path).resolve()) for path in spec.paths]
+        argv = [sys.executable, "-W", "ignore", "-c", _SCRIPT, str(scratch), ",".join(sorted(declared)), *sources]
+        found: dict[str, str] = json.loads(subprocesses.run(argv, cwd=scratch, env={"RUNNER_TEMP": str(scratch)}))
+        return found

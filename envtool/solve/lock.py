@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from envtool import console, paths
-from envtool.errors import Issue, SolveError, SpecError, UnsatisfiableError
+from envtool.errors import EnvtoolError, Issue, SolveError, SpecError, UnsatisfiableError
 from envtool.fetch import credentials
 from envtool.fetch.archive_cache import Cache
-from envtool.lockfile.conda_lock_v1 import (
-    INPUTS_KEY,
-    LINK_SCRIPTS_KEY,
-    SPECS_KEY,
-    VARIABLES_KEY,
-    LockedPackage,
-    Lockfile,
-)
-from envtool.lockfile.model import file_parts
+from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, LINK_SCRIPTS_KEY, SPECS_KEY, VARIABLES_KEY
+from envtool.lockfile.model import LockedPackage, Lockfile, file_parts
 from envtool.mirrors import selection as mirror_choice
 from envtool.solve import conda_solver, content_hash, recorded_inputs
 from envtool.solve.conda_solver import PackageRecord, Repodata, SolveRequest
-from envtool.solve.content_hash import content_hashes
+from envtool.solve.content_hash import content_hashes, declared_packages
 from envtool.solve.solution import Preference, Solution, SolveErrors, Sources, categories, dependency_edges, hold_most
 from envtool.spec import pip_requirements
 from envtool.spec import version_policy as policy
@@ -43,7 +36,13 @@ def solve(
     refuse_malformed(spec)
     preferred = preferences or {}
     requests = [_request(spec, each, policy, preferred.get(each.platform, Preference())) for each in spec.platforms]
-    answers = _with_fewest_moves(requests, sources.repodata)
+    repodata = sources.repodata
+    held = repodata.solve([_holding(each, each.keep) for each in requests])
+    # Where not all can be held that are to be kept, the fewest move.
+    answers = [
+        _moving_least(one, each, repodata) if one.keep and isinstance(each, UnsatisfiableError) else each
+        for one, each in zip(requests, held)
+    ]
     errors = [each for each in answers if isinstance(each, SolveError)]
     if errors:
         raise errors[0] if len(errors) == 1 else SolveErrors(errors)
@@ -86,15 +85,6 @@ def _channel(spec: EnvironmentSpec, match_spec: str) -> str | None:
 def channels_of(spec: EnvironmentSpec) -> tuple[str, ...]:
     """The URLs of the channels, with the values of the variables in them."""
     return tuple(credentials.expand(url) for each in spec.channels for url in channel_urls(each, spec.directory))
-
-
-def _with_fewest_moves(requests: Sequence[SolveRequest], repodata: Repodata) -> list[list[PackageRecord] | SolveError]:
-    """The answers that move the fewest of the archives that are to be kept."""
-    answers = repodata.solve([_holding(each, each.keep) for each in requests])
-    return [
-        _moving_least(request, answer, repodata) if request.keep and isinstance(answer, UnsatisfiableError) else answer
-        for request, answer in zip(requests, answers)
-    ]
 
 
 def _moving_least(request: SolveRequest, refused: SolveError, repodata: Repodata) -> list[PackageRecord] | SolveError:
@@ -175,8 +165,7 @@ class LockRequest:
 
 
 def lock(request: LockRequest, sources: Sources) -> Lockfile:
-    """Choose every package of every platform and describe them as a lock; nothing is written. Raises SpecError if a
-    line of the sources cannot be used; SolveError if a platform cannot be satisfied."""
+    """Choose every package of every platform as a lock, which is not written. Raises SpecError or SolveError."""
     complete = with_virtual_packages(request.spec)
     solutions = solve(complete, sources, request.policy(), request.preferences)
     pairs = zip(complete.platforms, solutions)
@@ -185,7 +174,7 @@ def lock(request: LockRequest, sources: Sources) -> Lockfile:
 
 def described(request: LockRequest, packages: Sequence[LockedPackage]) -> Lockfile:
     """A lock of chosen packages."""
-    declared = {each.platform: each.virtual_packages for each in with_virtual_packages(request.spec).platforms}
+    declared = declared_packages(request.spec)
     unknown = sorted(set(request.spec.run_link_scripts) - {each.name for each in packages if each.manager == "conda"})
     if unknown:
         raise SolveError(
@@ -205,10 +194,10 @@ def described(request: LockRequest, packages: Sequence[LockedPackage]) -> Lockfi
 
 def with_virtual_packages(spec: EnvironmentSpec) -> EnvironmentSpec:
     """The specification with the virtual packages that it assumes beside those that it declares."""
-    platforms = (
+    platforms = [
         replace(each, virtual_packages=content_hash.declared_virtual_packages(each.platform, each.virtual_packages))
         for each in spec.platforms
-    )
+    ]
     return replace(spec, platforms=tuple(platforms))
 
 
@@ -219,14 +208,10 @@ def locked_packages(spec: PlatformSpec, solution: Solution) -> list[LockedPackag
     packages = [
         from_record(each, solution.platform, name) for each in solution.records for name in found["conda", each.name]
     ]
-    packages += [
-        LockedPackage(
-            manager="pip", name=wheel.name, version=wheel.version, platform=solution.platform, url=wheel.url,
-            sha256=wheel.sha256, dependencies={name: "*" for _, name in edges["pip", wheel.name]}, category=category,
-            size_bytes=wheel.size_bytes, built=wheel.built,
-        )
-        for wheel in solution.wheels for category in found["pip", wheel.name]
-    ]  # fmt: skip
+    for wheel in solution.wheels:
+        needed = {name: "*" for _, name in edges["pip", wheel.name]}
+        whole = replace(wheel, platform=solution.platform, dependencies=needed)
+        packages += [replace(whole, category=category) for category in found["pip", wheel.name]]
     return packages
 
 
@@ -301,3 +286,74 @@ def opened_sources(request: LockRequest) -> Iterator[Sources]:
         urls = [f"{url}/{each.platform}/repodata.json" for url in channels for each in platforms]
         known = mirror_choice.for_urls(urls, Cache(paths.cache()), display)
         yield Sources(Repodata(paths.repodata_cache(), known), known, display)
+
+
+def update(old: Lockfile, updates: Sequence[str], request: LockRequest, sources: Sources) -> Lockfile:
+    """Make a lock that differs from an old one in what is asked for, and in nothing else that need not differ;
+    `updates` move though their lines have not changed: package names, or match specs (`numpy=1.26`). Raises
+    EnvtoolError if one is neither in the lock nor in environment.yml, SolveError if a platform cannot be satisfied."""
+    named = {package_of(each): each for each in updates}
+    known: set[str | None] = {package.name for package in old.packages}
+    for platform in request.spec.platforms:
+        known |= {package_name(each.text) for each in platform.conda}
+        known |= {pip_requirements.name_of(each.text) for each in platform.pip}
+    unknown = [each for each in named if each not in known and pip_requirements.name_of(each) not in known]
+    if unknown:
+        message = f"neither the lock nor environment.yml has {', '.join(unknown)}"
+        raise EnvtoolError(message, "add it to environment.yml and run envtool lock")
+    wanted = {name: text for name, text in named.items() if text.strip().lower() != name}
+    wheels = {each.name for each in old.packages if each.manager == "pip"}
+    pip_bounds = [pip_bound(*each) for each in wanted.items() if pip_requirements.name_of(each[0]) in wheels]
+    bounds = Preference(constraints=tuple(wanted.values()), pip_constraints=tuple(pip_bounds))
+    commits = {each.platform: _commits(old, each, named) for each in request.spec.platforms}
+    fresh: tuple[LockedPackage, ...] = ()
+    if named:
+        limits = {platform: bounds._replace(keep_wheels=kept) for platform, kept in commits.items()}
+        fresh = lock(replace(request, preferences=limits), sources).packages
+    preferences = {
+        each.platform: _preference(old, fresh, each, named, commits[each.platform]) for each in request.spec.platforms
+    }
+    return lock(replace(request, preferences=preferences), sources)
+
+
+def package_of(text: str) -> str:
+    """The name of what `--update` names. Raises EnvtoolError if it names no package."""
+    name = package_name(text)
+    if name is None:
+        raise EnvtoolError(f"{text!r} names no package", "--update takes numpy, or numpy=1.26 to say where to")
+    return name
+
+
+def pip_bound(name: str, text: str) -> str:
+    """A match spec of a package as pip writes it."""
+    version = text.strip()[len(name) :].lstrip("= ")
+    return f"{name}=={version}" if version[:1].isdigit() else f"{name}{version}"
+
+
+def _commits(old: Lockfile, platform: PlatformSpec, moving: Iterable[str]) -> tuple[LockedPackage, ...]:
+    """The wheels of commits that stay: what moves a branch is not asked as long as its line is as it was."""
+    names = recorded_inputs.unchanged_wheels(old.custom_metadata.get(INPUTS_KEY), platform)
+    kept = names - {pip_requirements.name_of(each) for each in moving}
+    packages = (package for package in old.packages if package.platform == platform.platform and package.built)
+    return tuple(each for each in packages if each.name in kept)
+
+
+def _preference(
+    old: Lockfile, fresh: Sequence[LockedPackage], platform: PlatformSpec, moving: Iterable[str],
+    commits: tuple[LockedPackage, ...],
+) -> Preference:  # fmt: skip
+    names = {*moving, *(pip_requirements.name_of(each) for each in moving)}
+    here = [package for package in old.packages if package.platform == platform.platform and not package.built]
+    kept = [each for each in here if each.name not in names and not refusing(platform, each)]
+    wheels = {each.name: each for each in kept if each.manager == "pip"}
+    there = {(each.manager, each.name) for each in here}
+    here_now = [each for each in fresh if each.platform == platform.platform and each.name in names]
+    moved = [each for each in here_now if (each.manager, each.name) in there]
+    exactly = {f"{e.name}[version='=={e.version}',build='{e.build}']" for e in moved if e.manager == "conda"}
+    pins = {f"{each.name}=={each.version}" for each in moved if each.manager == "pip" and not each.built}
+    return Preference(
+        keep=tuple(dict.fromkeys(each.url for each in kept if each.manager == "conda")),
+        keep_wheels=(*wheels.values(), *commits),
+        constraints=tuple(sorted(exactly)),
+        pip_constraints=tuple(sorted(pins)),
+    )

@@ -1,7 +1,4 @@
-"""Old locks whose packages have only an MD5: each gets the sha256 in its channel's record with that very MD5.
-
-A package without such a record stays as it is, and is refused where a proof is needed.
-"""
+"""Old locks whose packages have only an MD5: each gets the sha256 of its channel's record with that MD5."""
 
 from __future__ import annotations
 
@@ -12,8 +9,7 @@ from envtool.lockfile.conda_lock_v1 import Lockfile, read_lockfile
 
 
 def read_complete(path: Path, *, is_offline: bool = False) -> Lockfile:
-    """Read a lock whose packages are about to be proven (`is_offline`: whether the records that this machine keeps have
-    to do). Raises what `read_lockfile` raises."""
+    """Read a lock whose packages are about to be proven, offline by the records here. Raises as `read_lockfile`."""
     lockfile = read_lockfile(path)
     wanting = [each for each in lockfile.packages if each.manager == "conda" and each.md5 and each.sha256 is None]
     if not wanting:

@@ -1,7 +1,5 @@
-"""The inputs of a lock, recorded in it so that it can be compared with its sources without solving.
-
-Comments, blanks, the order of lines and mirrors are no part of them; everything that changes a solve is.
-"""
+"""The inputs of a lock, recorded in it so that it can be compared with its sources without solving: everything that
+changes a solve, and neither comments nor blanks, the order of lines or mirrors."""
 
 from __future__ import annotations
 
@@ -46,8 +44,7 @@ class Change(NamedTuple):
 
 
 def serialize(spec: EnvironmentSpec, options: Mapping[str, str]) -> str:
-    """The inputs of a lock as text for its custom_metadata (`options`: what the command line said beside it, such as
-    `strategy`)."""
+    """The inputs of a lock, with the options of the command line (`strategy`), as text for its custom_metadata."""
     # One item on a line, so that a change of one line of the sources is a change of few lines of the lock.
     rows = {platform.platform: f"[\n{_rows(_of(platform))}]" for platform in spec.platforms}
     sections = ",\n".join(f"{json.dumps(name)}: {text}" for name, text in sorted(rows.items()))

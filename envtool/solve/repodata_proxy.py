@@ -1,11 +1,8 @@
-"""A proxy on the loopback interface through which the solver reads repodata from whichever mirror has it whole.
-
-The solver asks one mirror and takes what comes: a 403, an HTML page, half a file or silence ends it. The proxy asks one
-mirror after the other, by the rules of downloads (`envtool.fetch.failover`), and hands on an answer only when it
-is complete and plausible. Repodata has no hash to prove; a shard has one, its name. It keeps nothing: the solver's own
-cache does. The ETag that the solver gets names the place and holds that place's validators: another place is never
-asked whether its file changed since the first one's date.
-"""
+"""A proxy on the loopback interface through which the solver reads repodata from whichever mirror has it whole. The
+solver asks one mirror, and a 403, an HTML page, half a file or silence ends it; the proxy asks one after the other, by
+the rules of downloads, and hands on only what is complete and plausible (a shard has a hash, its name). Its ETags name
+the place with that place's validators: another one is never asked whether its file changed since the first one's
+date."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import hashlib
 import json
 import re
 import secrets
+import shutil
 import sys
 import tempfile
 import threading
@@ -29,7 +27,6 @@ from envtool import console
 from envtool.errors import EnvtoolError
 from envtool.fetch import client
 from envtool.fetch import failover as patience
-from envtool.fetch.client import Body
 from envtool.fetch.credentials import without_credentials
 from envtool.fetch.failover import Failure, HostHealth, TransferError, ask_in_turn
 from envtool.mirrors.mirrors import Mirrors
@@ -91,8 +88,7 @@ class RepodataProxy:
         )
 
     def find(self, path: str, etag: str | None, is_wanted: bool) -> _Found:
-        """Ask one place after the other for what has changed since the copy that has this ETag (`is_wanted`: whether
-        the bytes are wanted, or only whether they are there)."""
+        """Ask each place in turn for what changed since the copy of this ETag, with its bytes if they are wanted."""
         own = next((each for each in self._prefixes if path.startswith(each)), None)
         if own is None:
             return _Found(_NOT_FOUND)
@@ -154,8 +150,10 @@ class RepodataProxy:
             if not is_wanted:
                 return _Found(200, headers)
             content = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - the handler closes it
-            size_bytes = _copy(body, content)
-            _require_whole(unquote(place), body, content, size_bytes)
+            size_bytes = sum(content.write(chunk) for chunk in body.chunks)
+            if body.total_bytes not in (None, size_bytes):
+                raise TransferError(f"broken off after {size_bytes} of {body.total_bytes} bytes", is_transient=True)
+            _require_whole(unquote(place), content, size_bytes)
             content.seek(0)
             return _Found(200, {**headers, "Content-Length": str(size_bytes)}, content)
 
@@ -183,16 +181,7 @@ def _conditions(place: str, etag: str | None) -> dict[str, str]:
     return {_CONDITIONS[name]: value for name, value in validators.items()}
 
 
-def _copy(body: Body, content: Any) -> int:
-    size_bytes = 0
-    for chunk in body.chunks:
-        size_bytes += content.write(chunk)
-    if body.total_bytes not in (None, size_bytes):
-        raise TransferError(f"broken off after {size_bytes} of {body.total_bytes} bytes", is_transient=True)
-    return size_bytes
-
-
-def _require_whole(place: str, body: Body, content: Any, size_bytes: int) -> None:
+def _require_whole(place: str, content: Any, size_bytes: int) -> None:
     """Refuse what cannot be the file: half of it, or something else."""
     shard = _SHARD.search(place)
     if shard:
@@ -240,8 +229,21 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        server: Any = self.server
         try:
-            self._hand_on(is_wanted=self.command == "GET")
+            found = server.relay.find(self.path, self.headers["If-None-Match"], self.command == "GET")
+        except (EnvtoolError, OSError) as error:
+            found = server.relay.fail(self.path, error)
+        try:
+            self.send_response(found.status)
+            for name, value in found.headers.items():
+                self.send_header(name, value)
+            if "Content-Length" not in found.headers and found.status != _NOT_MODIFIED:
+                self.send_header("Content-Length", "0")
+            self.end_headers()
+            if found.content is not None:
+                with found.content as content:
+                    shutil.copyfileobj(content, self.wfile, client.CHUNK_BYTES)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True  # the solver has what it wants, or has given up
 
@@ -249,20 +251,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing; what fails is reported when the solver has ended."""
-
-    def _hand_on(self, *, is_wanted: bool) -> None:
-        server: Any = self.server
-        try:
-            found = server.relay.find(self.path, self.headers["If-None-Match"], is_wanted)
-        except (EnvtoolError, OSError) as error:
-            found = server.relay.fail(self.path, error)
-        self.send_response(found.status)
-        for name, value in found.headers.items():
-            self.send_header(name, value)
-        if "Content-Length" not in found.headers and found.status != _NOT_MODIFIED:
-            self.send_header("Content-Length", "0")
-        self.end_headers()
-        if found.content is not None:
-            with found.content as content:
-                while chunk := content.read(client.CHUNK_BYTES):
-                    self.wfile.write(chunk)

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from envtool.console import ProgressDisplay
 from envtool.errors import SolveError
-from envtool.lockfile.pylock import Wheel
+from envtool.lockfile.model import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.conda_solver import PackageRecord, Repodata
 from envtool.spec import pip_requirements
@@ -21,7 +21,7 @@ class Preference(NamedTuple):
     # canonical URLs of archives that stay unless something asked for forbids it; those of packages that a line asks for
     # by name come first
     keep: tuple[str, ...] = ()
-    keep_wheels: tuple[Wheel, ...] = ()
+    keep_wheels: tuple[LockedPackage, ...] = ()
     constraints: tuple[str, ...] = ()
     pip_constraints: tuple[str, ...] = ()
 
@@ -41,7 +41,7 @@ class Solution:
 
     platform: str
     records: tuple[PackageRecord, ...]
-    wheels: tuple[Wheel, ...] = ()  # the wheels of the `pip:` section, sorted by name
+    wheels: tuple[LockedPackage, ...] = ()  # the wheels of the `pip:` section, sorted by name
     # the Python distributions that conda packages bring, each with its package; where there are wheels
     provided: Mapping[str, str] = field(default_factory=dict)
 
@@ -59,21 +59,12 @@ _Answer = TypeVar("_Answer")
 
 
 def hold_most(
-    important: Sequence[_Item],
-    others: Sequence[_Item],
-    attempts: Callable[[Sequence[Sequence[_Item]]], Sequence[_Answer | None]],
-    stays: Callable[[_Item, _Answer], bool],
-) -> _Answer | None:
-    """An answer that holds as many items as possible: with any other one held too, there would be none.
-
-    Args:
-        others: what else is to be held; it is known that not all of it can be.
-        attempts: for each of several selections, an answer that holds all of it, or None where there is none.
-        stays: whether an answer happens to have an item that it was not made to hold.
-
-    Returns:
-        None where there is no answer even if nothing is held.
-    """
+    important: Sequence[_Item], others: Sequence[_Item],
+    attempts: Callable[[Sequence[Sequence[_Item]]], Sequence[_Answer | None]], stays: Callable[[_Item, _Answer], bool],
+) -> _Answer | None:  # fmt: skip
+    """An answer that holds as many items as possible, all the important ones first; None if there is none even with
+    nothing held. `attempts` gives, for each of several selections, an answer that holds all of it or None (and not all
+    of `others` can be held); `stays` tells whether an answer happens to have an item that it was not made to hold."""
     first = next((attempt for attempt in attempts([important, ()] if important else [()]) if attempt is not None), None)
     if first is None:
         return None
@@ -129,7 +120,9 @@ def dependency_edges(solution: Solution) -> dict[Key, tuple[Key, ...]]:
         names = dict.fromkeys(spec.split()[0].lower() for spec in record.depends)
         edges["conda", record.name] = tuple(("conda", name) for name in names if name in conda)
     for wheel in solution.wheels:
-        edges["pip", wheel.name] = tuple(by_distribution[name] for name in wheel.needs if name in by_distribution)
+        edges["pip", wheel.name] = tuple(
+            by_distribution[name] for name in wheel.dependencies if name in by_distribution
+        )
     return edges
 
 

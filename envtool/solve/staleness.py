@@ -10,31 +10,27 @@ from typing import NamedTuple
 from envtool import console
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY, Lockfile
 from envtool.solve import recorded_inputs
-from envtool.solve.content_hash import content_hashes
-from envtool.solve.lock import LockRequest, with_virtual_packages
+from envtool.solve.content_hash import content_hashes, declared_packages
+from envtool.solve.lock import LockRequest
 from envtool.solve.recorded_inputs import Change
 from envtool.spec.environment import DEFAULT_PLATFORM, package_name, read_spec
 
 DEFAULT_SOURCE = Path("environment.yml")
 
 
-def sources_of(lockfile: Lockfile | None, target: Path) -> list[Path]:
-    """The files that a lock was made of, or environment.yml where there is no lock or one of them is gone."""
-    named = [target.parent / source for source in lockfile.sources] if lockfile else []
-    return named if named and all(each.exists() for each in named) else [DEFAULT_SOURCE]
-
-
 def request(
     paths: Sequence[Path], target: Path, old: Lockfile | None, given: Mapping[str, str], *, keeps_options: bool = False
 ) -> LockRequest:
-    """What to lock, so that nothing of the lock that is there is lost unless somebody asks for it: without paths the
-    sources of the lock, and of its options the platforms, or all (`keeps_options`). Raises MissingFileError if a source
-    cannot be read; SpecError if one is malformed."""
+    """What to lock, so that nothing of the lock that is there is lost: without paths the sources of the lock, and of
+    its options the platforms, or all (`keeps_options`). Raises MissingFileError, or SpecError if a source is
+    malformed."""
     recorded = recorded_options(old)
     kept = {name: value for name, value in recorded.items() if keeps_options or name == "platform"}
     options = {**kept, **given}
+    named = [target.parent / source for source in old.sources] if old else []
+    sources = named if named and all(each.exists() for each in named) else [DEFAULT_SOURCE]
     spec = read_spec(
-        paths or sources_of(old, target),
+        paths or sources,
         tuple(options.get("platform", "").split()),
         default=(old.platforms if old else ()) or (DEFAULT_PLATFORM,),
     )
@@ -48,11 +44,6 @@ def recorded_options(old: Lockfile | None) -> dict[str, str]:
     recorded = old.custom_metadata.get(INPUTS_KEY) if old else None
     options: dict[str, str] = json.loads(recorded).get("options", {}) if recorded else {}
     return options
-
-
-def has_other_strategy(old: Lockfile, options: Mapping[str, str]) -> bool:
-    """Whether versions are now chosen by another rule than in a lock, so that keeping them would answer nothing."""
-    return recorded_options(old).get("strategy", "highest") != options.get("strategy", "highest")
 
 
 class Staleness(NamedTuple):
@@ -73,8 +64,7 @@ class Staleness(NamedTuple):
 
 
 def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
-    """Compare a lock with its sources (`request`: what a lock would be made of now; options that it lacks count as they
-    were)."""
+    """Compare a lock with what would be made of its sources now; options that are not given count as they were."""
     recorded = lockfile.custom_metadata.get(INPUTS_KEY)
     changes = _compare_hashes(lockfile, request) if recorded is None else recorded_inputs.compare(
         recorded, request.spec, request.options
@@ -90,8 +80,7 @@ def check(lockfile: Lockfile, request: LockRequest) -> Staleness:
 
 def _compare_hashes(lockfile: Lockfile, request: LockRequest) -> Iterator[Change]:
     # A lock of conda-lock says only a hash of its sources, so that nothing more can be told than whether it differs.
-    complete = with_virtual_packages(request.spec)
-    declared = {each.platform: each.virtual_packages for each in complete.platforms}
+    declared = declared_packages(request.spec)
     theirs, ours = content_hashes(request.spec, None), content_hashes(request.spec, declared)
     place = str(request.spec.paths[0])
     for platform in sorted(theirs.keys() | lockfile.content_hash.keys()):

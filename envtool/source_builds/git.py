@@ -1,9 +1,6 @@
-"""The door to git: which commit a revision is, and the files of a commit, proven by git's own hashes.
-
-git's own configuration (credential helpers, proxies, `url.….insteadOf` for a mirror) holds where the network is asked,
-and none of it where files are checked out, so that every machine gets the same bytes. Out of scope: submodules, and the
-large files of git-lfs, of which a commit holds only the pointers.
-"""
+"""The door to git: which commit a revision is, and the files of a commit. git's own configuration (credential helpers,
+proxies, `url.….insteadOf`) holds where the network is asked, and none of it where files are checked out, so that every
+machine gets the same bytes. Out of scope: submodules and git-lfs."""
 
 from __future__ import annotations
 
@@ -26,9 +23,8 @@ _PLACES = ("_DIR", "_WORK_TREE", "_INDEX_FILE", "_DIRECTORY", "_NAMESPACE", "_PR
 
 
 def resolve(repository: Repository) -> str:
-    """The commit that a repository has for a revision now: a branch comes before a tag of the same name, as for pip.
-    Raises SolveError if it has no such revision, or only the start of a commit's hash is given. Raises NetworkError if
-    it cannot be asked."""
+    """The commit that a repository has for a revision now; as for pip, a branch comes before a tag. Raises SolveError
+    if it has no such revision, NetworkError if it cannot be asked."""
     if repository.commit:
         return repository.commit
     name = repository.revision or "HEAD"
@@ -43,8 +39,7 @@ def resolve(repository: Repository) -> str:
 
 def check_out(repository: Repository, commit: str, directory: Path) -> None:
     """Put the files of one commit into a new directory, with a repository around them that holds nothing else. Raises
-    NetworkError if the repository cannot be asked, or no longer has the commit. Raises SolveError if the commit cannot
-    be used: it has submodules."""
+    NetworkError if it cannot be downloaded, SolveError if it has submodules."""
     store = directory.with_name(f"{directory.name}.git")
     _fetch(repository, commit, store)
     _local(["init", "--quiet", "--template=", str(directory)])
@@ -58,8 +53,7 @@ def check_out(repository: Repository, commit: str, directory: Path) -> None:
 
 
 def clone(repository: Repository, commit: str, directory: Path) -> None:
-    """Put the files of a commit into a new directory, with the history and the tags that lead to it. Raises
-    NetworkError if the repository cannot be asked, or no longer has the commit."""
+    """Put the files of a commit into a new directory, with its history and tags. Raises NetworkError."""
     _ask(repository, "clone", "--quiet", "--no-checkout", repository.shown, str(directory))
     _local(["checkout", "--quiet", "--detach", commit], directory)
 
@@ -70,10 +64,7 @@ def committed_at(directory: Path) -> int:
 
 
 def tree_sha256(directory: Path) -> str:
-    """A hash of all files that are checked out: names, content and whether they are links or may be executed.
-
-    git's own hash is SHA-1, for which two contents with one hash can be made.
-    """
+    """A hash of names, content and kinds of all checked-out files; git's own is SHA-1, which can be forged."""
     digest = hashlib.sha256()
     for name in sorted(_files(directory, "")):
         path = directory / name

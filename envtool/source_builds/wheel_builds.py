@@ -1,8 +1,5 @@
-"""Wheels of git commits: the same bytes on every machine from the locked files and tools, or an error.
-
-What backends let vary (times, modes, order, compression) is made equal afterwards; a difference in content is left, so
-that it is found. Out of scope: compiled wheels, which depend on the compiler and fit one platform only.
-"""
+"""Wheels of git commits: the same bytes on every machine from the locked files and tools, or an error. What backends
+let vary (times, modes, order, compression) is made equal afterwards. Out of scope: compiled wheels."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ from packaging.utils import canonicalize_name
 from envtool import toml
 from envtool.artifacts.conda_package import Entry
 from envtool.artifacts.download import fetch_packages, require_sha256
-from envtool.console import ProgressDisplay
+from envtool.console import ProgressDisplay, Task
 from envtool.errors import CacheError, HashMismatchError, Issue, LockfileError, ProcessError, SolveError
 from envtool.fetch.archive_cache import Cache, Wanted, sha256_of
-from envtool.fetch.downloader import Progress, fetch
+from envtool.fetch.downloader import fetch
 from envtool.lockfile import model
 from envtool.lockfile.model import LockedPackage, Repository, SourceBuild, Tool, parse_repository
 from envtool.mirrors.mirrors import Mirrors
@@ -39,8 +36,7 @@ _HINT = "the project's own build failed; is it one that `pip wheel` can build fr
 
 
 def build_wheel(project: Path, tools: Path, committed_at: int, scratch: Path, version: str | None = None) -> Path:
-    """Build a pure-Python wheel; the backend's clock is the time of the commit, in seconds since 1970. Raises
-    SolveError if it cannot be built, or is not pure Python."""
+    """Build a pure-Python wheel by the clock of the commit, in seconds since 1970. Raises SolveError."""
     scratch.mkdir()
     argv = ["build", "--wheel", "--quiet", "--no-config", "--offline", "--no-index", "--find-links", str(tools)]
     argv += ["--python", sys.executable, "--cache-dir", str(scratch / "cache"), "--out-dir", str(scratch / "built")]
@@ -92,16 +88,12 @@ _OTHER_BYTES = (
 
 
 def rebuild(
-    package: LockedPackage,
-    cache: Cache,
-    display: ProgressDisplay,
-    *,
-    mirrors: Mirrors | None = None,
+    package: LockedPackage, cache: Cache, display: ProgressDisplay, *, mirrors: Mirrors | None = None,
     is_offline: bool = False,
-) -> Path:
-    """The wheel of a locked commit: from the cache, or built again and proven to be the very one that was locked.
-    Raises LockfileError if the lock does not say how it was built. Raises HashMismatchError if the files of the commit
-    or the wheel are not the locked ones. Raises SolveError if it cannot be built on this machine."""
+) -> Path:  # fmt: skip
+    """The wheel of a locked commit, from the cache or built again. Raises HashMismatchError if its files or the wheel
+    are not the locked ones, LockfileError if the lock does not state how it was built, SolveError if it cannot be built
+    here."""
     wanted = Wanted(package.file_name, require_sha256(package), ())
     found = cache.find(wanted)
     if found:
@@ -150,8 +142,7 @@ class Checkout:
         return cls(repository.at(git.resolve(repository)), scratch)
 
     def requirements(self) -> tuple[str, ...]:
-        """What the project's build asks for before it runs. Source: PEP 518, "build-system table". Raises SolveError if
-        its pyproject.toml is not valid, or it has nothing to build."""
+        """What the project's build asks for (PEP 518). Raises SolveError if there is nothing to build."""
         project = self.project
         path = project / "pyproject.toml"
         if not path.exists() and not (project / "setup.py").exists():
@@ -195,7 +186,7 @@ def tool_directory(
     return directory
 
 
-def store(made: Path, sha256: str, cache: Cache, progress: Progress) -> Path:
+def store(made: Path, sha256: str, cache: Cache, progress: Task) -> Path:
     """Put a wheel that was just built into the cache."""
     wanted = Wanted(made.name, sha256, (made.as_uri(),))
     return fetch([wanted], cache, progress)[wanted]
@@ -204,8 +195,7 @@ def store(made: Path, sha256: str, cache: Cache, progress: Progress) -> Path:
 def fetch_or_build(
     packages: Sequence[LockedPackage], cache: Cache, display: ProgressDisplay, *, is_offline: bool = False
 ) -> dict[str, Path]:
-    """The archives and wheels of a lock, brought into the cache, by canonical URL. Raises SolveError if the wheel of a
-    locked commit cannot be built here, else as `envtool.artifacts.download.fetch_packages`."""
+    """The archives and wheels of a lock in the cache, by URL. Raises SolveError, or as `fetch_packages`."""
     from_git = [each for each in packages if model.is_repository(each.url)]
     others = [each for each in packages if each not in from_git]
     found = fetch_packages(others, cache, display, is_offline=is_offline)

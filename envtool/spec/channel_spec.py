@@ -1,8 +1,5 @@
-"""The channel and the subdir that a match spec names (`pytorch::pytorch`, `pkg[channel=pkgs/main, subdir=noarch]`).
-
-A channel has to be among those of environment.yml, by name, by URL or by the end of the URL.
-Source: CEP 29, "MatchSpec"; conda/models/channel.py.
-"""
+"""The channel and the subdir that a match spec names (`pytorch::pytorch`, `pkg[channel=pkgs/main, subdir=noarch]`): one
+of environment.yml's, by name, URL or end of the URL. Source: CEP 29, "MatchSpec"; conda/models/channel.py."""
 
 from __future__ import annotations
 
@@ -67,8 +64,7 @@ def channel_urls(channel: str, base: Path) -> Sequence[str]:
 
 
 def find_channel(restricted: Restricted, name: str, channels: Sequence[str], base: Path) -> str | None:
-    """The URL of the listed channel that a match spec of a package names, None where it is not listed (`base`: the
-    directory that channels that are paths are relative to)."""
+    """The URL of the listed channel that a match spec names, None if it is not listed; paths are relative to `base`."""
     wanted = restricted.channel or ""
     listed = [url for channel in channels for url in channel_urls(channel, base)]
     same = [url for url in channel_urls(wanted, base) if url in listed]

@@ -1,7 +1,5 @@
-"""The environment specification: one or several environment.yml files as frozen values, per platform.
-
-Dependencies of several files are put together, each with the category of its file; a contradiction is an issue.
-"""
+"""The environment specification: one or several environment.yml files, whose lines have the category of their file, as
+frozen values per platform."""
 
 from __future__ import annotations
 
@@ -12,9 +10,8 @@ from typing import NamedTuple
 
 from envtool.errors import Issue, SpecError
 from envtool.spec import environment_yml
-from envtool.spec.environment_yml import Source, package_name
+from envtool.spec.environment_yml import PLATFORMS, Source, package_name
 from envtool.spec.pip_requirements import Line
-from envtool.spec.selectors import PLATFORMS
 from envtool.yaml_document import read_text
 
 __all__ = ["DEFAULT_PLATFORM", "Dependency", "EnvironmentSpec", "PlatformSpec", "package_name", "read_spec"]
@@ -74,9 +71,8 @@ class EnvironmentSpec:
 def read_spec(
     paths: Sequence[Path], platforms: Sequence[str] = (), *, default: Sequence[str] = (DEFAULT_PLATFORM,)
 ) -> EnvironmentSpec:
-    """Read the files of one environment (`platforms`: the platforms to read them for, instead of the ones that they
-    name). Raises MissingFileError if a file cannot be read; SpecError if a file is malformed, or they contradict each
-    other; every issue is in it."""
+    """Read the files of one environment, for `platforms` instead of the ones that they name. Raises MissingFileError if
+    a file cannot be read, SpecError with every issue if one is malformed, or they contradict each other."""
     hint = "envtool init makes one from a template; -f names another"
     return combine([environment_yml.parse(path, read_text(path, hint)) for path in paths], platforms, default)
 

@@ -1,11 +1,11 @@
-"""One parsed environment.yml, with every issue that it has.
-
-The format is conda's, with conda-lock's keys (`platforms`, `category`, `pip-repositories`) and two of ours:
-`virtual-packages` and `exclude-newer` (docs/adr/0002).
-"""
+"""One parsed environment.yml, with every issue that it has. The format is conda's, with conda-lock's keys (`platforms`,
+`category`, `pip-repositories`) and ours (`virtual-packages`, `exclude-newer`; docs/adr/0002). A selector in a comment
+(`# [linux and not aarch64]`) keeps a line for some platforms; conda-lock knows single names only. Source: CEP 24,
+"Comment-based selectors"; conda_lock/src_parser/selectors.py."""
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,10 +16,74 @@ from typing import NamedTuple
 from envtool.errors import Issue
 from envtool.fetch import credentials
 from envtool.lockfile.model import variable_problem
-from envtool.spec import pip_requirements, selectors
+from envtool.spec import pip_requirements
 from envtool.spec.pip_requirements import Line, Requirements
-from envtool.spec.selectors import PLATFORMS
 from envtool.yaml_document import Value, YamlDocument
+
+SELECTORS: Mapping[str, frozenset[str]] = {
+    "linux-64": frozenset({"linux", "linux64", "unix", "x86", "x86_64", "x64"}),
+    "linux-aarch64": frozenset({"linux", "aarch64", "unix"}),
+    "linux-ppc64le": frozenset({"linux", "ppc64le", "unix"}),
+    "osx-64": frozenset({"osx", "osx64", "unix", "x86", "x86_64", "x64"}),
+    "osx-arm64": frozenset({"osx", "arm64", "unix"}),
+    "win-64": frozenset({"win", "win64", "x86", "x86_64", "x64"}),
+}
+PLATFORMS = tuple(SELECTORS)
+# The other platforms of conda, which envtool locks nothing for.
+_KNOWN = frozenset().union(*SELECTORS.values(), {"linux32", "win32", "s390x", "armv6l", "armv7l", "riscv64", "ppc64"})
+_TOKEN = re.compile(r"\s*(\(|\)|[^\s()]+)")
+_SELECTOR = re.compile(r"\S.*?#[^\[]*\[([^\[\]]+)\][^()]*$")
+
+
+def selector(line: str) -> str | None:
+    """The selector at the end of a line, or None where it has none."""
+    if line.lstrip().startswith("#"):
+        return None
+    match = _SELECTOR.match(line.strip())
+    return match[1].strip() if match else None
+
+
+def for_platform(text: str, platform: str) -> str:
+    """The text with the lines of other platforms blanked, so that every other line keeps its number."""
+    kept = SELECTORS[platform]
+    lines = ((line, selector(line)) for line in text.split("\n"))
+    return "\n".join(line if name is None or holds(name, kept) else "" for line, name in lines)
+
+
+def selector_problems(text: str) -> list[tuple[int, str]]:
+    """The selectors of a text that cannot be used: line, counted from 1, and why."""
+    found = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        expression = selector(line)
+        if expression is None:
+            continue
+        words = set(_TOKEN.findall(expression)) - {"and", "or", "not", "(", ")"}
+        unknown = sorted(words - _KNOWN)
+        if unknown:
+            known = ", ".join(sorted(_KNOWN))
+            found.append((number, f"selector [{expression}] names no platform: {', '.join(unknown)}; known: {known}"))
+        elif holds(expression, frozenset()) is None:
+            found.append((number, f"selector [{expression}] cannot be read; names, and, or, not and parentheses can"))
+    return found
+
+
+def holds(expression: str, names: frozenset[str]) -> bool | None:
+    """Whether a selector is true where some names are, None where it cannot be read."""
+
+    def value(node: ast.expr) -> bool:
+        if isinstance(node, ast.BoolOp):
+            return (all if isinstance(node.op, ast.And) else any)(list(map(value, node.values)))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return not value(node.operand)
+        if isinstance(node, ast.Name):
+            return node.id in names
+        raise SyntaxError
+
+    try:
+        return value(ast.parse(" ".join(expression.split()), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
 
 _KEYS = (
     "name", "channels", "dependencies", "platforms", "category", "variables", "prefix",
@@ -79,7 +143,7 @@ def parse(path: Path, text: str) -> Source:
         document.issue(1, "the file is empty; it needs at least channels and dependencies")
     if not top:
         return Source(path, issues=tuple(document.issues))
-    for number, problem in selectors.problems(text):
+    for number, problem in selector_problems(text):
         document.issue(number, problem)
     newer = top.get("exclude-newer")  # YAML reads 2026-01-31 as a date and 7 as a number
     category = document.string(top.get("category"), "category") or "main"
@@ -177,7 +241,7 @@ def _variables(document: YamlDocument, value: Value | None) -> dict[str, Line]:
 
 def _section(document: YamlDocument, text: str, platform: str) -> Section:
     # Selectors are comments, which no YAML parser keeps: lines for other platforms are blanked, so that places stay.
-    filtered = YamlDocument(document.name, selectors.for_platform(text, platform))
+    filtered = YamlDocument(document.name, for_platform(text, platform))
     top = filtered.mapping(filtered.root, "the file")
     conda, lines, place = _dependencies(filtered, top.get("dependencies"))
     pip = pip_requirements.parse(lines, Path(document.name).parent)

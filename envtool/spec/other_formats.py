@@ -32,9 +32,8 @@ _SKIPPED = {".venv", "venv", "node_modules", "site-packages", "build", "dist", "
 
 
 def convert(path: Path, name: str) -> tuple[str, list[str]]:
-    """The text of an environment.yml, and what was left out or needs a look; made of requirements.txt, pyproject.toml,
-    pixi.toml, an environment.yml that conda exported, or the imports in a directory of Python files. Raises
-    EnvtoolError if the path cannot be read as one of these."""
+    """The text of an environment.yml made of requirements.txt, pyproject.toml, pixi.toml, conda's export or the imports
+    in a directory; and what was left out or needs a look. Raises EnvtoolError if the path is none of these."""
     notes: list[str] = []
     try:
         if path.is_dir():

@@ -1,11 +1,7 @@
-"""The lines of a `pip:` section: requirements with their hashes, and the few options of pip that a lock has a use for.
-
-As with pip, a file has to match one hash of every line that names the distribution, constraints included. uv only notes
-such hashes. Source: pip documentation, "Secure installs"; pip/_internal/models/link.py, `_SUPPORTED_HASHES`.
-
-Files that `-r` and `-c` name are read in place, so that every requirement knows its own file and line. A line that
-cannot be locked (an editable or local project, an option that changes how wheels are built) is an issue.
-"""
+"""The lines of a `pip:` section, in files that `-r` and `-c` name too: requirements with their hashes, and the few
+options of pip that a lock has a use for; any other line is an issue. As with pip, a file has to match one hash of every
+line that names the distribution, constraints included; uv only notes such hashes. Source: pip documentation, "Secure
+installs"; pip/_internal/models/link.py, `_SUPPORTED_HASHES`."""
 
 from __future__ import annotations
 
@@ -116,8 +112,7 @@ def parse(lines: Sequence[Line], base: Path) -> Requirements:
 
 
 def name_of(requirement: str) -> str | None:
-    """The normalized name of the distribution that a requirement asks for, or None when it names none. Source: PEP 503,
-    "Normalized Names"."""
+    """The normalized name (PEP 503) of the distribution that a requirement asks for, None when it names none."""
     parsed = _parsed(split_hashes(requirement)[0])
     return re.sub(r"[-_.]+", "-", parsed.name).lower() if parsed else None
 

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta, timezone
 
 from envtool.errors import EnvtoolError
 
-STRATEGIES = ("highest", "lowest", "lowest-direct")
 _UNITS = {"w": 7 * 86400, "d": 86400, "h": 3600, "m": 60, "s": 1}
 _WORDS = r"(?:w|weeks?|d|days?|h|hours?|m|min|minutes?|s|seconds?)"
 _PART = re.compile(rf"(\d+)\s*({_WORDS})(?![A-Za-z])\s*", re.IGNORECASE)

@@ -1,8 +1,5 @@
-"""Wheels for the channel: one from the package index by its hash, one from our own checkout.
-
-pip does both, so that the machine's own pip configuration (index, proxy, certificates) applies. The checkout is copied
-first: the wheel is made of exactly the bytes that were hashed, and nothing is ever written beside the sources.
-"""
+"""Wheels for the channel: one from the package index by its hash, one from our own checkout, both by pip, whose
+configuration applies. The checkout is copied first, so that the wheel is made of exactly the bytes that were hashed."""
 
 from __future__ import annotations
 
@@ -14,17 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from envtool import subprocesses
+from envtool.console import Task
 from envtool.errors import MissingFileError, ProcessError
 from envtool.fetch.archive_cache import Cache, Wanted
-from envtool.fetch.downloader import Progress, fetch
+from envtool.fetch.downloader import fetch
 
 _PIP_HINT = "check that pip reaches a package index on this machine: python -m pip download --no-deps pip"
 _NOT_SOURCES = ("__pycache__", "*.pyc", ".*_cache")
 
 
-def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, progress: Progress) -> Path:
-    """A pure-Python wheel by its hash, from the cache or from the index that pip is configured for. Raises ProcessError
-    if pip could not get it."""
+def download(name: str, version: str, sha256: str, cache: Cache, scratch: Path, progress: Task) -> Path:
+    """A pure-Python wheel by its hash, from the cache or from pip's index. Raises ProcessError if pip failed."""
     wanted = Wanted(f"{name.replace('-', '_')}-{version}-py3-none-any.whl", sha256, ())
     found = cache.find(wanted)
     if found:

@@ -1,9 +1,5 @@
-"""Wheel files: members, RECORD, headers, scripts, and the places of their files in a conda package.
-
-A noarch package has `site-packages/` and `python-scripts/`, which the installer puts where the environment's Python
-looks; any other names the places themselves. `RECORD` lists what will be installed, scripts included, and `INSTALLER`
-states conda, so that pip neither upgrades nor removes the package by accident.
-"""
+"""Wheel files: members, RECORD, headers, scripts, and the places of their files in a conda package: `site-packages/`
+and `python-scripts/` if it is noarch. `INSTALLER` states conda, so that pip leaves the package alone."""
 
 from __future__ import annotations
 
@@ -16,10 +12,10 @@ import posixpath
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from email.message import Message
-from email.parser import Parser
+from email.parser import HeaderParser, Parser
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from envtool.artifacts.conda_archive import ZIP_ERRORS
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, safe_path
@@ -36,8 +32,7 @@ def one_line(metadata: Message, key: str) -> str:
     return str(metadata.get(key, "")).strip()
 
 
-@dataclass(frozen=True)
-class Wheel:
+class Wheel(NamedTuple):
     """A wheel that was read: its files by path, and its .dist-info directory."""
 
     name: str
@@ -125,8 +120,7 @@ class Wheel:
         return tuple(found)
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """The places of a package."""
 
     site: str
@@ -135,8 +129,7 @@ class Layout:
     installed_site: str  # where `site` is once it is installed
 
     def place(self, wheel: Wheel, generated: Sequence[str]) -> tuple[Entry, ...]:
-        """The files of a wheel at their places, sorted by path. Raises ArchiveError if it has files of a kind that has
-        no place."""
+        """The files of a wheel at their places, sorted by path. Raises ArchiveError if one has no place."""
         files = {entry.path: entry for entry in self._placed(wheel)}
         installer, record = (f"{self.site}/{wheel.dist_info}/{name}" for name in ("INSTALLER", "RECORD"))
         files[installer] = Entry(installer, b"conda\n")
@@ -194,3 +187,22 @@ def format_record(rows: Iterable[tuple[str, str, str]]) -> bytes:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(rows)
     return out.getvalue().encode("utf-8")
+
+
+_NO_LICENSE = ("", "unknown", "none")
+
+
+def license_of(metadata: str) -> str | None:
+    """The licence that the METADATA of a wheel states, the most precise field first (PyPA core metadata)."""
+    headers = HeaderParser().parsestr(metadata)
+    for field in ("License-Expression", "License"):
+        text = str(headers.get(field, "")).strip()
+        if known := known_license(text.splitlines()[0] if text and len(text) < 200 else None):
+            return known
+    classifiers = [str(each) for each in headers.get_all("Classifier", []) if str(each).startswith("License ::")]
+    return classifiers[0].rpartition(" :: ")[2] if classifiers else None
+
+
+def known_license(text: str | None) -> str | None:
+    """The text of a licence, or None where it is a word for none."""
+    return text if text and text.strip().lower() not in _NO_LICENSE else None

@@ -1,13 +1,8 @@
-"""Any wheel becomes a conda package with its dependencies: noarch, or for one Python and platform if it is compiled.
-
-A conda package has no markers, so each is decided when the package is made. A noarch package is for many Pythons and
-platforms: a marker that asks for them is an error there, unless a Python is named. Extras are wishes of the user that a
-package has no place for; what only they need is left out. Requires-Dist becomes match specs; the names of PyPI are
-taken for those of conda unless others are given.
-
-Source: the PyPA specifications "Platform compatibility tags" and "Binary distribution format". Out of scope: shared
-libraries that a wheel brings and a conda package has as well, and Windows, where packages are laid out in another way.
-"""
+"""Any wheel becomes a conda package with its dependencies: noarch, or for one Python and platform if it is compiled. A
+conda package has no markers: each is decided when it is made, and one that asks for Python or machine is an error in a
+noarch package, unless a Python is named. What only extras need is left out; the names of PyPI are taken for conda's
+unless others are given. Source: the PyPA specifications "Platform compatibility tags" and "Binary distribution format".
+Out of scope: shared libraries that a conda package has as well, and Windows."""
 
 from __future__ import annotations
 
@@ -15,17 +10,18 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
+from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package
 from envtool.errors import ArchiveError
 from envtool.wheels import reader
-from envtool.wheels.license import license_of
-from envtool.wheels.reader import Wheel
+from envtool.wheels.reader import Wheel, license_of
 
 _OF_PYTHON = ("python_version", "python_full_version", "implementation_version")
 _OF_MACHINE = ("sys_platform", "platform_system", "platform_machine", "os_name", "platform_release", "platform_version")
@@ -33,8 +29,7 @@ _SYSTEMS = {"linux": ("linux", "Linux", "posix"), "osx": ("darwin", "Darwin", "p
 _MACHINES = {"64": "x86_64"}
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """What a package is made for: a subdir, a Python such as `3.11` (None where any will do), and what both need."""
 
     subdir: str
@@ -43,8 +38,7 @@ class Target:
 
 
 def match_specs(requires: Sequence[str], target: Target, names: Mapping[str, str], owner: str) -> tuple[str, ...]:
-    """The sorted match specs that stand for the requirements that a target needs. Raises ArchiveError if a line cannot
-    be expressed as a match spec."""
+    """The sorted match specs of the requirements that a target needs. Raises ArchiveError if one has none."""
     found = set()
     for line in requires:
         try:
@@ -80,29 +74,22 @@ def _environment(target: Target) -> dict[str, str]:
     sys_platform, platform_system, os_name = _SYSTEMS.get(system, _SYSTEMS["linux"])
     python = target.python or "3.9"
     return {
-        "python_version": python,
-        "python_full_version": f"{python}.0",
-        "implementation_name": "cpython",
-        "platform_python_implementation": "CPython",
-        "sys_platform": sys_platform,
-        "platform_system": platform_system,
-        "os_name": os_name,
-        "platform_machine": _MACHINES.get(bits, bits),
-        "extra": "",
-    }
+        "python_version": python, "python_full_version": f"{python}.0", "implementation_name": "cpython",
+        "platform_python_implementation": "CPython", "sys_platform": sys_platform, "platform_system": platform_system,
+        "os_name": os_name, "platform_machine": _MACHINES.get(bits, bits), "extra": "",
+    }  # fmt: skip
 
 
 def _match_spec(requirement: Requirement, names: Mapping[str, str], owner: str) -> str:
     if requirement.url:
         raise ArchiveError(f"{owner} needs {requirement}, and conda has no requirements that are URLs")
-    name = re.sub(r"[-_.]+", "-", requirement.name).lower()
-    name = names.get(name, name)
+    name = canonicalize_name(requirement.name)
     clauses = sorted(str(each) for each in requirement.specifier)
     unknown = [clause for clause in clauses if clause.startswith("===") or "+" in clause]
     if unknown:
         message = f"{owner} needs {requirement}, which cannot be expressed as a conda version: {', '.join(unknown)}"
         raise ArchiveError(message)
-    return f"{name} {','.join(clauses)}".strip()
+    return f"{names.get(name, name)} {','.join(clauses)}".strip()
 
 
 _NAME = re.compile(
@@ -202,33 +189,26 @@ class ConversionOptions:
 
 
 def convert(path: Path, wish: ConversionOptions) -> Package:
-    """Make a package of a wheel. Raises ArchiveError if the wheel is damaged, contradicts its RECORD, does not fit the
-    wish, or needs what conda has no words for."""
+    """Make a package of a wheel. Raises ArchiveError if it is damaged or conda cannot express what it needs."""
     wheel = Wheel.read(path)
     wheel.check_record()
     metadata, scripts = wheel.headers("METADATA"), wheel.console_scripts()
     fit = fit_of(path.name, wish.python, wish.platform)
-    name = re.sub(r"[-_.]+", "-", reader.one_line(metadata, "Name")).lower()
+    name = canonicalize_name(reader.one_line(metadata, "Name"))
     package = Package(
-        name=wish.names.get(name, name),
-        version=reader.one_line(metadata, "Version").replace("-", "_"),
-        build_number=wish.build_number,
-        subdir=fit.subdir,
-        depends=_depends(wheel, metadata, fit, wish),
-        license=license_of(metadata.as_string()) or "unknown",
-        summary=reader.one_line(metadata, "Summary"),
-        home=reader.one_line(metadata, "Home-page") or None,
-        files=(),
-        about=(*wheel.licenses(), _origin(path)),
-    )
+        name=wish.names.get(name, name), version=reader.one_line(metadata, "Version").replace("-", "_"),
+        build_number=wish.build_number, subdir=fit.subdir, depends=_depends(wheel, metadata, fit, wish),
+        license=license_of(metadata.as_string()) or "unknown", summary=reader.one_line(metadata, "Summary"),
+        home=reader.one_line(metadata, "Home-page") or None, files=(), about=(*wheel.licenses(), _origin(path)),
+    )  # fmt: skip
     if fit.python is None:
         files = reader.NOARCH.place(wheel, [f"bin/{name}" for name in scripts])
-        return replace(package, files=files, entry_points=tuple(f"{name} = {scripts[name]}" for name in scripts))
+        return package._replace(files=files, entry_points=tuple(f"{name} = {scripts[name]}" for name in scripts))
     generated = [_script(name, target, path.name) for name, target in scripts.items()]
     site = f"lib/python{fit.python}/site-packages"
     places = reader.Layout(site, "bin", f"include/python{fit.python}/{package.name}", site)
     files = (*places.place(wheel, [each.path for each in generated]), *generated)
-    return replace(package, files=files, build_prefix=f"py{fit.python.replace('.', '')}")
+    return package._replace(files=files, build_prefix=f"py{fit.python.replace('.', '')}")
 
 
 def _depends(wheel: Wheel, metadata: Message, fit: Target, wish: ConversionOptions) -> tuple[str, ...]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 import click
 
 from serve.errors import OperationError
-from serve.fleet.etcd import Etcd, connect
+from serve.fleet.carriers import connect
 from serve.fleet.keys import Transaction
 from serve.fleet.messages import ALL, COMMITTED, PIN, View, name_entry, write
 from serve.fleet.state import leave
@@ -18,6 +18,9 @@ from serve.fleet.status import describe
 from serve.settings.settings import Settings, load_settings
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from serve.fleet.carriers import Keys
 
 
 @click.group()
@@ -35,14 +38,14 @@ def fleet() -> None:
 _model = click.option("--model", metavar="NAME[@LABEL]", help="Which one, where the server has several.")
 
 
-def _open(model: str | None) -> tuple[Settings, Etcd]:
+def _open(model: str | None) -> tuple[Settings, Keys]:
     settings = load_settings(os.environ, Path.cwd()).find(model)
     if settings.commit != "fleet":
         raise OperationError(f'commit: expected "fleet", found "{settings.commit}"')
     return settings, connect(settings)
 
 
-def _change(keys: Etcd, make: Callable[[View], Transaction]) -> View:
+def _change(keys: Keys, make: Callable[[View], Transaction]) -> View:
     """Carry out a transaction on what is there; again where something came in between. Returns what was there."""
     while True:
         view = View.parse(keys.read(*ALL))

@@ -12,13 +12,13 @@ import json
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from serve.errors import FleetError
-from serve.fleet.keys import Change, Item, LeaseLostError, Snapshot, Transaction
+from serve.fleet.keys import Change, Changes, Item, LeaseLostError, Snapshot, Transaction
 
 if TYPE_CHECKING:
     from serve.settings.settings import Settings
@@ -42,9 +42,8 @@ class Etcd:
     def __init__(self, urls: tuple[str, ...], prefix: str, secrets: Path | None = None) -> None:
         self._urls, self._prefix, self._at, self._token = urls, prefix, 0, ""
         self._connection: http.client.HTTPConnection | None = None
-        self._lock, self._woken = threading.Lock(), threading.Event()
-        self._watched, self._watch_number = threading.Lock(), 0
-        self._changes: list[Change] | None = None
+        self._lock, self._changes = threading.Lock(), Changes()
+        self.take, self.wait = self._changes.take, self._changes.wait
         ca, certificate, user = ((secrets or Path()) / name for name in ("ca.pem", "client.pem", "user"))
         try:
             self._tls = ssl.create_default_context(cafile=str(ca) if secrets and ca.exists() else None)
@@ -92,26 +91,9 @@ class Etcd:
 
     def watch(self, first: str, last: str, after: int) -> None:
         """Begin to take down what changes after a revision from one prefix to another, instead of what was watched."""
-        with self._watched:
-            self._watch_number, self._changes = self._watch_number + 1, []
-            whole = {"key": self._key(first), "range_end": self._range_of(last)["range_end"]}
-            request = {**whole, "start_revision": str(after + 1), "prev_kv": True}
-            arguments = (self._watch_number, json.dumps({"create_request": request}))
-            threading.Thread(target=self._follow, args=arguments, name="fleet-watch", daemon=True).start()
-
-    def take(self) -> list[Change] | None:
-        """Return what has changed since the last time; `None` where nothing is watched, or the watch was cut off."""
-        with self._watched:
-            changes = self._changes
-            self._changes = None if changes is None else []
-            return changes
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until there is something to take; return whether there is."""
-        if not self._woken.wait(timeout_s):
-            return False  # what comes now wakes the next wait
-        self._woken.clear()
-        return True
+        whole = {"key": self._key(first), "range_end": self._range_of(last)["range_end"]}
+        request = {**whole, "start_revision": str(after + 1), "prev_kv": True}
+        self._changes.begin(self._follow, json.dumps({"create_request": request}))
 
     def _follow(self, number: int, request: str) -> None:
         """Take down a watch until it ends, or another one was begun."""
@@ -120,28 +102,16 @@ class Etcd:
             connection = self._connect(_WATCH_TIMEOUT_S)
             connection.request("POST", "/v3/watch", request, self._headers())
             with connection.getresponse() as response:
-                while self._note(number, json.loads(response.readline())["result"]):
-                    continue
+                found: dict[str, Any] = {}
+                while not found.get("canceled") and self._changes.note(number, self._read_changes(found)):
+                    found = json.loads(response.readline())["result"]
         time.sleep(max(0.0, began_s + _TIMEOUT_S / 4 - time.monotonic()))  # else one that is refused is a loop
-        with self._watched:
-            if self._watch_number == number:
-                self._changes = None
-        self._woken.set()
+        self._changes.end(number)
 
-    def _note(self, number: int, found: Mapping[str, Any]) -> bool:
-        """Take down one line of a watch, and return whether it goes on."""
-        changes = []
+    def _read_changes(self, found: Mapping[str, Any]) -> Iterator[Change]:
         for event in found.get("events", ()):
             (key, item), before = self._read_item(event["kv"]), event.get("prev_kv", {}).get("mod_revision", 0)
-            is_gone = event.get("type") == "DELETE"
-            changes.append(Change(key, item.changed, None if is_gone else item, int(before)))
-        with self._watched:
-            if self._watch_number != number or self._changes is None or found.get("canceled"):
-                return False
-            self._changes += changes
-        if changes:
-            self._woken.set()
-        return True
+            yield Change(key, item.changed, None if event.get("type") == "DELETE" else item, int(before))
 
     def _call(self, path: str, body: Mapping[str, object]) -> Any:
         with self._lock:

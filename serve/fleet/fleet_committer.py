@@ -17,24 +17,37 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from serve import durable_files
 from serve.errors import FleetError
-from serve.fleet.etcd import Etcd, connect
+from serve.fleet.carriers import connect
 from serve.fleet.gate import Gate
 from serve.fleet.keys import Transaction
 from serve.fleet.member import RETRY_S, FleetMember, Setup, carry_out
-from serve.fleet.messages import NOW, PIN, PROPOSAL, REFUSED, ROSTER, Failure, Member, View, is_same, propose, write
-from serve.fleet.state import LONGER, REFUSE, Driver, Local
+from serve.fleet.messages import (
+    ALL,
+    NOW,
+    PIN,
+    PROPOSAL,
+    REFUSED,
+    ROSTER,
+    Failure,
+    Member,
+    View,
+    is_same,
+    propose,
+    write,
+)
+from serve.fleet.state import LONGER, REFUSE, Driver, Local, find_refusal
 from serve.fleet.status import describe
 from serve.rollout.decision import CRASH
 from serve.source.observation import SERVED, Ignore, Wait
 from serve.store.ledger import CHECKPOINT, RETURN
 from serve.store.quarantine import Rejection
 from serve.swap.generation import kept
-from serve.swap.host_committer import HostCommitter
+from serve.swap.host_committer import HostCommitter, reject_return
 from serve.swap.host_coordinator import Coordinator, Proposal
-from serve.swap.probation import reject_return
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Stored
+    from serve.fleet.carriers import Keys
     from serve.model.loader import ModelLoader
     from serve.settings.settings import Settings
     from serve.store.ledger import Entry
@@ -201,20 +214,29 @@ class FleetCommitter(HostCommitter):
         self._settings, self._gate, self._read_terms = settings, gate, read_terms
         host = settings.fleet_host or socket.gethostname()
         self._setup = Setup(host, settings.fleet_lease_s, context.log.emit)
-        self._keys: Etcd | None = None
+        self._keys: Keys | None = None
         self._thread: threading.Thread | None = None
         self._member: FleetMember | None = None
-        self._described: tuple[float, Mapping[str, Any]] = (0.0, {})
+
+        self._describe: Callable[[], Member] | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why the fleet has not taken this host in; empty where it has, and in workers that do not speak to it."""
+        return self._member.reason if self._member is not None else ""
+
+    def find_refusal(self) -> str:
+        """Return why this worker is not like those of the fleet, its own host's among them; raises `FleetError`."""
+        if self._describe is None:
+            return "the worker has not booted"
+        return find_refusal(View.parse(self._shared_keys().read(*ALL)), self._setup.host, self._describe())
 
     def describe(self) -> Mapping[str, Any]:
-        """Return what every host is, at most two seconds old; `error` alone where etcd does not answer."""
-        if time.monotonic() > self._described[0]:
-            try:
-                found = describe(self._shared_keys())
-            except FleetError as error:
-                found = {"error": error.message}
-            self._described = time.monotonic() + _AWAY_S, found
-        return self._described[1]
+        """Return what every host is; `error` alone where the keys are out of reach."""
+        try:
+            return describe(self._shared_keys())
+        except FleetError as error:
+            return {"error": error.message}
 
     def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live; the gate stays shut until the fleet has taken this host in."""
@@ -292,13 +314,13 @@ class FleetCommitter(HostCommitter):
         lasts_s = settings.fleet_lease_s if settings.fleet_cut_off == REFUSE else settings.fleet_evict_s
         driver = Driver(lasts_s * LONGER or math.inf, settings.commit_timeout_s)
         workers = Workers(self._context, coordinator, self._gate)
-        describe: Callable[[], Member] = lambda: Member(self._gate.incarnation, place, terms)  # noqa: E731
-        self._member = FleetMember(self._setup, self._gate, workers, driver, describe)
+        self._describe = lambda: Member(self._gate.incarnation, place, terms)
+        self._member = FleetMember(self._setup, self._gate, workers, driver, self._describe)
         is_wanted: Callable[[], bool] = lambda: coordinator.membership.is_joined  # noqa: E731
         arguments = (self._root, lambda: connect(settings), is_wanted)
         self._thread = threading.Thread(target=self._member.run, args=arguments, name="fleet", daemon=True)
         self._thread.start()
 
-    def _shared_keys(self) -> Etcd:
+    def _shared_keys(self) -> Keys:
         self._keys = self._keys or connect(self._settings)
         return self._keys

@@ -6,9 +6,10 @@ changed it last, and a transaction is carried out whole, if all that it rests on
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from serve.errors import FleetError
 
@@ -56,6 +57,51 @@ def follow(snapshot: Snapshot, changes: Iterable[Change], read: int) -> Snapshot
         else:
             items[key] = item
     return Snapshot(revision, items)
+
+
+class Changes:
+    """What the last watch that was begun has brought, until somebody takes it; a thread brings it."""
+
+    def __init__(self) -> None:
+        self._lock, self._woken, self._watches = threading.Lock(), threading.Event(), 0
+        self._found: list[Change] | None = None
+
+    def begin(self, follow: Callable[..., None], *arguments: object) -> None:
+        """Begin a watch instead of what was watched: `follow` is run with its number and the arguments."""
+        with self._lock:
+            self._watches, self._found = self._watches + 1, []
+            arguments = (self._watches, *arguments)
+        threading.Thread(target=follow, args=arguments, name="fleet-watch", daemon=True).start()
+
+    def note(self, number: int, found: Iterable[Change]) -> bool:
+        """Add what a watch has brought, and return whether it is still the last one."""
+        with self._lock:
+            if self._watches != number or self._found is None:
+                return False
+            self._found += found
+            if self._found:
+                self._woken.set()
+            return True
+
+    def end(self, number: int) -> None:
+        """Note that a watch was cut off."""
+        with self._lock:
+            if self._watches == number:
+                self._found = None
+        self._woken.set()
+
+    def take(self) -> list[Change] | None:
+        """Return what has changed since the last time; `None` where nothing is watched, or the watch was cut off."""
+        with self._lock:
+            found, self._found = self._found, None if self._found is None else []
+            return found
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until there is something to take; return whether there is."""
+        if not self._woken.wait(timeout_s):
+            return False  # what comes now wakes the next wait
+        self._woken.clear()
+        return True
 
 
 @dataclass(frozen=True)

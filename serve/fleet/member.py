@@ -29,7 +29,7 @@ from serve.store.quarantine import explain
 from serve.swap.host_coordinator import FLEET_LOCK
 
 if TYPE_CHECKING:
-    from serve.fleet.etcd import Etcd
+    from serve.fleet.carriers import Keys
     from serve.fleet.fleet_committer import Workers
     from serve.fleet.gate import Gate
 
@@ -136,7 +136,7 @@ class FleetMember:
         """End `run`."""
         self._is_stopping.set()
 
-    def run(self, root: Path, open_keys: Callable[[], Etcd], is_wanted: Callable[[], bool]) -> None:
+    def run(self, root: Path, open_keys: Callable[[], Keys], is_wanted: Callable[[], bool]) -> None:
         """Take part until `stop`, while this worker, of all of its host, holds a lock; the body of a thread.
 
         Args:
@@ -150,7 +150,7 @@ class FleetMember:
             descriptor = durable_files.claim(root / FLEET_LOCK)
         # A child that the model's code forks would hold the lock beyond this worker's end.
         os.register_at_fork(after_in_child=functools.partial(os.close, descriptor))
-        keys: Etcd | None = None
+        keys: Keys | None = None
         while not self._is_stopping.is_set():
             try:
                 if not is_wanted():
@@ -203,6 +203,11 @@ class FleetMember:
             yield from self._commit(say(view, self._setup.host, action.say, lease))
             return True
         return self._local is not None and action.fence not in (None, self._local.fence)
+
+    @property
+    def reason(self) -> str:
+        """Why this host is out, as far as this worker knows; empty while it is in."""
+        return self._told[1]
 
     def _tell(self, state: str, reason: str = "") -> None:
         """Tell, once, where this host is, and why."""

@@ -78,7 +78,7 @@ def respond(view: View, local: Local, host: str, me: Member) -> HostAction:
 
 
 def _come_in(view: View, local: Local, host: str, me: Member) -> HostAction:
-    refusal = local.refusal or _find_refusal(view, host, me)
+    refusal = local.refusal or find_refusal(view, host, me)
     is_behind = local.generation < view.generation
     # It was in, and is not any more: the others may move without it. Not so where the fleet itself was lost.
     is_out = not view.has(host, me) and local.generation <= view.generation
@@ -92,7 +92,8 @@ def _come_in(view: View, local: Local, host: str, me: Member) -> HostAction:
     return HostAction(shut, join=Beat(me.incarnation, local.live))
 
 
-def _find_refusal(view: View, host: str, me: Member) -> str:
+def find_refusal(view: View, host: str, me: Member) -> str:
+    """Return why a host may not be one of the fleet, or a worker one of its host; empty where it may."""
     mine, beat = view.roster.get(host), view.beats.get(host)
     if beat is not None and mine is not None and beat.incarnation == mine.incarnation and mine.place != me.place:
         return f"the name {host} is taken by {mine.place}; give this host another one: fleet_host"

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from serve.fleet.messages import ALL, AWAY, DRIVER, FENCE, PIN, View
 
 if TYPE_CHECKING:
-    from serve.fleet.etcd import Etcd
+    from serve.fleet.carriers import Keys
 
 _LAPSED = "its lease is over: it was killed, hangs, or does not reach etcd"
 
 
-def describe(keys: Etcd) -> dict[str, Any]:
+def describe(keys: Keys) -> dict[str, Any]:
     """Return, in the form that JSON can hold, what is committed and proposed, and every host; raises `FleetError`."""
     found = keys.read(*ALL, AWAY)
     view, proposal = View.parse(found), View.parse(found).proposal

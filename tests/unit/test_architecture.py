@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 # The one door, or the few, for each outside thing.
 DOORS = {
-    "a2wsgi": {"serve/workers/event_loop_worker.py"},
+    "a2wsgi": {"serve/workers/event_loop_worker.py", "serve/ray_app.py"},
     "uvicorn": {"serve/workers/http_protocol.py", "serve/workers/event_loop_worker.py"},
     "gunicorn": {
         "serve/workers/thread_worker.py",
@@ -24,7 +24,7 @@ DOORS = {
         "serve/workers/event_loop_worker.py",
         "envtool/channel/server.py",
     },
-    "boto3": {"envtool/channel/storage.py"},
+    "boto3": {"envtool/channel/mirror.py"},
     "cryptography": {"envtool/signing/dsse.py", "serve/checkpoint/dsse.py", "serve/inference/recorder.py"},
     "PIL": {"serve/codec/image.py"},
     "mlflow": {"serve/source/mlflow_registry.py"},
@@ -32,6 +32,7 @@ DOORS = {
     "jinja2": {"envtool/templates.py"},
     "opentelemetry": {"serve/observability/spans.py"},
     "prometheus_client": {"serve/metrics/metric_families.py"},
+    "ray": {"serve/fleet/ray_keys.py", "serve/ray_app.py"},
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
     "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py", "serve/development/dev_server.py"},
@@ -133,12 +134,12 @@ STOREYS = {
     "envtool": """
         errors paths atomic_files console file_lock subprocesses scratch toml yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export audit policy image channel bundle deploy doctor ci cli __main__
+        export audit policy image channel bundle deploy doctor cli __main__
     """,
     "serve": """
         errors durable_files codec http events checkpoint settings system policy source store rollout model swap fleet
         inference batching protocols operations metrics observability gateway workers publishing development
-        cli gunicorn_conf wsgi __main__
+        cli gunicorn_conf wsgi ray_app __main__
     """,
 }
 

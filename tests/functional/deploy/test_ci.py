@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from envtool import ci
-from envtool.ci import CiReport, Step, Verdict, as_annotations, as_markdown
+from envtool.cli.ci import CiReport, Step, Verdict, as_annotations, as_markdown
 from tests.functional.deploy.conftest import run_envtool, write_channel, write_environment
 from tests.functional.prefix.conftest import User
 from tests.support.archives import Archive, File
@@ -32,7 +32,7 @@ def test_all_is_well_and_a_second_run_needs_no_channel(user: User, project: Path
     out, _ = run_envtool(user, project, "ci", "--json")
     first = json.loads(out)
     assert (first["verdict"], first["exit_code"], first["package_count"]) == ("good", 0, 2)
-    assert [step["verdict"] for step in first["steps"]] == ["good"] * (5 if ci.is_installed() else 4)
+    assert [step["verdict"] for step in first["steps"]] == ["good"] * (5 if find_spec("conda_lock") else 4)
     assert f"env digest `{first['env_digest']}`" in (project / "envtool-ci/summary.md").read_text()
     assert ElementTree.parse(project / "envtool-ci/verify.xml").getroot().get("failures") == "0"
     bill = json.loads((project / "envtool-ci/sbom.json").read_text())

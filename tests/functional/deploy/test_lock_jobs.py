@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from envtool.deploy.templates import find_kind
-from envtool.templates import render
+from envtool.templates import find_kind, render
 from tests.functional.deploy.conftest import run_envtool, write_channel, write_environment
 from tests.functional.prefix.conftest import User
 from tests.support import git_server
@@ -82,7 +81,7 @@ def git(directory: Path, *arguments: str) -> str:
 
 def steps(kind: str) -> str:
     """The shell lines of a job, but for the installation of envtool."""
-    job = yaml.safe_load(render(find_kind(kind).template, {"install": "envserve"}))
+    job = yaml.safe_load(render(find_kind(kind), {"install": "envserve"}))
     if kind == "gitlab-lock":
         return "\n".join(job["lock anew"]["script"])
     runs = [step["run"] for step in job["jobs"]["lock"]["steps"] if "run" in step]

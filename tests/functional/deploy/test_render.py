@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from envtool.deploy.templates import find_kind, kinds
 from envtool.errors import InvalidFileError, TemplateError
-from envtool.templates import render
+from envtool.templates import find_kind, kinds, render
 
 ROOT = Path(__file__).parents[3]
 PLACES = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin"])
@@ -30,7 +29,7 @@ def tool(name: str) -> str:
 
 
 def make(kind: str, **values: str) -> str:
-    template = find_kind(kind).template
+    template = find_kind(kind)
     names = {variable.name for variable in template.variables}
     return render(template, {**{name: value for name, value in GIVEN.items() if name in names}, **values})
 
@@ -56,8 +55,8 @@ def test_every_kind_is_listed_and_explains_its_variables() -> None:
     listed = envtool("deploy", "list").stdout
     for name, kind in kinds().items():
         assert f"{name} " in listed
-        assert kind.template.description, name
-        assert all(variable.help for variable in kind.template.variables), name
+        assert kind.description, name
+        assert all(variable.help for variable in kind.variables), name
     explained = envtool("deploy", "explain", "systemd").stdout
     assert "whether the unit may use NVIDIA's devices (one of cpu, cuda; default: cpu)" in explained
     assert json.loads(envtool("deploy", "explain", "nginx", "--json").stdout)["output"] == "envserve.nginx.conf"
@@ -79,7 +78,7 @@ def test_a_value_cannot_add_a_line(value: str) -> None:
 
 def test_rendering_is_strict(tmp_path: Path) -> None:
     with pytest.raises(TemplateError, match="needs install"):
-        render(find_kind("github").template, {})
+        render(find_kind("github"), {})
     with pytest.raises(TemplateError, match="has no variable colour"):
         make("nginx", colour="red")
     with pytest.raises(TemplateError, match="unknown template 'apache'"):

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from envtool.deploy.templates import find_kind
 from envtool.lockfile.conda_lock_v1 import format_lockfile
-from envtool.templates import render
+from envtool.templates import find_kind, render
 from tests.functional.deploy import machine
 from tests.functional.deploy.machine import Machine
 from tests.functional.deploy.serving import APP, ROOT, Load, release, wait_for
@@ -89,7 +88,7 @@ def app(environ, start_response):
 
 
 def rendered(**values: str) -> str:
-    template = find_kind("systemd").template
+    template = find_kind("systemd")
     return render(template, {"root": str(PLACE), "user": USER, "watchdog_s": "4", **values})
 
 

@@ -47,6 +47,7 @@ if len(sys.argv) > 4:
     os.umask(umask)
 class Tally:
     def advance(self, amount): pass
+    def expect(self, total): pass
 wanted = Wanted("a.conda", sys.argv[2], (sys.argv[3],))
 try:
     print(fetch([wanted], Cache(Path(sys.argv[1])), Tally())[wanted])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import SolveError
+from envtool.lockfile.model import LockedPackage
 from envtool.mirrors import pip_index
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import resolve
@@ -43,7 +44,7 @@ def pair(tmp_path: Path) -> Iterator[tuple[MirrorSimulator, MirrorSimulator]]:
         yield first, second
 
 
-def choose(*places: str) -> list[resolve.Wheel]:
+def choose(*places: str) -> list[LockedPackage]:
     files = tuple(place.replace("simple/", "packages/") for place in places)
     mirrors = Mirrors({INDEX: places, FILES: files}, has_origin=False)
     return resolve.choose(WheelRequest(Target("linux-64", "3.9.2"), ("hello-world",), index_url=INDEX), mirrors)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from envtool.errors import SolveError
+from envtool.lockfile.model import LockedPackage
 from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi import resolve
 from envtool.pypi.resolve import Target, WheelRequest
@@ -111,7 +112,7 @@ def test_indexes_that_only_the_machine_names_are_not_asked(
         monkeypatch.setenv("UV_INDEX", index.url)
         monkeypatch.setenv("UV_EXTRA_INDEX_URL", index.url)
 
-        def request(*lines: str, urls: tuple[str, ...] = (own.url,)) -> list[resolve.Wheel]:
+        def request(*lines: str, urls: tuple[str, ...] = (own.url,)) -> list[LockedPackage]:
             target = Target("linux-64", "3.9.2")
             closed = WheelRequest(target, lines, extra_index_urls=urls, allows_default_index=False)
             return resolve.choose(closed, Mirrors())

@@ -17,7 +17,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from envtool.image.tree import Member, grouped
+from envtool.image.layout import Member, grouped
 from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile
 from tests.functional.prefix.conftest import Channel, User
 from tests.support.archives import PLACEHOLDER, Archive, File, lock_of, locked

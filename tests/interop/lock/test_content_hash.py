@@ -15,9 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envtool.ci import conda_lock_hashes
 from envtool.lockfile.conda_lock_v1 import Lockfile
-from envtool.solve.content_hash import content_hashes, parse, virtual_package_specification
+from envtool.solve.content_hash import conda_lock_hashes, content_hashes, parse, virtual_package_specification
 from envtool.solve.lock import with_virtual_packages
 from envtool.spec.environment import EnvironmentSpec, read_spec
 

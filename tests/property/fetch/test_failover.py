@@ -100,6 +100,9 @@ class Tally:
     def advance(self, amount: int) -> None:
         self.done += amount
 
+    def expect(self, total: int) -> None:
+        pass
+
 
 counter = iter(range(10**9))
 

@@ -15,10 +15,9 @@ from envtool.errors import SolveError
 from envtool.inspect_lock.moves import moves
 from envtool.mirrors.mirrors import Mirrors
 from envtool.solve.conda_solver import Repodata, SolveRequest
-from envtool.solve.lock import lock
+from envtool.solve.lock import lock, update
 from envtool.solve.solution import Sources, hold_most
 from envtool.solve.staleness import request as request_of
-from envtool.solve.update import update
 
 NAMES = [f"p{number}" for number in range(7)]
 BOUNDS = ["", " >=2", " <2", " <3", " >=3", " ==2"]

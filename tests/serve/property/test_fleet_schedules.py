@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-from fleet_simulator import MemoryKeys, SimulatedHost, World
+from fleet_simulator import SimulatedHost, WatchedKeys, World
 
 from serve.fleet import member, state
 from serve.fleet.keys import Snapshot, Transaction
@@ -219,7 +219,7 @@ class Told:
 
 
 def test_nobody_is_passed_over_whose_coming_the_watch_has_lost():
-    keys = MemoryKeys(now_s=lambda: 0.0)
+    keys = WatchedKeys(now_s=lambda: 0.0)
     world, hosts = World(0, WAIT), {}
     world.random.random = lambda: 0.5  # nothing fails
     for name in "ab":

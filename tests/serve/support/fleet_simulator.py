@@ -2,123 +2,35 @@
 
 from __future__ import annotations
 
-import collections
 import heapq
 import itertools
 import math
 import random
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from serve.errors import FleetError
-from serve.fleet.keys import Change, Item, LeaseLostError, Snapshot, Transaction
+from serve.fleet.keys import Change, LeaseLostError, Transaction
 from serve.fleet.member import FleetMember, Setup
+from serve.fleet.memory_keys import MemoryKeys
 from serve.fleet.messages import ALL, COMMITTED, PREPARE, PROPOSAL, SHUT, Failure, Member, View, is_same, write_proposal
 from serve.fleet.state import LONGER, REFUSE, Driver, Local
 from serve.store.ledger import Entry
 
+LEASE_S = 2.0
 
-class MemoryKeys:
-    """The keys as a dictionary with revisions.
 
-    Args:
-        now_s: the clock of the leases.
-    """
+class WatchedKeys(MemoryKeys):
+    """Keys that call whoever watches them."""
 
-    def __init__(self, now_s: Callable[[], float]) -> None:
-        self._now_s = now_s
-        self._changed = threading.Condition()
-        self._items: dict[str, Item] = {}
-        self._leases: dict[int, tuple[float, float]] = {}
-        # Not the numbers of an earlier process: its leases are gone, and its members must notice.
-        self._numbers = itertools.count(time.time_ns())
-        self.revision = 1
-        self.watches: list[Callable[[list[Change]], None]] = []
-        self._history: collections.deque[list[Change]] = collections.deque(maxlen=100)
+    def __init__(self, now_s, register=None) -> None:
+        super().__init__(now_s, register)
+        self.watches: list = []
 
-    def history(self, after: int) -> list[list[Change]]:
-        """Return what has changed since a revision."""
-        return [found for found in self._history if found and found[0].revision > after]
-
-    def read(self, *places: str) -> Snapshot:
-        """Return keys, and what is below prefixes."""
-        with self._changed:
-            self._expire()
-            is_asked = lambda key: any(key == one or (one[-1] == "/" and key.startswith(one)) for one in places)  # noqa: E731
-            return Snapshot(self.revision, {key: item for key, item in self._items.items() if is_asked(key)})
-
-    def commit(self, transaction: Transaction) -> int:
-        """Carry out a transaction.
-
-        Raises:
-            LeaseLostError: it names a lease that has ended.
-        """
-        with self._changed:
-            self._expire()
-            none = Item("", 0, 0)
-            if any(self._items.get(key, none).changed != seen for key, seen in transaction.unchanged.items()):
-                return 0
-            for prefix, seen in transaction.quiet.items():
-                if any(item.changed > seen for key, item in self._items.items() if key.startswith(prefix)):
-                    return 0
-            if transaction.leased and transaction.lease not in self._leases:
-                raise LeaseLostError("the lease has ended")
-            revision, items = self.revision + 1, dict(self._items)
-            for lease, values in ((0, transaction.puts), (transaction.lease, transaction.leased)):
-                for key, value in values.items():
-                    items[key] = Item(value, items[key].created if key in items else revision, revision, lease)
-            for key in transaction.deletes:
-                items.pop(key, None)
-            self._replace(items, {*transaction.puts, *transaction.leased, *transaction.deletes})
-            return revision
-
-    def grant(self, ttl_s: float) -> tuple[int, float]:
-        """Begin a lease."""
-        with self._changed:
-            lease = next(self._numbers)
-            self._leases[lease] = (ttl_s, self._now_s() + ttl_s)
-            return lease, ttl_s
-
-    def keep_alive(self, lease: int) -> int:
-        """Renew a lease, and return the revision; 0: there was none."""
-        with self._changed:
-            self._expire()
-            if lease not in self._leases:
-                return 0
-            ttl_s = self._leases[lease][0]
-            self._leases[lease] = (ttl_s, self._now_s() + ttl_s)
-            return self.revision
-
-    def revoke(self, lease: int) -> None:
-        """End a lease, and with it its items."""
-        with self._changed:
-            if self._leases.pop(lease, None) is None:
-                return
-            left = {key: item for key, item in self._items.items() if item.lease != lease}
-            if len(left) < len(self._items):
-                self._replace(left, set(self._items) - set(left))
-
-    def _replace(self, items: dict[str, Item], keys: set[str]) -> None:
-        """Make a revision, and tell who watches of what it is about."""
-        before, self._items, self.revision = self._items, items, self.revision + 1
-        found = [
-            Change(key, self.revision, items.get(key), before[key].changed if key in before else 0)
-            for key in sorted(keys)
-            if before.get(key) != items.get(key)
-        ]
-        self._history.append(found)
+    def _change(self, changed) -> None:
+        super()._change(changed)
+        found = [one for one in self._changes if one.revision == self.revision]
         for tell in list(self.watches):
             tell(found)
-        self._changed.notify_all()
-
-    def _expire(self) -> None:
-        for lease in [lease for lease, (_, until_s) in self._leases.items() if self._now_s() > until_s]:
-            self.revoke(lease)
-
-
-LEASE_S = 2.0
 
 
 @dataclass
@@ -288,8 +200,8 @@ class SimulatedHost:
                 last_s = max(last_s, world.now_s + world.delay())
                 world.at(last_s - world.now_s, arrive, None if chance > 1 - world.lateness / 4 else found)
 
-        for one in keys.history(after):
-            tell(one)
+        for _, found in itertools.groupby(keys.find_changes(first, last, after) or (), lambda one: one.revision):
+            tell(list(found))
         keys.watches.append(tell)
 
     @property
@@ -314,7 +226,7 @@ class World:
         self.events, hosts = events, 3
         self._queue: list[tuple[float, int, object, tuple]] = []
         self._order = itertools.count()
-        self.keys = MemoryKeys(now_s=lambda: self.now_s)
+        self.keys = WatchedKeys(now_s=lambda: self.now_s)
         self.make_driver = Driver
         rates = [1 + skew * (index / max(1, hosts - 1) - 0.5) for index in range(hosts)]
         self.random.shuffle(rates)
@@ -390,7 +302,7 @@ class World:
 
     def _restart_keys(self) -> None:
         """What had no lease is all that is left, as after the death of the one process that has the keys."""
-        fresh = MemoryKeys(now_s=lambda: self.now_s)
+        fresh = WatchedKeys(now_s=lambda: self.now_s)
         fresh._items = {key: item for key, item in self.keys._items.items() if not item.lease}
         fresh.revision = self.keys.revision + 2**20
         self.keys = fresh

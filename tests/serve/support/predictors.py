@@ -7,7 +7,7 @@ import numpy
 from serve.checkpoint.provenance import Provenance
 from serve.errors import InputError
 from serve.gateway.server import Server
-from serve.model.array_form import ArrayForm
+from serve.model.answers import ArrayForm
 from serve.model.slot import Generation
 from serve.settings.settings import load_settings
 

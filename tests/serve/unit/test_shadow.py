@@ -6,7 +6,7 @@ import time
 import pytest
 from predictors import Times, go_live, make_server
 
-from serve.inference.shadow import Asked, Counts
+from serve.inference.rollout import Asked, Counts
 
 TOML = """
 [models.a]

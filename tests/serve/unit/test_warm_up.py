@@ -8,7 +8,7 @@ from predictors import Times
 
 from serve.checkpoint.manifest import Golden
 from serve.errors import CheckpointError
-from serve.model.array_form import ArrayForm
+from serve.model.answers import ArrayForm
 from serve.model.warm_up import Candidate, warm_up
 
 

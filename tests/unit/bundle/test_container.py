@@ -17,9 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from envtool.bundle import create
+from envtool.bundle import bundle as bundles
+from envtool.bundle.bundle import verify
 from envtool.bundle.format import LOCKFILE, STARTER, Bundle, File, Manifest, open_bundle, path_of
-from envtool.bundle.install import verify
 from envtool.console import ProgressDisplay
 from envtool.errors import BundleError
 
@@ -33,7 +33,7 @@ class Made:
 
     def write(self, name: str, signature: bytes | None = None, *, as_directory: bool = False) -> Path:
         target = self.root / name
-        write = create.write_directory if as_directory else create.write_file
+        write = bundles.write_directory if as_directory else bundles.write_file
         with ProgressDisplay().task("write") as task:
             write(target, self.manifest, signature, self.sources, task)
         return target
@@ -49,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     root = tmp_path_factory.mktemp("bundle")
     long_name = "a-very-long-name-" * 6 + "1.0-h1_0.conda"
     archives = {f"one-{i}.conda": bytes([i]) * (700 * i + 1) for i in range(3)} | {long_name: b"long" * 400}
-    contents = {LOCKFILE: b"version: 1\n", STARTER: create.starter()}
+    contents = {LOCKFILE: b"version: 1\n", STARTER: bundles.starter()}
     contents |= {path_of(name, hashlib.sha256(data).hexdigest()): data for name, data in archives.items()}
     sources = {}
     for number, (path, data) in enumerate(contents.items()):
@@ -84,7 +84,7 @@ def test_python_runs_what_is_larger_than_a_zip_archive_may_be(tmp_path: Path) ->
     path = tmp_path / "large.pyz"
     with path.open("wb") as file:
         file.seek(5 << 30)  # a hole, which takes no room on the disk
-        file.write(create.starter())
+        file.write(bundles.starter())
     done = subprocess.run([sys.executable, "-I", str(path)], capture_output=True, text=True, check=False)
     assert (done.returncode, "usage: python3 large.pyz" in done.stderr) == (2, True), done.stderr
 
@@ -114,9 +114,9 @@ def test_a_directory_of_others_is_left_alone(tmp_path: Path, content: dict[str, 
     for name, text in {**content, "files/mine/x": "x"}.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(BundleError, match="holds something other than a bundle"):
-        create.refuse_foreign(tmp_path, as_directory=True)
+        bundles.refuse_foreign(tmp_path, as_directory=True)
     with pytest.raises(BundleError, match="is a directory already"):
-        create.refuse_foreign(tmp_path, as_directory=False)
+        bundles.refuse_foreign(tmp_path, as_directory=False)
 
 
 def flipped(path: str) -> Callable[[Made, bytes], bytes]:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ ABOUT = (Entry("licenses/LICENSE", b"free\n"), Entry("recipe/recipe.yml", b"pack
 
 def package(**changes: object) -> Package:
     plain = Package("demo", "1.0", 2, "linux-64", ("__glibc >=2.29",), "MIT", "A demo.", None, FILES, ABOUT)
-    return replace(plain, **changes)  # type: ignore[arg-type]
+    return plain._replace(**changes)  # type: ignore[arg-type]
 
 
 def written(tmp_path: Path, made: Package) -> conda_file.Archive:
@@ -143,8 +142,8 @@ def test_bytes_depend_on_nothing_but_the_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"files": (*FILES[:3], replace(FILES[3], content=b"other"))},
-        {"files": (*FILES[:3], replace(FILES[3], is_executable=True))},
+        {"files": (*FILES[:3], FILES[3]._replace(content=b"other"))},
+        {"files": (*FILES[:3], FILES[3]._replace(is_executable=True))},
         {"files": FILES[:3]},
         {"depends": ()},
         {"license": "BSD-3-Clause"},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from envtool.artifacts.conda_package import Entry
 from envtool.channel.python_recipe import debian
 from envtool.errors import ArchiveError
 from tests.support.debs import CONTROL, PACKERS, ar, file, package, special, tar
@@ -37,11 +38,11 @@ def test_members_of_every_packing(tmp_path: Path, ending: str) -> None:
     found = read(tmp_path, package(data, ending))
     assert (found.name, found.version) == ("demo", "1:2.0-3+deb11u1")
     assert found.members == (
-        debian.Member("usr/bin/demo", b"program", True, None),
-        debian.Member("usr/lib/odd", b"odd", False, None),
-        debian.Member("usr/lib/libdemo.so.1", b"", False, "libdemo.so.1.0"),
-        debian.Member("etc/demo", b"", False, "/etc/elsewhere"),
-        debian.Member("usr/lib/again", b"odd", False, None),
+        Entry("usr/bin/demo", b"program", True, None),
+        Entry("usr/lib/odd", b"odd", False, None),
+        Entry("usr/lib/libdemo.so.1", b"", False, "libdemo.so.1.0"),
+        Entry("etc/demo", b"", False, "/etc/elsewhere"),
+        Entry("usr/lib/again", b"odd", False, None),
     )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from envtool.doctor.checks import check
-from envtool.doctor.detect import skew_of
 from envtool.doctor.machine_facts import (
     Inotify,
     MachineFacts,
@@ -18,6 +17,7 @@ from envtool.doctor.machine_facts import (
     Severity,
     glibc_of,
     needs,
+    skew_of,
 )
 from envtool.install.cuda import Fit, Gpu, cuda_of, fit, read_driver
 from envtool.lockfile.conda_lock_v1 import LockedPackage
@@ -51,13 +51,13 @@ CASES = [
     ("cuda", "warning", {"environ": {"CUDA_HOME": "/c/cuda-11.8"}}, {}, "CUDA 11.8, and the lock is built for"),
     ("cuda", "error", {}, {"lacks": (("__cuda", "torch needs __cuda >=12"),)}, "torch needs __cuda >=12"),
     ("glibc", "error", {"virtual_packages": {"__glibc": "2.27 0"}}, {}, "needs glibc 2.28; this machine has 2.27"),
-    ("disk", "error", {"places": (replace(CACHE, free_bytes=10**8),)}, {}, "about 1.0 GB are needed, 100.0 MB"),
-    ("disk", "warning", {"places": (replace(HOME, free_bytes=2 * 10**9),)}, {}, "about 4.0 GB are needed"),
-    ("disk", "warning", {"places": (replace(CACHE, free_files=10),)}, {}, "takes 10 more files"),
-    ("permissions", "error", {"places": (replace(CACHE, is_writable=False),)}, {}, "cannot be written"),
-    ("permissions", "warning", {"places": (replace(CACHE, mode=0o777),)}, {}, "by everybody"),
-    ("path", "error", {"places": (replace(HOME, path=Path("/a b")),)}, {}, "has a space"),
-    ("path", "warning", {"places": (replace(HOME, path=Path("/" + "a" * 100)),)}, {}, "is so long"),
+    ("disk", "error", {"places": (CACHE._replace(free_bytes=10**8),)}, {}, "about 1.0 GB are needed, 100.0 MB"),
+    ("disk", "warning", {"places": (HOME._replace(free_bytes=2 * 10**9),)}, {}, "about 4.0 GB are needed"),
+    ("disk", "warning", {"places": (CACHE._replace(free_files=10),)}, {}, "takes 10 more files"),
+    ("permissions", "error", {"places": (CACHE._replace(is_writable=False),)}, {}, "cannot be written"),
+    ("permissions", "warning", {"places": (CACHE._replace(mode=0o777),)}, {}, "by everybody"),
+    ("path", "error", {"places": (HOME._replace(path=Path("/a b")),)}, {}, "has a space"),
+    ("path", "warning", {"places": (HOME._replace(path=Path("/" + "a" * 100)),)}, {}, "is so long"),
     ("inotify", "warning", {"inotify": Inotify(128, PLENTY, 120)}, {}, "8 of 128 watchers"),
     ("inotify", "warning", {"inotify": Inotify(128, 100, 0)}, {}, "only 100 directories"),
     ("locale", "error", {"encoding": "ascii"}, {}, "read as ascii"),
@@ -81,7 +81,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "severity", "facts", "wanted", "words"), CASES)
 def test_one_thing_wrong_is_one_finding(name: str, severity: str, facts: dict, wanted: dict, words: str) -> None:
-    found = check(replace(GOOD, **facts), replace(NEEDS, **wanted))
+    found = check(replace(GOOD, **facts), NEEDS._replace(**wanted))
     assert [(each.check, each.severity.value) for each in found] == [(name, severity)]
     assert words in found[0].message
     assert found[0].hint
@@ -90,7 +90,7 @@ def test_one_thing_wrong_is_one_finding(name: str, severity: str, facts: dict, w
 def test_what_is_not_wrong() -> None:
     without_user_packages = {"PYTHONNOUSERSITE": "1"}
     assert check(replace(GOOD, environ=without_user_packages, user_packages=(Path("/x"),)), NEEDS) == []
-    assert check(replace(GOOD, gpu=Gpu()), replace(NEEDS, cuda=None, package_count=3)) == []
+    assert check(replace(GOOD, gpu=Gpu()), NEEDS._replace(cuda=None, package_count=3)) == []
     assert check(replace(GOOD, gpu=Gpu(cuda="12.1")), NEEDS) == []
     same = {"environ": {"CUDA_HOME": "/c/cuda"}, "links": {"/c/cuda": "/c/cuda-12.1"}}
     assert check(replace(GOOD, **same, shadows={Path("/x"): ("libcuda.so.1",)}), NEEDS) == []
@@ -177,8 +177,8 @@ def test_the_room_that_a_lock_needs() -> None:
 
 def test_a_shared_disk_holds_both() -> None:
     room = 4 * 10**9 + 10**8
-    places = (replace(CACHE, free_bytes=room), replace(HOME, free_bytes=room))
+    places = (CACHE._replace(free_bytes=room), HOME._replace(free_bytes=room))
     assert check(replace(GOOD, places=places), NEEDS) == []
-    shared = (places[0], replace(places[1], device=CACHE.device))
-    (found,) = check(replace(GOOD, places=shared), replace(NEEDS, unknown=2))
+    shared = (places[0], places[1]._replace(device=CACHE.device))
+    (found,) = check(replace(GOOD, places=shared), NEEDS._replace(unknown=2))
     assert "about 5.0 GB are needed (2 archives of unknown size not counted)" in found.message

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 from envtool.errors import SolveError
 from envtool.fetch.archive_cache import Cache
@@ -14,7 +15,6 @@ from envtool.pypi.distributions import (
     Provided,
     distributions_in,
     extras_of,
-    normalize,
     pep440,
     provided_distributions,
 )
@@ -72,7 +72,7 @@ def test_an_archive_tells_by_itself(tmp_path: Path, place: str, suffix: str, fil
 
 def test_a_table_of_normal_names() -> None:
     every = [name for package, brought in DISTRIBUTION_NAMES.items() for name in (package, *brought)]
-    assert every == [normalize(name) for name in every]
+    assert every == [canonicalize_name(name) for name in every]
     assert all(brought and brought != (package,) for package, brought in DISTRIBUTION_NAMES.items())
 
 

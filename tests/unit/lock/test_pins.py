@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from envtool.mirrors.mirrors import Mirrors
-from envtool.solve import lock as module
-from envtool.solve.conda_solver import Repodata, SolveRequest
+from envtool.solve.conda_solver import Repodata
+from envtool.solve.lock import solve
+from envtool.solve.solution import Preference, Sources
+from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
+from envtool.spec.version_policy import VersionPolicy
 from tests.unit.lock.test_cooldown import OLD, write_channel
 
 
@@ -21,7 +24,9 @@ def test_the_newest_gives_way_to_what_is_locked(tmp_path: Path) -> None:
             "x-2": {**record, "depends": ["a >=2"]},
         },
     )
-    request = SolveRequest("linux-64", (channel,), ("x",), {}, keep=(f"{channel}/noarch/a-1-0.conda",))
-    (answer,) = module._with_fewest_moves([request], Repodata(tmp_path / "cache", Mirrors()))
-    assert isinstance(answer, list), answer
-    assert {each.name: each.version for each in answer} == {"a": "1", "x": "1"}
+    platform = PlatformSpec("linux-64", (Dependency("x", "environment.yml:1"),))
+    spec = EnvironmentSpec((Path("environment.yml"),), None, (channel,), (platform,))
+    sources = Sources(Repodata(tmp_path / "cache", Mirrors()))
+    preferences = {"linux-64": Preference(keep=(f"{channel}/noarch/a-1-0.conda",))}
+    (answer,) = solve(spec, sources, VersionPolicy(), preferences)
+    assert {each.name: each.version for each in answer.records} == {"a": "1", "x": "1"}

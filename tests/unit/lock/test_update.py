@@ -9,8 +9,8 @@ import pytest
 
 from envtool.lockfile.conda_lock_v1 import INPUTS_KEY
 from envtool.lockfile.model import LockedPackage, SourceBuild
+from envtool.solve.lock import _commits, _preference, package_of, pip_bound
 from envtool.solve.recorded_inputs import serialize
-from envtool.solve.update import _commits, _preference, package_of, pip_bound
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
 from tests.support.archives import lock_of
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from envtool.install.machine_check import Lack, find_lacks
+from envtool.install.preconditions import Lack, find_lacks
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 
 MACHINE = {"__glibc": "2.31 0", "__linux": "5.10.0 0", "__cuda": "11.8 0", "__archspec": "1 haswell", "__unix": "0 0"}

@@ -15,8 +15,7 @@ import pytest
 import zstandard
 
 from envtool.artifacts.conda_archive import STATED, read_info, read_payload
-from envtool.artifacts.file_manifest import FileManifests
-from envtool.artifacts.stated_paths import require_plain_paths, scripts_of
+from envtool.artifacts.file_manifest import FileManifests, require_plain_paths, scripts_of
 from envtool.console import ProgressDisplay
 from envtool.errors import ArchiveError
 from envtool.install.apply import unpack

@@ -1,20 +1,26 @@
-"""The machine compared with the needs of a lock, virtual packages and disk space, before a prefix is touched."""
+"""What is checked before a prefix is touched: virtual packages, disk space, distributions that two packages bring."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
-from envtool.artifacts import stated_paths
+from packaging.utils import canonicalize_name
+
 from envtool.artifacts.conda_archive import parse_info, read_info
+from envtool.artifacts.download import require_sha256
+from envtool.artifacts.file_manifest import Declared, stated_paths
 from envtool.console import size
-from envtool.errors import DiskSpaceError, VirtualPackageError
+from envtool.errors import DiskSpaceError, Issue, LockfileError, VirtualPackageError
+from envtool.fetch.archive_cache import Cache, Wanted
 from envtool.lockfile.model import LockedPackage
 from envtool.prefix import rattler
+from envtool.pypi.distributions import distributions_in
 
 _THINGS = {"__glibc": "the C library", "__linux": "the kernel", "__archspec": "the CPU"}
 _HINTS = {
@@ -25,8 +31,7 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True)
-class Lack:
+class Lack(NamedTuple):
     """Something that the machine does not have."""
 
     name: str
@@ -44,8 +49,7 @@ class Lack:
 
 
 def require(packages: Sequence[LockedPackage]) -> None:
-    """Check that this machine has what packages need. Raises VirtualPackageError if it lacks something; everything that
-    it lacks is named."""
+    """Raise VirtualPackageError, with everything, if this machine lacks what packages need."""
     if not any(name.startswith("__") for package in packages for name in package.dependencies):
         return
     lacks = find_lacks(packages, rattler.detect_virtual_packages())
@@ -55,8 +59,7 @@ def require(packages: Sequence[LockedPackage]) -> None:
 
 
 def find_lacks(packages: Sequence[LockedPackage], detected: Mapping[str, str]) -> list[Lack]:
-    """What packages need and a machine does not have; one for each virtual package and constraint. `detected` are the
-    machine's virtual packages, name to `version` or `version build`."""
+    """What packages need and a machine lacks, of whose virtual packages (name to `version build`) it has `detected`."""
     lacks: dict[tuple[str, str], Lack] = {}
     for package in packages:
         for name, constraint in package.dependencies.items():
@@ -76,23 +79,21 @@ UNPACKED_FACTOR = 4
 
 
 def unpacked_bytes(archive: Path) -> int:
-    """How many bytes the files of an archive or wheel hold, guessed where it does not state it. Raises ArchiveError if
-    it is neither."""
+    """How many bytes the files of an archive or wheel hold, guessed where it does not state it. Raises ArchiveError."""
     stated = stated_bytes(archive)
     return archive.stat().st_size * UNPACKED_FACTOR if stated is None else stated
 
 
 @lru_cache(maxsize=1024)
 def stated_bytes(archive: Path) -> int | None:
-    """How many bytes the files of an archive or wheel hold, as it states itself; None where it is from before
-    `paths.json`. Raises ArchiveError if it is neither."""
+    """The same as it states itself; None where it is from before `paths.json`. Raises ArchiveError."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             return sum(member.file_size for member in wheel.infolist())
     info = read_info(archive, ["paths.json"])
     if not info:
         return None
-    entries = stated_paths.paths(archive, parse_info(archive, info, "paths.json")).values()
+    entries = stated_paths(archive, parse_info(archive, info, "paths.json")).values()
     sizes = (entry.get("size_in_bytes") for entry in entries)
     return sum(size_bytes for size_bytes in sizes if isinstance(size_bytes, int))
 
@@ -103,8 +104,7 @@ def with_overhead(size_bytes: int) -> int:
 
 
 def require_room(archives: Iterable[Path], prefix: Path, unpacked: int = 0) -> None:
-    """Check that a prefix has room for what is to be unpacked into it. Raises DiskSpaceError if it has not, with both
-    figures."""
+    """Raise DiskSpaceError, with both figures, if a prefix has no room for what is to be unpacked into it."""
     needed = with_overhead(unpacked + sum(unpacked_bytes(archive) for archive in archives))
     free = shutil.disk_usage(prefix).free
     if needed > free:
@@ -112,3 +112,35 @@ def require_room(archives: Iterable[Path], prefix: Path, unpacked: int = 0) -> N
             f"{prefix} has too little room: about {size(needed)} are needed, {size(free)} are free",
             "make room, or choose a place on another disk with -p; nothing in the environment was touched",
         )
+
+
+_HINT = (
+    "run envtool lock again where these archives are in the cache, as they are now: it reads in them what they bring; "
+    "or take the conda package or the requirement out of environment.yml"
+)
+_METADATA = re.compile(r"(?:^|/)site-packages/([^/]+)-([^/-]+)\.dist-info/METADATA")
+
+
+def refuse_collisions(wanted: Sequence[LockedPackage], proven: Mapping[str, Path], cache: Cache) -> None:
+    """Raise LockfileError, with all of them, if a conda package and a wheel bring one distribution."""
+    wheels: dict[str, LockedPackage] = {canonicalize_name(e.name): e for e in wanted if e.manager == "pip"}
+    issues = []
+    for each in [package for package in wanted if package.manager == "conda"] if wheels else ():
+        path = proven.get(each.url) or cache.path(Wanted(each.file_name, require_sha256(each), ()))
+        brought = distributions_in(path) if path.is_file() else {}
+        for name in sorted(brought.keys() & wheels.keys()):
+            both = f"the Python distribution {name} {brought[name]}, and so does {wheels[name].file_name}"
+            issues.append(Issue(f"{each.name} {each.version}", f"it brings {both}"))
+    if issues:
+        raise LockfileError("the lock", issues, _HINT)
+
+
+def brought_twice(declared: Mapping[str, Declared]) -> list[str]:
+    """A line for each Python distribution of which two conda packages bring a version each: pip sees one of them."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(each for each in declared if each.endswith(".dist-info/METADATA")):
+        manager, name = declared[path].package
+        if manager == "conda" and (match := _METADATA.search(path)):
+            found.setdefault(canonicalize_name(match[1]), []).append(f"{name} ({match[2]})")
+    twice = {name: each for name, each in found.items() if len(each) > 1}
+    return [f"the Python distribution {name} is brought by {' and '.join(each)}" for name, each in twice.items()]

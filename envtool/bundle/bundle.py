@@ -1,7 +1,5 @@
-"""Making a bundle: every archive and wheel of a lock, and envtool itself, proven and put into one file or directory.
-
-Out of scope: how one is read (`envtool.bundle.format`).
-"""
+"""A bundle of a lock: every archive and wheel, and envtool itself, proven and put into one file or directory; there
+they are proven into the cache, from which `create` makes the environment."""
 
 from __future__ import annotations
 
@@ -12,26 +10,47 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import envtool
 from envtool.artifacts.download import require_sha256
 from envtool.atomic_files import write_atomically, writing
 from envtool.bundle import envtool_wheels
-from envtool.bundle.format import CHUNK_BYTES, LOCKFILE, MANIFEST, SIGNATURE, STARTER, File, Manifest, parse, path_of
+from envtool.bundle.format import (
+    CHUNK_BYTES,
+    LOCKFILE,
+    MANIFEST,
+    SIGNATURE,
+    STARTER,
+    Bundle,
+    File,
+    Manifest,
+    open_bundle,
+    parse,
+    path_of,
+)
 from envtool.console import ProgressDisplay, Task
-from envtool.errors import BundleError
-from envtool.fetch.archive_cache import Cache, sha256_of
+from envtool.errors import BundleError, HashMismatchError
+from envtool.fetch.archive_cache import Cache, Wanted, sha256_of
+from envtool.fetch.client import part_url
+from envtool.fetch.downloader import fetch
+from envtool.install.create import Outcome
+from envtool.install.create import create as create_environment
 from envtool.install.request import Request
-from envtool.lockfile.conda_lock_v1 import LockedPackage, read_lockfile, write_lockfile
+from envtool.lockfile.conda_lock_v1 import LockedPackage, Lockfile, parse_lockfile, read_lockfile, write_lockfile
 from envtool.mirrors import mirrors
 from envtool.signing import trust
+from envtool.signing.trust import trusted as trusted_keys
 from envtool.solve.md5_completion import read_complete
 from envtool.source_builds.wheel_builds import fetch_or_build
+
+if TYPE_CHECKING:
+    from envtool.prefix.prefix import Prefix
+
 
 _MTIME_S = 315_619_200  # 1980-01-02, which a zip archive can say in every time zone
 _ZIP_TIME = (1980, 1, 2, 0, 0, 0)
@@ -82,10 +101,7 @@ def write_file(
 def write_directory(
     root: Path, manifest: Manifest, signature: bytes | None, sources: Mapping[str, Path], task: Task
 ) -> None:
-    """Write a bundle as a directory, or bring one up to date.
-
-    A file that is right already is left as it is, so that rsync moves what is new and nothing else.
-    """
+    """Write a bundle as a directory; a file that is right already stays, so that rsync moves what is new alone."""
     root.mkdir(parents=True, exist_ok=True)
     # First, so that a directory is known as a bundle from then on; until it is whole, nothing can be installed from it.
     for name, content in _first(manifest, signature):
@@ -140,8 +156,7 @@ def _member(name: str, size_bytes: int) -> tarfile.TarInfo:
 
 
 def refuse_foreign(target: Path, *, as_directory: bool) -> None:
-    """Refuse to write a bundle over something else. Raises BundleError if there is something that is no bundle of the
-    same form; a file may be any file."""
+    """Raise BundleError if there is something that is no bundle of the same form; a file may be any file."""
     if not target.exists():
         return
     if target.is_dir() is not as_directory:
@@ -156,8 +171,7 @@ def refuse_foreign(target: Path, *, as_directory: bool) -> None:
         raise BundleError(message, "name another place") from None
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """What a bundle shall hold."""
 
     lockfile_path: Path
@@ -169,8 +183,7 @@ class Order:
     key_file: Path | None = None
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """A bundle that was made."""
 
     path: Path
@@ -180,18 +193,13 @@ class Made:
 
 
 def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *, as_directory: bool = False) -> Made:
-    """Make a bundle.
-
-    Raises:
-        PrefixError: it has nothing for a platform or category.
-        NetworkError, HashMismatchError: an archive or wheel could not be downloaded or proven.
-        SolveError: there are no wheels of envtool for one of the Pythons.
-        BundleError: the target is something else already.
-    """
+    """Make a bundle. Raises PrefixError if the lock has nothing for a platform or category, SolveError if there are no
+    wheels of envtool for one of the Pythons, BundleError if the target is something else already, and what
+    `fetch_or_build` raises."""
     refuse_foreign(target, as_directory=as_directory)
     lockfile = read_complete(order.lockfile_path)
     requests = [Request(lockfile, platform, order.categories, "") for platform in order.platforms]
-    packages = [package for request in requests for package in request.packages()]
+    packages = [package for request in requests for package in request.packages]
     with TemporaryDirectory(prefix="envtool-bundle-") as name:
         scratch = Path(name)
         with display.task("make the wheel of envtool"):
@@ -249,3 +257,58 @@ def _manifest(order: Order, sources: Mapping[str, Path], tool_packages: Sequence
         },
         tools=found,
     )
+
+
+class Trusted(NamedTuple):
+    """A bundle whose signature was checked, where this machine asks for one."""
+
+    bundle: Bundle
+    key: str | None
+    lockfile: Lockfile
+
+
+def open_trusted(path: Path, key_files: Sequence[Path] = ()) -> Trusted:
+    """Open a bundle and check its signature, by these public keys or those that this machine trusts. Raises BundleError
+    if it is no whole bundle, SignatureError if keys are trusted and none of them has signed it."""
+    keyring = trusted_keys(key_files)
+    bundle = open_bundle(path)
+    key = keyring.require(str(path), bundle.content, bundle.signature) if keyring else None
+    lockfile = parse_lockfile(f"{LOCKFILE} in {path}", bundle.read(LOCKFILE).decode("utf-8"))
+    return Trusted(bundle, key, lockfile)
+
+
+def install(trusted: Trusted, request: Request, prefix: Prefix, cache: Cache, display: ProgressDisplay) -> Outcome:
+    """Make an environment from a bundle without a network. Raises BundleError before anything of it is touched."""
+    bundle = trusted.bundle
+    wanted = [_wanted(bundle, package) for package in request.packages]
+    with display.task(f"prove {len(wanted)} files of {bundle.path.name}", in_bytes=True) as task:
+        try:
+            fetch(wanted, cache, task)
+        except HashMismatchError as error:
+            message = f"{error.name} is damaged or altered:\n  expected {error.expected}\n  actual   {error.actual}"
+            raise BundleError(message, "copy or make the bundle again; nothing was installed") from error
+    return create_environment(
+        replace(request, is_offline=True, is_vouched=trusted.key is not None), prefix, cache, display
+    )
+
+
+def verify(bundle: Bundle, task: Task) -> None:
+    """Read every file of a bundle."""
+    task.expect(bundle.manifest.size_bytes)
+    for path in bundle.manifest.files:
+        for chunk in bundle.chunks(path):
+            task.advance(len(chunk))
+
+
+def _wanted(bundle: Bundle, package: LockedPackage) -> Wanted:
+    path = path_of(package.file_name, require_sha256(package))
+    if path not in bundle.places:
+        holds = f"{', '.join(bundle.manifest.platforms)} in {', '.join(bundle.manifest.categories)}"
+        raise BundleError(
+            f"{bundle.path} does not hold {package.file_name} of its lock ({package.platform}, {package.category}); "
+            f"it was made for {holds}",
+            "make a bundle that has it: envtool bundle create --platform … --category …",
+        )
+    place = bundle.places[path]
+    url = part_url(place.container, place.offset, place.size_bytes)
+    return Wanted(package.file_name, require_sha256(package), (url,), place.size_bytes)
