@@ -21,20 +21,7 @@ from serve.fleet.carriers import connect
 from serve.fleet.gate import Gate
 from serve.fleet.keys import Transaction
 from serve.fleet.member import RETRY_S, FleetMember, Setup, carry_out
-from serve.fleet.messages import (
-    ALL,
-    NOW,
-    PIN,
-    PROPOSAL,
-    REFUSED,
-    ROSTER,
-    Failure,
-    Member,
-    View,
-    is_same,
-    propose,
-    write,
-)
+from serve.fleet.messages import ALL, NOW, PIN, PROPOSAL, ROSTER, Failure, Member, View, is_same, propose
 from serve.fleet.state import LONGER, REFUSE, Driver, Local, find_refusal
 from serve.fleet.status import describe
 from serve.rollout.decision import CRASH
@@ -297,8 +284,7 @@ class FleetCommitter(HostCommitter):
                 keys.commit(Transaction({PROPOSAL: view.changed(PROPOSAL)}, deletes=(PROPOSAL,)))
             else:
                 bad = Failure(generation, f"{reason} (host {self._setup.host})", True)
-                stated = {REFUSED + view.committed.sha256: write(bad)} if view.committed is not None else {}
-                keys.commit(propose(view, entry, stated, keys.grant(RETRY_S)[0]))
+                keys.commit(propose(view, entry, bad, keys.grant(RETRY_S)[0]))
         except FleetError as error:  # nobody moves; the next look tries again
             self._context.log.emit("fleet", state="away", reason=error.message)
 

@@ -142,11 +142,12 @@ def write_proposal(entry: Entry, phase: str) -> str:
     return json.dumps({"entry": asdict(entry), "phase": phase})
 
 
-def propose(view: View, proposed: Entry, leased: Mapping[str, str] | None = None, lease: int = 0) -> Transaction:
-    """Return the transaction by which a host proposes the next generation; `leased`: what goes with it."""
+def propose(view: View, proposed: Entry, bad: Failure | None = None, lease: int = 0) -> Transaction:
+    """Return the transaction by which a host proposes the next generation; `bad`: why what is committed has to go."""
     entry = replace(proposed, generation=view.generation + 1, committed="")
     asked = {key: view.changed(key) for key in (PROPOSAL, COMMITTED)}
-    return Transaction(asked, {}, {PROPOSAL: write_proposal(entry, PREPARE)}, leased or {}, lease)
+    leased = {REFUSED + view.committed.sha256: write(bad)} if bad is not None and view.committed is not None else {}
+    return Transaction(asked, {}, {PROPOSAL: write_proposal(entry, PREPARE)}, leased, lease)
 
 
 def name_entry(generation: int) -> str:
