@@ -46,6 +46,7 @@ class Asked:
     outputs: object
     by: ModelInstance | None = None  # what has answered; a canary is judged by the comparison, otherwise the shadow is
     generation: int = 0  # of `by`, where that is judged; 0 where the shadow is
+    answered: int = 0  # the generation of `by` that has answered
 
     @property
     def judged(self) -> ModelInstance:
@@ -130,6 +131,9 @@ class Shadow:
 
     def _compare(self, asked: Asked, counts: Counts) -> None:
         judged, number = asked.judged, asked.generation
+        if asked.by is not None and asked.answered not in (0, asked.by.slot.number):
+            counts.skipped += 1  # it has waited through a rest, and what answered has gone: it speaks of nobody
+            return
         try:
             with asked.instance.slot.lease() as generation:
                 number = number or generation.provenance.generation
