@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = {
     "serve/checkpoint/formats.py": "serve/test_formats serve/test_headers serve/test_sharded serve/test_reasons",
     "serve/model/batch_independence.py": "serve/test_company serve/test_absent_outputs serve/test_numbers",
-    "serve/model/preload_gates.py": "serve/test_gates serve/test_model_gates",
+    "serve/model/loader.py": "serve/test_gates serve/test_model_gates",
     "serve/swap/host_committer.py": "serve/test_host_committer serve/test_agreement serve/test_refusals",
     "serve/swap/worker_committer.py": "serve/test_probation_of_a_worker serve/test_refusals",
     "serve/swap/shared_state.py": "serve/test_agreement serve/test_trials serve/test_rollouts serve/test_page",

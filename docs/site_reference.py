@@ -12,7 +12,7 @@ import click
 
 from envtool.cli import cli as envtool
 from serve.cli import cli as serve
-from serve.settings.fields import SERVER
+from serve.settings.parsers import SERVER
 from serve.settings.settings import FIELDS
 
 HERE = Path(__file__).parent / "reference"

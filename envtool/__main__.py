@@ -36,7 +36,10 @@ def main() -> NoReturn:
 def _show_version() -> int:
     from importlib.metadata import version
 
-    sys.stdout.write(f"envtool, version {version('envserve')}\n")
+    try:
+        sys.stdout.write(f"envtool, version {version('envserve')}\n")
+    except OSError:  # it is written at once where the stream has no buffer
+        return KNOWN_ERROR
     return DONE
 
 

@@ -15,6 +15,7 @@ _MERGE = "tag:yaml.org,2002:merge"
 _TEXT, _LIST, _MAPPING = "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"
 # What aliases may add to a document that is written out in full; a file of 300 bytes can come to gigabytes.
 _MOST_REPEATED = 100_000
+_MOST_NESTED = 100
 _MOST_BITS = 1000
 
 
@@ -94,6 +95,8 @@ class YamlDocument:
             return known[0]
         if id(node) in self._open:
             raise _UnusableError(node, "an alias is inside its own anchor")
+        if len(self._open) > _MOST_NESTED:
+            raise _UnusableError(node, "lists and mappings are nested too deeply")
         self._open.add(id(node))
         before = len(self._values) + self._repeated
         line = node.start_mark.line + 1

@@ -18,12 +18,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Callable, Generic, TypeVar
 
-# Large enough that Python's own cost vanishes, small enough that a reader of the log sees progress between chunks.
-CHUNK_BYTES = 4 * 1024 * 1024
-# Source: linux/fs.h, _IOW(0x94, 9, int), on the architectures that torch is built for.
-_FICLONE = 0x40049409
-# By how much a file is made later than another one; some file systems tell times in every second second only.
-_STEPS_NS = (1_000_000, 2_000_000_000)
+CHUNK_BYTES = 4 * 1024 * 1024  # Python's own cost vanishes, and a reader of the log sees progress between chunks
+_FICLONE = 0x40049409  # Source: linux/fs.h, _IOW(0x94, 9, int), on the architectures that torch is built for
+_STEPS_NS = (1_000_000, 2_000_000_000)  # how much later than another one; some file systems count in two seconds
 
 
 def sync_directory(directory: Path) -> None:
@@ -112,14 +109,9 @@ def write_all(descriptor: int, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_ns: int = 0) -> None:
-    """Give `path` this content, all of it or none.
+    """Give `path` this content, all of it or none; after an `OSError` nothing was replaced.
 
-    Args:
-        is_lasting: whether it has to survive a power cut. Other processes see all of it or none in any case.
-        after_ns: a time, in nanoseconds, that the file's own must be later than, whatever this machine's clock states.
-
-    Raises:
-        OSError: nothing was replaced, and no temporary file is left.
+    `is_lasting`: survives a power cut. `after_ns`: the file's time must be later, whatever this machine's clock states.
     """
     if path.is_char_device() or path.is_fifo():  # /dev/null, a pipe: nobody means to put a file in their place
         path.write_bytes(content)
@@ -171,8 +163,7 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        # Shared, so that two who ask at the same time do not take each other for the holder.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, so that two who ask see only the holder
     except BlockingIOError:
         return True
     finally:

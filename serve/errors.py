@@ -22,8 +22,7 @@ def plain(text: str) -> str:
 class ServeError(Exception):
     """Anything that `serve` knows can go wrong; the hint is what the reader can do about it."""
 
-    # Whether the live model was unloaded for the attempt that ended so.
-    is_disruptive = False
+    is_disruptive = False  # whether the live model was unloaded for the attempt that ended so
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -83,10 +82,7 @@ class InputError(ServeError):
 
 
 class RequestError(ServeError):
-    """A request cannot be read: its bytes, headers or shapes are at fault, whatever the model is.
-
-    The status is 400 malformed, 404 unknown, 413 too long, 415 in an unknown form, 422 not for this model.
-    """
+    """A request cannot be read: 400 malformed, 404 unknown, 413 too long, 415 in an unknown form, 422 unfit here."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -144,7 +140,6 @@ def describe(error: ServeError) -> str:
 
 
 _LONGEST = 80
-
 _WRITER = reprlib.Repr()
 _WRITER.maxlevel = 3
 _WRITER.maxstring = _WRITER.maxother = _WRITER.maxlong = _LONGEST

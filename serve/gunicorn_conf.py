@@ -25,8 +25,7 @@ from serve.workers.balance import Neighbours
 from serve.workers.process_lifecycle import Handover, ProcessExit
 
 _KNOWN_ERROR = 3
-# What the extra `fast` brings that `serve.workers.event_loop_worker` cannot do without.
-_FAST = ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker")
+_FAST = ("a2wsgi", "httptools", "uvicorn", "uvicorn_worker")  # what brings an event loop: the extra `fast`
 
 
 def _read_settings(missing: list[str]) -> ServerSettings:
@@ -49,8 +48,7 @@ drain = Drain()
 handover = Handover()
 # By which workers give connections to each other; made where it can help: not for one worker, nor for threads.
 _NEIGHBOURS: list[Neighbours] = []
-# What is done about a worker that has ended, once the master is ready for it.
-_FORGET: list[Any] = []
+_FORGET: list[Any] = []  # what is done about a worker that has ended, once the master is ready for it
 
 # The directory in which the workers share their counts. Made here, because prometheus_client looks for it when it is
 # imported, and gunicorn imports the worker's class, which brings it, before it calls any hook.
@@ -64,13 +62,11 @@ worker_class = _THREADS if served.worker == "gthread" or _missing else _LOOP
 # Longer than the idle time of common clients and proxies, so that it is they who close: a connection that the server
 # closes just when a request arrives is a failed request.
 keepalive = 75
-# Importing torch and reading a pickle hold the interpreter lock for seconds.
-timeout = 120
+timeout = 120  # importing torch and reading a pickle hold the interpreter lock for seconds
 graceful_timeout = 30
 # The heartbeat file: on a disk its sync can stall a worker long enough to be taken for dead.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - gunicorn makes a private file
-# One socket in the home directory would be shared by every server of a user.
-control_socket_disable = True
+control_socket_disable = True  # one socket in the home directory would be shared by every server of a user
 
 
 def on_starting(server: Any) -> None:
@@ -131,10 +127,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def pre_request(worker: Any, request: Any) -> None:
-    """Close connections after their answer where the client asks for it, and while the server ends.
-
-    Otherwise a client could send into one that is about to close.
-    """
+    """Close a connection after its answer, so that none is sent into, where the client asks or the server ends."""
     ticket = current_ticket()
     if ticket is not None:
         ticket.request = request

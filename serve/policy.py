@@ -30,13 +30,8 @@ else:
 
 VARIABLE = "ENVSERVE_POLICY"
 DEFAULT = Path("/etc/envserve/policy.toml")
-_KINDS: dict[str, Any] = {
-    "env-digests": list,
-    "signed-by": list,
-    "report": str,
-    "refuse": bool,
-    "live-proof-s": (int, float),
-}
+_KINDS: dict[str, Any] = {"env-digests": list, "signed-by": list, "report": str, "refuse": bool}
+_KINDS["live-proof-s"] = (int, float)
 _REPORT_AGE_S = 1.0
 
 
@@ -91,15 +86,15 @@ class Policy:
             raise TrialError("policy", f"{self.path}: serve.refuse: {said}", breaches[0].way_out)
 
     def report(self) -> tuple[float, tuple[Breach, ...]]:
-        """Return when the last report of this environment was made, in seconds since 1970, and what is broken by it.
-
-        0 and nothing without one.
-        """
+        """Return when the last report of this environment was made, in seconds since 1970 or 0, and its breaches."""
         if self._report is not None and time.monotonic() > self._read_s + _REPORT_AGE_S:
             self._read_s = time.monotonic()
             try:
                 report = json.loads(self._report.read_bytes())
-                breaches = tuple(_read_breach(stated) for stated in report["breaches"])
+                breaches = tuple(
+                    Breach(str(one["rule"]), str(one["message"]), str(one.get("way_out", "")))
+                    for one in report["breaches"]
+                )
                 checked_s = datetime.fromisoformat(report["checked"]).timestamp()
                 is_ours = report["env_digest"] == self._env_digest
             except (OSError, ValueError, TypeError, KeyError):
@@ -146,10 +141,6 @@ class PolicyWatch:
         return not seen or seen["last"].checked_s < checked_s
 
 
-def _read_breach(stated: Mapping[str, object]) -> Breach:
-    return Breach(str(stated["rule"]), str(stated["message"]), str(stated.get("way_out", "")))
-
-
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         rules = tomllib.loads(path.read_text(encoding="utf-8")).get("serve", {})
@@ -160,8 +151,6 @@ def _read(path: Path) -> Mapping[str, Any]:
     texts = [key for key in ("env-digests", "signed-by") if key in rules and key not in wrong]
     wrong += [key for key in texts if not all(isinstance(text, str) for text in rules[key])]
     if wrong:
-        expected = (
-            "env-digests and signed-by (lists of texts), report (a path), refuse (true, false), live-proof-s (seconds)"
-        )
-        raise SettingsError([Issue(f"{path}: serve.{key}", f"expected {expected}") for key in wrong])
+        expected = "expected env-digests and signed-by (lists of texts), report (a path), refuse (true, false), "
+        raise SettingsError([Issue(f"{path}: serve.{key}", f"{expected}live-proof-s (seconds)") for key in wrong])
     return rules

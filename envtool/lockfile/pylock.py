@@ -47,7 +47,7 @@ def format_pylock(wheels: Sequence[LockedPackage], requires_python: str | None =
         else:
             fields = [f"name = {json.dumps(file_name_of(wheel.url))}", f"url = {json.dumps(wheel.url)}"]
             fields += [] if wheel.size_bytes is None else [f"size = {wheel.size_bytes}"]
-            fields.append(f"hashes = {{ sha256 = {json.dumps(wheel.sha256)} }}")
+            fields.append(f"hashes = {{ sha256 = {json.dumps(wheel.sha256 or '')} }}")
             lines.append(f"wheels = [{{ {', '.join(fields)} }}]")
     return "\n".join(lines) + "\n"
 

@@ -70,8 +70,11 @@ def link_order(depends: Mapping[str, Sequence[str]], noarch: Collection[str]) ->
     records = []
     for name, specs in depends.items():
         kind = rattler.NoArchType("generic" if name in noarch else None)
-        records.append(rattler.PackageRecord(name, "0", build, 0, "noarch", noarch=kind, depends=list(specs)))
-    return [each.name.normalized for each in rattler.PackageRecord.sort_topologically(records)]
+        try:
+            records.append(rattler.PackageRecord(name, "0", build, 0, "noarch", noarch=kind, depends=list(specs)))
+        except Exception as error:  # of another place in each py-rattler
+            raise EnvtoolError(str(error)) from error
+    return [each.name.source for each in rattler.PackageRecord.sort_topologically(records)]
 
 
 def detect_virtual_packages() -> dict[str, str]:

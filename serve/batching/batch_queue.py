@@ -2,9 +2,8 @@
 
 A queue holds the requests for one model of one worker. Those that are ready at the same moment run as one batch, on one
 generation: no timer makes the first one wait, unless the settings ask for it. While a batch runs, the next one gathers.
-
-Requests of one form wait together as one task, a bundle: read, run and answered as one, and one by one if need be.
-Running a batch and answering is the work of `serve.batching.scheduler`.
+Requests of one form wait together as one task, a bundle: read, run and answered as one, or one by one if need be.
+Running and answering is the work of `serve.batching.scheduler`.
 """
 
 from __future__ import annotations
@@ -38,10 +37,7 @@ class Apart(list[Any]):
 
 
 class Bundle:
-    """A task of several requests of one form; what `Task` documents is the same here.
-
-    It has one lease on its generation, and is open for more requests until it is taken to be run.
-    """
+    """A task, as `Task` is, of several requests of one form under one lease; open for more until it is taken."""
 
     def __init__(self, form: RequestForm, generation: Generation, key: Hashable, run: Run) -> None:
         self.form, self.generation, self.key, self.run = form, generation, key, run
@@ -80,10 +76,7 @@ class Bundle:
         return late
 
     def prepare(self) -> Any | None:
-        """Turn the inputs of all into what the module takes; `None` where nothing is left.
-
-        Requests that do not fit are in `refused` then, and not in the bundle.
-        """
+        """Turn the inputs of all into what the module takes, `None` for none; what does not fit goes into `refused`."""
         try:
             return self.prepare_some(self.requests)
         except InputError:
@@ -120,8 +113,7 @@ class Bundle:
             return error
 
 
-# A batch that is shorter than this does not make a health check wait; handing it to a thread would cost more.
-INLINE_S = 0.001
+INLINE_S = 0.001  # a batch that is shorter makes no health check wait; handing it to a thread would cost more
 # Beyond its time on the processor, a batch may have waited: for the interpreter lock, for other processes, or, if it
 # always does, for a device or a disk.
 _LONGEST_WAIT_S = 20 * INLINE_S
@@ -130,20 +122,9 @@ _LONGEST_WAIT_S = 20 * INLINE_S
 _OVERRUN_S = 50 * INLINE_S
 _MOST_OVERRUNS = 3
 _BAN_S = 10.0
-# Hardly any machine is that busy: such a model answers quickly now and slowly then, and held the loop, or would have.
-_UNSTEADY_S = 1.0
+_UNSTEADY_S = 1.0  # hardly any machine is that busy: such a model answers now quickly, now slowly, and holds the loop
 _UNSTEADY_BAN_S = 600.0
 _REMEMBERED_RUNS = 8
-
-Runner = Callable[[Sequence[Any]], Sequence[Any]]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The limits of one batch."""
-
-    max_rows: int  # the most rows; a request that has more runs alone, and 1 turns batching off
-    delay_s: float = 0.0  # how long the oldest request may wait for others
 
 
 class Task(NamedTuple):
@@ -154,7 +135,7 @@ class Task(NamedTuple):
     key: Hashable
     rows: int
     inputs: Any
-    run: Runner  # runs the inputs of several tasks of this key; one result for each, in order
+    run: Run  # runs the inputs of several tasks of this key; one result for each, in order
     done: Callable[[Any], None]  # called with the result, or the exception
     since_s: float = 0.0  # when it became ready, on the caller's clock
     deadline_s: float = math.inf  # after which its result is no longer wanted
@@ -198,10 +179,7 @@ class LatencyEstimate:
         return min(took.cpu_s for took in runs) < INLINE_S and min(took.wall_s for took in runs) < _LONGEST_WAIT_S
 
     def _guess_s(self, magnitude: int) -> float:
-        """Tell how long a batch may take whose magnitude was never timed; infinite where nothing tells.
-
-        No longer than a larger one, and no longer than the rows of a smaller one taken twice as often.
-        """
+        """Guess by other magnitudes: no longer than a larger one, nor than the rows of a smaller one in turn."""
         guess_s = math.inf
         for known, runs in self._runs.items():
             if min(took.wall_s for took in runs) < _LONGEST_WAIT_S:
@@ -224,7 +202,8 @@ class LatencyEstimate:
 class BatchQueue:
     """The waiting tasks of one model, at most one batch of which runs at a time."""
 
-    limits: Limits
+    max_rows: int  # of one batch; a request that has more runs alone, and 1 turns batching off
+    delay_s: float = 0.0  # how long the oldest request may wait for others
     name: str = ""
     latency: LatencyEstimate = field(default_factory=LatencyEstimate)
     is_running: bool = False
@@ -254,22 +233,19 @@ class BatchQueue:
         """Return in how many seconds the next batch may start; `None` while nothing waits or a batch runs."""
         if self.is_running or not self._waiting:
             return None
-        if self._rows >= self.limits.max_rows or self._waiting[0].key is None:
+        if self._rows >= self.max_rows or self._waiting[0].key is None:
             return 0.0
-        return max(0.0, self._waiting[0].since_s + self.limits.delay_s - now_s)
+        return max(0.0, self._waiting[0].since_s + self.delay_s - now_s)
 
     def take(self) -> list[Waiting]:
-        """Take the task that has waited longest, and those that may run with it.
-
-        All have one key, and no more rows than the limit unless the first alone has.
-        """
+        """Take what has waited longest, and what may run with it: of one key, not above the limit unless alone."""
         first = self._waiting.popleft()
         batch, rows = [first], first.rows
-        if first.key is not None and rows < self.limits.max_rows:
+        if first.key is not None and rows < self.max_rows:
             passed: deque[Waiting] = deque()
-            while self._waiting and rows < self.limits.max_rows:
+            while self._waiting and rows < self.max_rows:
                 task = self._waiting.popleft()
-                if task.key == first.key and rows + task.rows <= self.limits.max_rows:
+                if task.key == first.key and rows + task.rows <= self.max_rows:
                     batch.append(task)
                     rows += task.rows
                 else:

@@ -1,11 +1,9 @@
 """Running the predictions of one worker without making its event loop wait.
 
-What is ready at the same moment runs as one batch: in the loop where that is shorter than a millisecond, otherwise in a
-thread of the model's own, so that health checks, the heartbeat and other models never wait for it. Which requests
-share a run, and what counts as short, is in `serve.batching.batch_queue`.
-
-A small share of the joined requests is answered once more, alone, to prove that company made no difference: after the
-answer has gone, and within the share of the work that the settings allow.
+What is ready at the same moment runs as one batch (`serve.batching.batch_queue`): in the loop where that is shorter
+than a millisecond, otherwise in a thread of the model's own. A small share of the joined requests is answered once
+more, alone, to prove that company made no difference: after the answer has gone, and within the share of the work that
+the settings allow.
 """
 
 from __future__ import annotations
@@ -20,17 +18,7 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Callable, Union
 
-from serve.batching.batch_queue import (
-    Apart,
-    BatchQueue,
-    Bundle,
-    FormedRequest,
-    Limits,
-    RunTime,
-    Task,
-    Waiting,
-    run_batch,
-)
+from serve.batching.batch_queue import Apart, BatchQueue, Bundle, FormedRequest, RunTime, Task, Waiting, run_batch
 from serve.errors import ServeError
 from serve.http.messages import Response
 from serve.inference.inspection import Remade, leave_to_writer, look
@@ -42,8 +30,7 @@ if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.model.slot import Generation
 
-# A request that waits for a run of this length had better be answered by another worker.
-_LONG_S = 0.004
+_LONG_S = 0.004  # a request that waits for a run of this length had better be answered by another worker
 Done = Callable[[Union[Response, Exception]], None]
 
 
@@ -78,12 +65,9 @@ class Scheduler:
     def submit(
         self, prediction: Prediction, done: Done, deadline_s: float | None = None, is_alone: bool = False
     ) -> None:
-        """Have a prediction run and answered.
+        """Have a prediction run; `done` gets the answer or what was raised, in the loop, and not before this returns.
 
-        Args:
-            done: called in the loop, after this call, with the answer, or with what was raised.
-            deadline_s: after which the answer is no longer wanted, on the monotonic clock; `None` for never.
-            is_alone: whether the caller calls `run_now` next, as no other request is expected to join it.
+        `deadline_s` is on the monotonic clock; with `is_alone` the caller calls `run_now` next, as no other will join.
         """
         instance, predictor, prepared = prediction.instance, prediction.generation.predictor, prediction.prepared
         batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_queue(instance)
@@ -112,19 +96,17 @@ class Scheduler:
             self._start(batch_queue)
 
     def run_now(self, instance: ModelInstance) -> None:
-        """Run what waits for a model at once, and not later in this turn of the loop.
-
-        Saves a turn where no other request is expected: a tenth of the time of a request on a sole connection.
-        """
+        """Run what waits for a model at once: on a sole connection the loop's turn is a tenth of a request's time."""
         batch_queue = self._batch_queues[instance]
         if not batch_queue.is_running:
             self._start(batch_queue)
 
     def _make_queue(self, instance: ModelInstance) -> BatchQueue:
         settings = instance.settings
-        limits = Limits(settings.max_batch_size, settings.max_batch_delay_ms / 1000)
-        self._batch_queues[instance] = BatchQueue(limits, settings.name, sampler=Sampler(settings.batch_check_share))
-        return self._batch_queues[instance]
+        limits = settings.max_batch_size, settings.max_batch_delay_ms / 1000
+        made = BatchQueue(*limits, name=settings.name, sampler=Sampler(settings.batch_check_share))
+        self._batch_queues[instance] = made
+        return made
 
     def close(self) -> None:
         """End the threads, each after the batch that it runs."""
@@ -156,7 +138,8 @@ class Scheduler:
             self._deliver(batch_queue, batch, *_time(batch), True)
         else:
             batch_queue.is_running = True
-            self._thread_of(batch_queue).submit(self._run_in_thread, batch_queue, batch)
+            deliver, later = functools.partial(self._deliver, batch_queue, batch), self._loop.call_soon_threadsafe
+            self._thread_of(batch_queue).submit(lambda: later(deliver, *_time(batch), False))
 
     def _drop_late(self, batch: Sequence[Waiting], now_s: float) -> Sequence[Waiting]:
         late = [task for task in batch if now_s > task.deadline_s]
@@ -176,9 +159,6 @@ class Scheduler:
             self._threads[id(batch_queue)] = ThreadPoolExecutor(1, "inference")
         return self._threads[id(batch_queue)]
 
-    def _run_in_thread(self, batch_queue: BatchQueue, batch: Sequence[Waiting]) -> None:
-        self._loop.call_soon_threadsafe(self._deliver, batch_queue, batch, *_time(batch), False)
-
     def _deliver(
         self, batch_queue: BatchQueue, batch: Sequence[Waiting], results: Sequence[Any], took: RunTime, inline: bool
     ) -> None:
@@ -190,15 +170,15 @@ class Scheduler:
         batch_queue.is_running = False
         if len(batch_queue):
             self._wake(batch_queue)
-        sample = batch_queue.sampler.choose(batch, results, took.wall_s)
+        prove = batch_queue.sampler.choose(batch, results, took.wall_s)
         for task, result in zip(batch, results):
             task.done(result)
-        if sample is not None:
+        if prove is not None:
             # Where the model's runs take place, so that nothing else of the model runs meanwhile.
             if inline:
-                self._loop.call_soon(sample.prove)
+                self._loop.call_soon(prove)
             else:
-                self._thread_of(batch_queue).submit(sample.prove)
+                self._thread_of(batch_queue).submit(prove)
 
 
 def _time(batch: Sequence[Waiting]) -> tuple[list[Any], RunTime]:
@@ -216,9 +196,8 @@ def _inspect(batch: Sequence[Waiting], results: list[Any], seconds: float) -> li
     if not count:
         return results
     instance.guard.sketch(number, lambda: (_inputs_of(first), results[0]))
-    if not instance.guard.note_run(number, count, rows, seconds):
-        return results
-    if leave_to_writer(instance.guard, generation, results, seconds):
+    is_on_trial = instance.guard.note_run(number, count, rows, seconds)
+    if not is_on_trial or leave_to_writer(instance.guard, generation, results, seconds):
         return results
     asked = [_requests_of(task, result) for task, result in zip(batch, results)]
     all_asked = [one for several in asked for one in several]
@@ -266,8 +245,8 @@ class Sampler:
         self._worked_s = self._spent_s = 0.0
         self._is_busy = False
 
-    def choose(self, batch: Sequence[Waiting], results: Sequence[Any], worked_s: float) -> Sample | None:
-        """Choose one request of a batch that has run, and hold its generation."""
+    def choose(self, batch: Sequence[Waiting], results: Sequence[Any], worked_s: float) -> Callable[[], None] | None:
+        """Choose one request of a batch that has run, and hold its generation; return what proves it."""
         self._worked_s += worked_s
         if sum(task.size for task in batch) < 2 or self._is_busy or not self._spent_s < self._share * self._worked_s:
             return None
@@ -279,41 +258,26 @@ class Sampler:
             return None
         prediction.instance.slot.hold(prediction.generation)
         self._is_busy = True
-        return Sample(self, prediction, copy.deepcopy(result), [rows for _, _, rows in asked], place)
+        rows = [rows for _, _, rows in asked]
+        return functools.partial(self._prove, prediction, copy.deepcopy(result), rows, place)
 
-    def note(self, spent_s: float) -> None:
-        """Count the time of a sample that is done."""
-        self._spent_s += spent_s
-        self._is_busy = False
-
-
-class Sample:
-    """One joined request that is answered once more; its generation is held; `rows` are of all that shared the run."""
-
-    def __init__(self, sampler: Sampler, prediction: Prediction, result: Any, rows: Sequence[int], place: int) -> None:
-        self._sampler, self._prediction, self._result = sampler, prediction, result
-        self._rows, self._place = rows, place
-
-    def prove(self) -> None:
-        """Answer it alone, compare, and where the answer is another one, end batching for the generation."""
-        prediction, started_s = self._prediction, time.monotonic()
-        predictor = prediction.generation.predictor
+    def _prove(self, prediction: Prediction, result: Any, rows: Sequence[int], place: int) -> None:
+        """Answer a request alone, compare, and where the answer is another one, end batching for the generation."""
+        instance, generation, started_s = prediction.instance, prediction.generation, time.monotonic()
+        gap: float | str
         try:
-            gap = predictor.compare_alone(prediction.prepared, self._result, self._rows, self._place)
+            try:
+                gap = generation.predictor.compare_alone(prediction.prepared, result, rows, place)
+            except Exception as error:  # the module's code, which fails alone and not in company
+                gap = repr(error)
             if gap:
-                self._report(gap)
-        except Exception as error:  # the module's code, which fails alone and not in company
-            self._report(repr(error))
+                instance.shared_state.unbatched = generation.provenance.generation
+                shared = {"requests": len(rows), "rows": sum(rows)}
+                instance.log.emit("batch_mismatch", **identify(generation), gap=gap, **shared)
         finally:
-            prediction.instance.slot.release(prediction.generation)
-            self._sampler.note(time.monotonic() - started_s)
-
-    def _report(self, gap: float | str) -> None:
-        instance, generation = self._prediction.instance, self._prediction.generation
-        instance.shared_state.unbatched = generation.provenance.generation
-        instance.log.emit(
-            "batch_mismatch", **identify(generation), gap=gap, requests=len(self._rows), rows=sum(self._rows)
-        )
+            instance.slot.release(generation)
+            self._spent_s += time.monotonic() - started_s
+            self._is_busy = False
 
 
 def _requests_of(task: Waiting, result: Any) -> list[tuple[Prediction, Any, int]]:

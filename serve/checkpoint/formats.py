@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from serve.errors import CheckpointError
 
@@ -25,12 +24,10 @@ FORMATS = (SAFETENSORS, TORCH, TORCHSCRIPT, EXPORT)
 # of earlier ones.
 _MARKS = ((TORCHSCRIPT, "/constants.pkl"), (EXPORT, "models/model.json"), (EXPORT, "serialized_exported_program.json"))
 
-# The dtype of what a state dict holds beside tensors, such as what `get_extra_state()` gives.
-EXTRA = "EXTRA"
+EXTRA = "EXTRA"  # the dtype of what a state dict holds beside tensors, such as what `get_extra_state()` gives
 _FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 
-# Source: the safetensors format description caps the header at 100 MB to stop a hostile length.
-_HEADER_LIMIT_BYTES = 100_000_000
+_HEADER_LIMIT_BYTES = 100_000_000  # Source: the safetensors format description, to stop a hostile length
 _MOST_ISSUES_SHOWN = 5
 
 
@@ -71,14 +68,17 @@ def detect_format(path: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a safetensors file states of itself."""
+class Piece:
+    """A tensor of a safetensors file, and where its bytes lie."""
 
-    tensors: Mapping[str, Any]
-    data_begin: int
+    name: str
+    spec: TensorSpec
+    file: Path
+    begin: int
+    size_bytes: int
 
 
-def read_safetensors_header(path: Path) -> Header:
+def read_pieces(path: Path) -> list[Piece]:
     """Read a header whose file is exactly as long as it states; raises `CheckpointError` for any other one."""
     with path.open("rb") as reader:
         size_bytes = reader.seek(0, 2)
@@ -95,29 +95,28 @@ def read_safetensors_header(path: Path) -> Header:
         raise CheckpointError("damaged", f"the safetensors header is not JSON ({error})") from error
     if not isinstance(entries, dict):
         raise CheckpointError("damaged", "the safetensors header is not an object")
-    tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
+    pieces, expected_bytes = [], 0
     try:
-        for entry in tensors.values():
-            _parse_spec(entry)
-        expected_bytes = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+        for name, entry in entries.items():
+            if name == "__metadata__":
+                continue
+            begin, end = map(int, entry["data_offsets"])
+            if not 0 <= begin <= end:
+                raise ValueError(f"data_offsets {begin} to {end}")
+            spec = TensorSpec(str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
+            pieces.append(Piece(name, spec, path, 8 + length + begin, end - begin))
+            expected_bytes = max(expected_bytes, end)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError("damaged", f"the safetensors header is malformed ({error!r})") from error
     if expected_bytes != body_bytes:
         said = f"expected {expected_bytes} bytes of weights after the header, found {body_bytes}"
         raise CheckpointError("damaged", said)
-    return Header(tensors, 8 + length)
+    return pieces
 
 
 def read_safetensors_interface(path: Path) -> dict[str, TensorSpec]:
     """Read names, dtypes and shapes from a safetensors header, and check that the file is as long as it states."""
-    return {name: _parse_spec(entry) for name, entry in read_safetensors_header(path).tensors.items()}
-
-
-def _parse_spec(entry: Any) -> TensorSpec:
-    begin, end = entry["data_offsets"]
-    if not 0 <= int(begin) <= int(end):
-        raise ValueError(f"data_offsets {begin} to {end}")
-    return TensorSpec(str(entry["dtype"]), tuple(int(length) for length in entry["shape"]))
+    return {piece.name: piece.spec for piece in read_pieces(path)}
 
 
 def compare_interfaces(expected: Interface, actual: Interface) -> list[str]:

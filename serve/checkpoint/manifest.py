@@ -27,23 +27,16 @@ _LARGEST_GENERATION = 2**63
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a marker states. An empty marker states nothing.
+    """What a marker states. An empty marker states nothing."""
 
-    Args:
-        sha256: of the checkpoint, in lower-case hexadecimal.
-        interface: the form of the answers, as `serve.model.answers` writes it.
-        metrics: numbers by name that the publisher wants to be shown.
-        stated: the whole object as it was, which is what a signature covers.
-    """
-
-    sha256: str | None = None
+    sha256: str | None = None  # of the checkpoint, in lower-case hexadecimal
     size_bytes: int | None = None
     version: str | None = None
     created: str | None = None
     format: str | None = None
     generation: int = 0
-    interface: Mapping[str, str] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    interface: Mapping[str, str] = field(default_factory=dict)  # the form of the answers: `serve.model.answers`
+    metrics: Mapping[str, float] = field(default_factory=dict)  # that the publisher wants to be shown
     golden: Sequence[Golden] = ()
     signature: Mapping[str, object] | None = None
     openssf: Mapping[str, object] | None = None
@@ -73,18 +66,15 @@ def parse_marker(text: bytes) -> Manifest:
     if not text.strip():
         return Manifest()
     stated = read_object(text)
-    issues = [
-        f"{key}: expected {expected}, found {repr(stated[key])[:80]}"
-        for key, (is_fit, expected) in _KEYS.items()
-        if stated.get(key) is not None and not is_fit(stated[key])
-    ]
+    known: dict[str, Any] = {key: stated[key] for key in _KEYS if stated.get(key) is not None}
+    unfit = {key: repr(value)[:80] for key, value in known.items() if not _KEYS[key][0](value)}
+    issues = [f"{key}: expected {_KEYS[key][1]}, found {found}" for key, found in unfit.items()]
     # What a registry states of a version is a manifest, though nobody has hashed its checkpoint.
     if stated.get("sha256") is None and "mlflow" not in stated:
         issues.append("sha256: missing; only an empty marker may leave it out")
     issues += golden_issues(stated.get("golden"))
     if issues:
         raise CheckpointError("marker", "the marker: " + "; ".join(issues))
-    known: dict[str, Any] = {key: stated[key] for key in _KEYS if stated.get(key) is not None}
     rest = {key: value for key, value in stated.items() if key not in (*_KEYS, "golden")}
     size_bytes, golden = known.pop("size", None), parse_golden(stated.get("golden"))
     return Manifest(size_bytes=size_bytes, golden=golden, rest=rest, stated=stated, **known)
@@ -118,10 +108,6 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _LARGEST_GENERATION
 
 
-def _is_object(value: object) -> bool:
-    return isinstance(value, dict)
-
-
 # What the value of each key has to be, and how that is said.
 _KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "sha256": (lambda value: _matches(_SHA256, value), "64 lower-case hexadecimal digits"),
@@ -130,15 +116,14 @@ _KEYS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "created": (lambda value: isinstance(value, str), "a text"),
     "format": (lambda value: value in FORMATS, " or ".join(FORMATS)),
     "generation": (_is_count, "a number below 2**63"),
-    "metrics": (lambda value: _is_object(value) and all(map(is_number, value.values())), "numbers by name"),
-    "interface": (lambda value: _is_object(value) and {*map(type, value.values())} <= {str}, "texts by name"),
-    "signature": (_is_object, "an object"),
-    "openssf": (_is_object, "an object"),
+    "metrics": (lambda value: isinstance(value, dict) and all(map(is_number, value.values())), "numbers by name"),
+    "interface": (lambda value: isinstance(value, dict) and {*map(type, value.values())} <= {str}, "texts by name"),
+    "signature": (lambda value: isinstance(value, dict), "an object"),
+    "openssf": (lambda value: isinstance(value, dict), "an object"),
 }
 
 
-# What float32 loses when the order of a sum changes, as it does between batch sizes, threads and devices.
-RELATIVE_TOLERANCE = 1e-3
+RELATIVE_TOLERANCE = 1e-3  # what float32 loses when the order of a sum changes, as between batch sizes and devices
 ABSOLUTE_TOLERANCE = 1e-5
 
 
@@ -150,10 +135,6 @@ class Golden:
     outputs: object
     rtol: float = RELATIVE_TOLERANCE
     atol: float = ABSOLUTE_TOLERANCE
-
-    def as_json(self) -> dict[str, object]:
-        """Return it as it is in a manifest."""
-        return {"inputs": self.inputs, "outputs": self.outputs, "rtol": self.rtol, "atol": self.atol}
 
 
 def golden_issues(stated: object) -> list[str]:

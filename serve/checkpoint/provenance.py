@@ -11,31 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
-# Names one start of the server; `serve.gunicorn_conf` sets it in the master.
-START_VARIABLE = "ENVSERVE_START"
-# Said in the header where no digest is known, so that every answer carries the header; in JSON it is null.
-UNKNOWN = "unknown"
-# Versions and names become response headers and file names, so they are plain words.
-WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")
+START_VARIABLE = "ENVSERVE_START"  # names one start of the server; `serve.gunicorn_conf` sets it in the master
+UNKNOWN = "unknown"  # said in the header where no digest is known, which every answer has; in JSON it is null
+WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+-]{0,127}")  # of headers and files, so plain words
 _DIGEST = re.compile(r"[0-9A-Za-z][0-9A-Za-z:._+-]{0,199}")
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """What every prediction carries.
-
-    Args:
-        generation: the number of the commit that made it live; it only rises.
-        env_digest: of the environment that computed the answer, or `None` where it is not known.
-        label: under which it is served: `stable`, or `canary` for a part of the requests.
-    """
+    """What every prediction carries."""
 
     name: str
     version: str
-    generation: int
+    generation: int  # the number of the commit that made it live; it only rises
     sha256: str
-    env_digest: str | None
-    label: str = "stable"
+    env_digest: str | None  # of the environment that computed the answer, where it is known
+    label: str = "stable"  # under which it is served: `stable`, or `canary` for a part of the requests
 
     def as_json(self) -> dict[str, object]:
         """Return the facts as they are in a JSON answer."""
@@ -51,23 +42,17 @@ class Provenance:
     def parameters(self) -> Mapping[str, object]:
         """The facts as `parameters` of the Open Inference Protocol have them: texts and numbers only."""
         return {
-            "model_generation": self.generation,
-            "model_sha256": self.sha256,
-            "model_label": self.label,
+            "model_generation": self.generation, "model_sha256": self.sha256, "model_label": self.label,
             "env_digest": self.env_digest or UNKNOWN,
-        }
+        }  # fmt: skip
 
     @functools.cached_property
     def headers(self) -> Mapping[str, str]:
         """The facts as response headers."""
         return {
-            "X-Model-Name": self.name,
-            "X-Model-Version": self.version,
-            "X-Model-Generation": str(self.generation),
-            "X-Model-SHA256": self.sha256,
-            "X-Model-Label": self.label,
-            "X-Env-Digest": self.env_digest or UNKNOWN,
-        }
+            "X-Model-Name": self.name, "X-Model-Version": self.version, "X-Model-Generation": str(self.generation),
+            "X-Model-SHA256": self.sha256, "X-Model-Label": self.label, "X-Env-Digest": self.env_digest or UNKNOWN,
+        }  # fmt: skip
 
 
 def read_env_digest(environ: Mapping[str, str], prefix: Path) -> str | None:

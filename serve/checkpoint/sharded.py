@@ -14,28 +14,16 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from serve import durable_files
-from serve.checkpoint.formats import TensorSpec, read_safetensors_header, read_safetensors_interface, strip_prefix
+from serve.checkpoint.formats import Piece, TensorSpec, read_pieces, read_safetensors_interface, strip_prefix
 from serve.errors import CheckpointError
 
 INDEX_SUFFIX = ".safetensors.index.json"
 INDEX_LIMIT_BYTES = 64 * 1024 * 1024
 _ALIGNMENT_BYTES = 8
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One tensor, and where its bytes lie now."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    shard: Path
-    begin: int
-    size_bytes: int
 
 
 def is_index(path: Path) -> bool:
@@ -89,29 +77,29 @@ def plan(path: Path, prefix: str = "") -> list[Piece]:
     pieces: dict[str, Piece] = {}
     for shard in sorted(set(weight_map.values())):
         try:
-            header = read_safetensors_header(shard)
+            found = read_pieces(shard)
         except CheckpointError as error:
             raise CheckpointError(error.code, f"{shard.name}: {error.message}") from error
-        for name, entry in header.tensors.items():
-            if weight_map.get(name) != shard:
-                raise CheckpointError("damaged", f"{name}: not in the index, found in {shard.name}")
-            begin, end = (int(offset) for offset in entry["data_offsets"])
-            shape = tuple(int(length) for length in entry["shape"])
-            pieces[name] = Piece(name, str(entry["dtype"]), shape, shard, header.data_begin + begin, end - begin)
+        for piece in found:
+            if weight_map.get(piece.name) != shard:
+                raise CheckpointError("damaged", f"{piece.name}: not in the index, found in {shard.name}")
+            pieces[piece.name] = piece
     missing = sorted(set(weight_map) - set(pieces))
     if missing:
         name = missing[0]
         raise CheckpointError("damaged", f"{name}: expected in {weight_map[name].name}, found nothing")
     if prefix:
         pieces = {new: replace(pieces[old], name=new) for new, old in strip_prefix(pieces, prefix).items()}
-    return sorted(pieces.values(), key=lambda piece: (-(piece.size_bytes // (math.prod(piece.shape) or 1)), piece.name))
+    # Tensors with the widest numbers first.
+    widths = {name: piece.size_bytes // (math.prod(piece.spec.shape) or 1) for name, piece in pieces.items()}
+    return sorted(pieces.values(), key=lambda piece: (-widths[piece.name], piece.name))
 
 
 def read_interface(path: Path) -> dict[str, TensorSpec]:
     """Read names, dtypes and shapes of safetensors from their header, or from the headers of shards."""
     if not is_index(path):
         return read_safetensors_interface(path)
-    return {piece.name: TensorSpec(piece.dtype, piece.shape) for piece in plan(path)}
+    return {piece.name: piece.spec for piece in plan(path)}
 
 
 def header_of(pieces: list[Piece]) -> bytes:
@@ -120,7 +108,8 @@ def header_of(pieces: list[Piece]) -> bytes:
     end = 0
     for piece in pieces:
         begin, end = end, end + piece.size_bytes
-        entries[piece.name] = {"dtype": piece.dtype, "shape": piece.shape, "data_offsets": [begin, end]}
+        spec = piece.spec
+        entries[piece.name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": [begin, end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT_BYTES)
     return struct.pack("<Q", len(text)) + text
@@ -132,12 +121,12 @@ def chunks_of(path: Path, prefix: str = "") -> Iterator[bytes]:
     yield header_of(pieces)
     for piece in pieces:
         remaining = piece.size_bytes
-        with piece.shard.open("rb") as reader:
+        with piece.file.open("rb") as reader:
             reader.seek(piece.begin)
             while remaining:
                 chunk = reader.read(min(durable_files.CHUNK_BYTES, remaining))
                 if not chunk:
-                    raise CheckpointError("damaged", f"{piece.shard.name}: it is shorter than its header states")
+                    raise CheckpointError("damaged", f"{piece.file.name}: it is shorter than its header states")
                 remaining -= len(chunk)
                 yield chunk
 

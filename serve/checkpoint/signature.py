@@ -1,9 +1,8 @@
 """Ed25519 signatures over a manifest, and thereby over the bytes that its sha256 names.
 
-`docs/reference/checkpoints.md` states their form and what exactly is signed. A signature of the OpenSSF (`model_signing
-sign key`) is accepted as well: the marker's key `openssf`, or the file `NAME.sig` or `model.sig` beside the checkpoint.
-It covers the bytes of the checkpoint, and nothing else of the marker. Source: OpenSSF Model Signing 1.0; Sigstore
-bundle 0.3. Out of scope: who may hold which key, how keys are withdrawn.
+`docs/reference/checkpoints.md` states what exactly is signed, and where a signature of the OpenSSF (`model_signing sign
+key`) lies, which covers the bytes of the checkpoint and nothing else of the marker. Out of scope: who may hold which
+key, how keys are withdrawn. Source: OpenSSF Model Signing 1.0; Sigstore bundle 0.3.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
+import pkgutil
 from keyword import iskeyword
 
 import click
@@ -29,10 +29,10 @@ COMMANDS = {
     "retry": ("serve.cli.operator_commands", "Judge anew what was refused."),
     "store": ("serve.cli.operator_commands", "Show what occupies the store, and why."),
     "verify": ("serve.cli.operator_commands", "Check checkpoints, or the weights in memory."),
-    "trace": ("serve.cli.trace_commands", "Follow an answer back to the bytes that made it."),
-    "attest": ("serve.cli.trace_commands", "Write a signed statement of what was committed."),
+    "trace": ("serve.cli.operator_commands", "Follow an answer back to the bytes that made it."),
+    "attest": ("serve.cli.operator_commands", "Write a signed statement of what was committed."),
     "explain": ("serve.cli.operator_commands", "Explain what would happen to the next checkpoint."),
-    "bom": ("serve.cli.trace_commands", "Write a bill of materials of the model and its environment."),
+    "bom": ("serve.cli.operator_commands", "Write a bill of materials of the model and its environment."),
     "settings": ("serve.cli.operator_commands", "List every setting, its variable and its default."),
 }
 
@@ -53,9 +53,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(
-            importlib.import_module(COMMANDS[cmd_name][0]), cmd_name + "_" * iskeyword(cmd_name)
-        )
+        command: click.Command = pkgutil.resolve_name(f"{COMMANDS[cmd_name][0]}:{cmd_name}{'_' * iskeyword(cmd_name)}")
         return command
 
     def resolve_command(

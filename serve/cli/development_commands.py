@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Callable
 
 import click
 
@@ -15,42 +16,25 @@ from serve.development.target import Target, parse_arguments, parse_example
 _MARKS = {checking.OK: "ok", checking.NOTE: "--", checking.PROBLEM: "!!"}
 
 
-def _read_arguments(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, object]:
-    try:
-        return parse_arguments(texts)
-    except ValueError as error:
-        raise click.BadParameter(str(error), context, option) from error
+def _reading(parse: Callable[[Any], object]) -> Callable[[click.Context, click.Parameter, Any], object]:
+    def read(context: click.Context, option: click.Parameter, stated: Any) -> object:
+        try:
+            return parse(stated)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, option) from error
 
-
-def _read_example(context: click.Context, option: click.Parameter, text: str | None) -> object:
-    try:
-        return parse_example(text)
-    except OSError as error:
-        raise click.BadParameter(f"{error.filename}: {error.strerror}", context, option) from error
+    return read
 
 
 def _on_a_class(command: Command) -> Command:
     """Add what names a model class."""
-    for option in (
-        click.argument("model", metavar="[MODEL]", required=False),
-        click.option("--weights", type=PATH, metavar="FILE", help="Weights; the class's initial ones by default."),
-        click.option(
-            "--example",
-            callback=_read_example,
-            metavar="JSON",
-            help='Inputs of a request, @FILE, or their form: "float32[1, 16]".',
-        ),
-        click.option(
-            "--arg",
-            "arguments",
-            multiple=True,
-            callback=_read_arguments,
-            metavar="NAME=VALUE",
-            help="Keyword argument of the class.",
-        ),
-    ):
-        command = option(command)
-    return command
+    add, read, argument = click.option, _reading(parse_arguments), "Keyword argument of the class."
+    command = add("--arg", "arguments", multiple=True, callback=read, metavar="NAME=VALUE", help=argument)(command)
+    example = 'Inputs of a request, @FILE, or their form: "float32[1, 16]".'
+    command = add("--example", callback=_reading(parse_example), metavar="JSON", help=example)(command)
+    weights = "Weights; the class's initial ones by default."
+    command = add("--weights", type=PATH, metavar="FILE", help=weights)(command)
+    return click.argument("model", metavar="[MODEL]", required=False)(command)
 
 
 @click.command()
@@ -81,20 +65,17 @@ def check(model: str | None, weights: Path | None, example: object, arguments: d
       python -m serve check mypackage.models:Net --arg hidden=64 --example "float32[1, 16]"
     """
     found = checking.check(Target(model, arguments, example), weights)
-    lines = [
-        f"{_MARKS[finding.level]}  {finding.about:8} {finding.text}"
-        + (f"\n    hint: {finding.hint}" if finding.hint else "")
-        for finding in found
-    ]
+    lines = []
+    for finding in found:
+        lines.append(f"{_MARKS[finding.level]}  {finding.about:8} {finding.text}")
+        lines += [f"    hint: {finding.hint}"] if finding.hint else []
     answer(as_json, [asdict(finding) for finding in found], "\n".join(lines))
     return int(any(finding.level == checking.PROBLEM for finding in found))
 
 
 @click.command()
 @_on_a_class
-@click.option(
-    "--bind", default="127.0.0.1:8000", metavar="HOST:PORT", help="Address to listen on (default 127.0.0.1:8000)."
-)
+@click.option("--bind", default="127.0.0.1:8000", show_default=True, metavar="HOST:PORT", help="Address to listen on.")
 def run(model: str | None, weights: Path | None, example: object, arguments: dict[str, object], bind: str) -> int:
     """Serve a model class while it is being written.
 
@@ -115,16 +96,14 @@ def run(model: str | None, weights: Path | None, example: object, arguments: dic
 @click.argument("server", type=click.Choice(["torchserve"]))
 @click.argument("archive", metavar="FILE.mar", type=PATH)
 @click.option("--config", type=PATH, metavar="FILE", help="Its config.properties.")
-@click.option(
-    "-o", "--output", "directory", type=PATH, metavar="DIR", help="The new project (default: the archive's name)."
-)
+@click.option("-o", "--output", "directory", type=PATH, metavar="DIR", help="The project; named as the archive is.")
 def import_(server: str, archive: Path, config: Path | None, directory: Path | None) -> None:
     """Carry a model over from another server: a project with its class, its settings and its weights.
 
     \b
       python -m serve import torchserve resnet.mar --config config.properties
     """
-    from serve.development.torchserve_archive import import_archive
+    from serve.development.project import import_archive
 
     done = import_archive(archive, directory or Path(archive.stem), config)
     click.echo(f"made {done.directory}, published {done.checkpoint}")

@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from serve.cli.options import PATH, answer, json_option, model_option, settings_of
-from serve.publishing.golden_file import load_own
 from serve.publishing.publish import Extras, Published
 from serve.publishing.publish import publish as publish_checkpoint
 
@@ -21,47 +20,35 @@ def _parse_metrics(context: click.Context, option: click.Parameter, texts: tuple
     for text in texts:
         name, _, value = text.partition("=")
         try:
-            number = float(value)
+            found[name] = float(value)
         except ValueError:
-            number = math.nan
-        if not name or not math.isfinite(number):
+            found[name] = math.nan
+        if not name or not math.isfinite(found[name]):
             raise click.BadParameter(f"expected name=number, found {text!r}", context, option)
-        found[name] = number
     return found
 
 
 @click.command()
 @click.argument("file", type=PATH)
-@click.option(
-    "--to",
-    "directory",
-    metavar="DIR",
-    required=True,
-    help="The watched directory, its URL (s3://…), or mlflow:models:/NAME@ALIAS.",
-)
+@click.option("--to", "directory", metavar="DIR", required=True,
+              help="The watched directory, its URL (s3://…), or mlflow:models:/NAME@ALIAS.")  # fmt: skip
 @click.option("--name", help="File name of the checkpoint in DIR (default: that of FILE).")
 @click.option("--version", help="Name of this content in answers and logs (default: start of its sha256).")
 @click.option("--generation", type=int, default=0, help="A rising number of yours that outranks the clock.")
-@click.option(
-    "--convert/--no-convert",
-    default=None,
-    help="Write safetensors instead of what torch.save wrote; given explicitly, FILE may run its code.",
-)
-@click.option(
-    "--key", "weights_key", metavar="KEY", help="Where the weights are in FILE, for example model or ema.state_dict."
-)
+@click.option("--convert/--no-convert", default=None,
+              help="Write safetensors instead of what torch.save wrote; if given, FILE may run code.")  # fmt: skip
+@click.option("--key", "weights_key", metavar="KEY",
+              help="Where the weights are in FILE, for example model or ema.state_dict.")  # fmt: skip
 @click.option("--strip-prefix", metavar="PREFIX", help="Take PREFIX off tensors' names; leave out those without it.")
 @click.option("--check", is_flag=True, help="First load it with the model class of serve.toml, as a server does.")
 @click.option("--golden", type=PATH, metavar="FILE", help="JSON list of requests; absent answers are computed.")
 @click.option("--golden-from", type=click.Choice(["recorded"]), help="Make them of requests that were recorded.")
 @click.option("--model", metavar="NAME[@LABEL]", help="Which one that is, where the settings have several.")
-@click.option(
-    "--metric", "metrics", metavar="NAME=VALUE", multiple=True, callback=_parse_metrics, help="Written to the marker."
-)
+@click.option("--metric", "metrics", metavar="NAME=VALUE", multiple=True, callback=_parse_metrics,
+              help="Written to the marker.")  # fmt: skip
 @click.option("--sign", "key", type=PATH, metavar="KEYFILE", help="Private key that keygen made.")
-@click.option(
-    "--sign-openssf", "openssf_key", type=PATH, metavar="KEYFILE", help="Private ECDSA key, for model_signing."
-)
+@click.option("--sign-openssf", "openssf_key", type=PATH, metavar="KEYFILE",
+              help="Private ECDSA key, for model_signing.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print what was published as JSON.")
 def publish(file: Path, directory: str, name: str | None, version: str | None, as_json: bool, **extras: Any) -> None:
     """Copy FILE into DIR, sync it, rename it into place, and write its marker last.
@@ -128,11 +115,11 @@ def golden(file: Path | None, count: int, against: Path | None, output: Path | N
       python -m serve golden --against weights.safetensors --count 8 -o golden.json
       python -m serve publish weights.safetensors --to checkpoints --golden golden.json
     """
-    from serve.publishing import recorded
+    from serve.publishing import golden as recorded  # brings numpy
 
     settings = settings_of(model)
     chosen = recorded.choose(recorded.find_recorded(settings, file), count)
-    predictor = None if against is None else load_own(settings, against).predictor
+    predictor = None if against is None else recorded.load_own(settings, against).predictor
     text = json.dumps(recorded.make_golden(chosen, predictor), indent=1)
     if output is None:
         click.echo(text)
@@ -144,13 +131,8 @@ def golden(file: Path | None, count: int, against: Path | None, output: Path | N
 @click.command()
 @click.argument("file", type=PATH, required=False)
 @click.option("--against", type=PATH, metavar="CHECKPOINT", required=True, help="What is to answer.")
-@click.option(
-    "--compare",
-    type=click.Choice(["tolerance", "exact", "top1"]),
-    default="tolerance",
-    show_default=True,
-    help="When two answers agree: closely, exactly, or by the place of the largest number.",
-)
+@click.option("--compare", type=click.Choice(["tolerance", "exact", "top1"]), default="tolerance", show_default=True,
+              help="When two answers agree: closely, exactly, or by the place of the largest number.")  # fmt: skip
 @click.option("--plot", type=PATH, metavar="FILE.svg", help="Draw recorded numbers against those of now.")
 @model_option
 @json_option
@@ -164,10 +146,11 @@ def replay(file: Path | None, against: Path, compare: str, plot: Path | None, mo
       python -m serve replay recorded.jsonl --against weights.safetensors --compare top1 --json
       python -m serve replay --against weights.safetensors --plot answers.svg
     """
-    from serve.publishing import recorded
+    from serve.publishing import golden as recorded  # brings numpy
 
     settings = settings_of(model)
-    found = recorded.replay(recorded.find_recorded(settings, file), load_own(settings, against).predictor, compare)
+    predictor = recorded.load_own(settings, against).predictor
+    found = recorded.replay(recorded.find_recorded(settings, file), predictor, compare)
     if plot is not None:
         plot.write_text(recorded.plot(found, against.name))
     most = max(found.spread.values()) or 1

@@ -3,12 +3,12 @@
 Every length is checked against what is there before an array is made, so a request cannot ask for more memory than a
 small multiple of its own size. In JSON, texts and numbers are distinguished by Python's types and never by numpy, which
 takes "1" for a number, `null` for NaN, and makes room for the longest text in every element of an array of texts.
-
 Source: Open Inference Protocol, "Tensor Data Types"; Triton's binary tensor data extension.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -25,30 +25,20 @@ else:
 
 BYTES = "BYTES"
 BOOL = "BOOL"
-# bfloat16 is unknown to numpy: it is read as float32, which holds each of its values, and never written.
-BF16 = "BF16"
+BF16 = "BF16"  # bfloat16 is unknown to numpy: it is read as float32, which holds each of its values, and never written
 DTYPES: Mapping[str, np.dtype[Any]] = {
     BOOL: np.dtype("?"),
-    "UINT8": np.dtype("u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
+    **{f"UINT{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    **{f"INT{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    **{f"FP{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
 }
 _U2 = np.dtype("<u2")
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_READABLE = (*DTYPES, BF16, BYTES)
+READABLE = (*DTYPES, BF16, BYTES)
 _MOST_DIMENSIONS = 32  # numpy's own limit before version 2
 _MOST_ELEMENTS = 2**48
 _PREFIX = struct.Struct("<I")
-# Copying so few takes less than making a view of them.
-_COPIED_BYTES = 4096
+_COPIED_BYTES = 4096  # copying so few takes less than making a view of them
 
 
 def name_of(dtype: np.dtype[Any]) -> str:
@@ -61,34 +51,18 @@ def name_of(dtype: np.dtype[Any]) -> str:
     try:
         return _NAMES[dtype.newbyteorder("<")]
     except KeyError:
-        raise ValueError(f"expected one of {', '.join(_READABLE)}, found {dtype}") from None
-
-
-def require_datatype(found: object, where: str) -> str:
-    """Read the name of a datatype; raises `RequestError` for an unknown one."""
-    if not isinstance(found, str) or found not in _READABLE:
-        raise RequestError(400, f"{where}: expected a datatype of {', '.join(_READABLE)}, found {excerpt(found)}")
-    return found
+        raise ValueError(f"expected one of {', '.join(READABLE)}, found {dtype}") from None
 
 
 def require_shape(found: object, where: str) -> tuple[int, ...]:
     """Read a shape; raises `RequestError` for a malformed one, or one of more elements than any body can hold."""
     shape = tuple(found) if isinstance(found, list) else (-1,)
     if len(shape) > _MOST_DIMENSIONS or not all(type(length) is int and length >= 0 for length in shape):
-        raise RequestError(
-            400, f"{where}: expected up to {_MOST_DIMENSIONS} lengths of at least 0, found {excerpt(found)}"
-        )
-    if count_elements(tuple(length or 1 for length in shape)) > _MOST_ELEMENTS:
+        expected = f"expected up to {_MOST_DIMENSIONS} lengths of at least 0"
+        raise RequestError(400, f"{where}: {expected}, found {excerpt(found)}")
+    if math.prod(tuple(length or 1 for length in shape)) > _MOST_ELEMENTS:
         raise RequestError(400, f"{where}: expected at most {_MOST_ELEMENTS} elements, found the shape {list(shape)}")
     return shape
-
-
-def count_elements(shape: Sequence[int]) -> int:
-    """Multiply the lengths of a shape, without overflow."""
-    count = 1
-    for length in shape:
-        count *= length
-    return count
 
 
 def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: str) -> Array:
@@ -96,14 +70,13 @@ def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: s
 
     They are little-endian, row-major, with nothing between the elements; too few or too many raise `RequestError`.
     """
-    count = count_elements(shape)
+    count = math.prod(shape)
     if datatype == BYTES:
         return text_array(_split_texts(data, count, where)).reshape(shape)
     dtype = DTYPES.get(datatype, _U2)
-    if len(data) != count * dtype.itemsize:
-        raise RequestError(
-            400, f"{where}: expected {count * dtype.itemsize} bytes for {datatype} {list(shape)}, found {len(data)}"
-        )
+    size = count * dtype.itemsize
+    if len(data) != size:
+        raise RequestError(400, f"{where}: expected {size} bytes for {datatype} {list(shape)}, found {len(data)}")
     array = np.ndarray(shape, dtype, data)
     if datatype == BF16:
         return (array.astype("<u4") << 16).view("<f4")
@@ -113,29 +86,26 @@ def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: s
 
 
 def _split_texts(data: memoryview, count: int, where: str) -> list[bytes]:
-    if count * _PREFIX.size > len(data):
-        raise RequestError(
-            400, f"{where}: expected at least {count * _PREFIX.size} bytes for {count} elements, found {len(data)}"
-        )
+    least = count * _PREFIX.size
+    if least > len(data):
+        raise RequestError(400, f"{where}: expected at least {least} bytes for {count} elements, found {len(data)}")
     texts, position = [], 0
     for index in range(count):
         begin = position + _PREFIX.size
         length = _PREFIX.unpack_from(data, position)[0] if begin <= len(data) else 0
         position = begin + length
         if position > len(data):
-            raise RequestError(
-                400, f"{where}: element {index}: expected it to end by byte {len(data)}, found an end at {position}"
-            )
+            expected = f"element {index}: expected it to end by byte {len(data)}"
+            raise RequestError(400, f"{where}: {expected}, found an end at {position}")
         texts.append(bytes(data[begin:position]))
     if position != len(data):
         raise RequestError(400, f"{where}: expected {count} elements in {len(data)} bytes, found more after {position}")
     return texts
 
 
-def text_array(texts: Sequence[bytes]) -> Array:
-    """Make an array of one dimension of texts in UTF-8, or any other bytes, each as long as it is."""
-    # Filled and not converted: numpy would make room for the longest text in every element.
-    array = np.empty(len(texts), object)
+def text_array(texts: Sequence[bytes | str]) -> Array:
+    """Make an array of one dimension of texts, or any bytes, each as long as it is."""
+    array = np.empty(len(texts), object)  # filled, not converted: numpy would give every element the longest one's room
     array[:] = texts
     return array
 
@@ -152,28 +122,17 @@ def to_bytes(array: Array) -> bytes | memoryview:
 
 
 _JSON_NAMES = {
-    dict: "an object",
-    list: "lists of other depths",
-    str: "a text",
-    bool: "true or false",
-    type(None): "null",
-    int: "a whole number",
-    float: "a fraction",
-}
+    dict: "an object", list: "lists of other depths", str: "a text", bool: "true or false", type(None): "null",
+    int: "a whole number", float: "a fraction",
+}  # fmt: skip
 
 
 def from_json(data: object, datatype: str, shape: tuple[int, ...], where: str) -> Array:
-    """Make an array of a JSON list, flat or nested as the shape is; its `BYTES` are the texts in UTF-8.
-
-    Raises:
-        RequestError: the elements are too few, too many, of another type, too large or not finite.
-    """
-    flat, nesting = flatten(data, where)
-    if len(flat) != count_elements(shape) or (len(nesting) > 1 and nesting != shape):
+    """Make an array of a JSON list, flat or nested as the shape, of UTF-8 texts for `BYTES`; raises `RequestError`."""
+    (flat, nesting), count = flatten(data, where), math.prod(shape)
+    if len(flat) != count or (len(nesting) > 1 and nesting != shape):
         found = f"{len(flat)} elements" if len(nesting) == 1 else f"the shape {list(nesting)}"
-        raise RequestError(
-            400, f"{where}: expected {count_elements(shape)} elements for the shape {list(shape)}, found {found}"
-        )
+        raise RequestError(400, f"{where}: expected {count} elements for the shape {list(shape)}, found {found}")
     return _convert(flat, datatype, where).reshape(shape)
 
 
@@ -204,15 +163,21 @@ def _convert(flat: list[object], datatype: str, where: str) -> Array:
         _require_kinds(kinds, {bool}, "true or false", where)
     elif dtype.kind == "f":
         _require_kinds(kinds, {int, float}, "numbers", where)
-        return _to_floats(flat, dtype, where)
+        try:
+            with np.errstate(over="ignore"):
+                array = np.array(flat, dtype)
+        except OverflowError:
+            array = np.array([np.inf])
+        if not np.isfinite(array).all():
+            raise RequestError(400, f"{where}: expected numbers that fit {dtype.name}, found larger ones")
+        return array
     else:
         _require_kinds(kinds, {int}, "whole numbers", where)
         limits = np.iinfo(dtype)
         for extreme in (min(flat), max(flat)) if flat else ():  # type: ignore[type-var]
             if not limits.min <= extreme <= limits.max:  # type: ignore[operator]
-                raise RequestError(
-                    400, f"{where}: expected {limits.min} to {limits.max} for {datatype}, found {excerpt(extreme)}"
-                )
+                expected = f"expected {limits.min} to {limits.max} for {datatype}"
+                raise RequestError(400, f"{where}: {expected}, found {excerpt(extreme)}")
     return np.array(flat, dtype)
 
 
@@ -222,23 +187,8 @@ def _require_kinds(found: set[type], allowed: set[type], what: str, where: str) 
         raise RequestError(400, f"{where}: expected {what}, found {names}")
 
 
-def _to_floats(flat: list[object], dtype: np.dtype[Any], where: str) -> Array:
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(flat, dtype)
-    except OverflowError:
-        array = np.array([np.inf])
-    if not np.isfinite(array).all():
-        raise RequestError(400, f"{where}: expected numbers that fit {dtype.name}, found larger ones")
-    return array
-
-
 def to_json(array: Array, where: str) -> Array | list[str]:
-    """Prepare an array for `strict_json.dump`: flat, row-major.
-
-    Raises:
-        ValueError: it holds NaN or infinities, or bytes that are not UTF-8; JSON can hold neither.
-    """
+    """Prepare an array for `strict_json.dump`: flat, row-major; `ValueError` for NaN, infinities and no UTF-8."""
     if array.dtype.kind in "OSU":
         return [text if isinstance(text, str) else bytes(text).decode() for text in array.ravel()]
     if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -14,22 +14,16 @@ from serve.errors import RequestError
 
 CONTENT_TYPES = ("image/png", "image/jpeg")
 _FORMATS = ("PNG", "JPEG")
-# 3 bytes each: what one request may take, whatever its image was compressed to.
-MOST_PIXELS = 32 * 1024 * 1024
+MOST_PIXELS = 32 * 1024 * 1024  # 3 bytes each: what one request may take, whatever its image was compressed to
 
 
 def decode(body: bytes, most_pixels: int = MOST_PIXELS) -> Array:
-    """Read an image as red, green and blue, from 0 to 255: [height, width, 3] of uint8.
-
-    Raises:
-        RequestError: it is damaged, or has more than `most_pixels`, of which none is made; or Pillow is not installed.
-    """
+    """Read an image: [height, width, 3] of uint8, in RGB; raises `RequestError`, for a large one before it is made."""
     try:
         from PIL import Image
     except ImportError as error:
-        raise RequestError(
-            415, "the image: expected a server with Pillow, found none; its operator installs the extra [images]"
-        ) from error
+        said = "expected a server with Pillow, found none; its operator installs the extra [images]"
+        raise RequestError(415, f"the image: {said}") from error
     try:
         with Image.open(io.BytesIO(body), formats=_FORMATS) as image:
             width, height = image.size
@@ -39,6 +33,5 @@ def decode(body: bytes, most_pixels: int = MOST_PIXELS) -> Array:
     except RequestError:
         raise
     except Exception as error:  # what Pillow's readers raise for damaged files is not bounded by its documentation
-        raise RequestError(
-            400, f"the image: expected a whole {' or '.join(_FORMATS)} file, found {type(error).__name__}: {error}"
-        ) from error
+        found = f"{type(error).__name__}: {error}"
+        raise RequestError(400, f"the image: expected a whole {' or '.join(_FORMATS)} file, found {found}") from error

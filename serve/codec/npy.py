@@ -6,6 +6,7 @@ Source: NEP 1, "A Simple File Format for NumPy Arrays".
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
 from typing import Any, Literal
@@ -38,11 +39,10 @@ def decode(body: bytes) -> Array:
     dtype: np.dtype[Any] = np.dtype(stated)
     lengths = [int(length) for length in _find(_SHAPE, header).split(",") if length.strip()]
     shape = datatypes.require_shape(lengths, f"{_WHERE}: shape")
-    expected_bytes = datatypes.count_elements(shape) * dtype.itemsize
-    if len(body) - begin != expected_bytes:
-        raise RequestError(
-            400, f"{_WHERE}: expected {expected_bytes} bytes for {dtype} {list(shape)}, found {len(body) - begin}"
-        )
+    expected_bytes, found_bytes = math.prod(shape) * dtype.itemsize, len(body) - begin
+    if found_bytes != expected_bytes:
+        expected = f"expected {expected_bytes} bytes for {dtype} {list(shape)}"
+        raise RequestError(400, f"{_WHERE}: {expected}, found {found_bytes}")
     order: Literal["F", "C"] = "F" if _find(_FORTRAN_ORDER, header) == "True" else "C"
     return np.frombuffer(body, dtype, offset=begin).reshape(shape, order=order)
 
@@ -61,10 +61,8 @@ def _read_header(body: bytes) -> tuple[str, int]:
 def _find(entry: re.Pattern[str], header: str) -> str:
     found = entry.search(header)
     if found is None:
-        raise RequestError(
-            400,
-            f"{_WHERE}: expected a header with descr, fortran_order and shape of one array, found {excerpt(header)}",
-        )
+        expected = "expected a header with descr, fortran_order and shape of one array"
+        raise RequestError(400, f"{_WHERE}: {expected}, found {excerpt(header)}")
     return found.group(1)
 
 

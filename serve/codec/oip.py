@@ -1,14 +1,14 @@
 """Infer requests and answers of the Open Inference Protocol (V2), without the model's part.
 
 Both are JSON, or JSON followed by the bytes of tensors; its length is in the header `Inference-Header-Content-Length`,
-where 0 in a request means that all of its body is one tensor.
-
-Source: Open Inference Protocol, "Inference"; Triton's binary tensor data extension.
+where 0 in a request means that all of its body is one tensor. Source: Open Inference Protocol, "Inference"; Triton's
+binary tensor data extension.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,7 @@ from serve.errors import RequestError, excerpt
 Parameters = Mapping[str, Any]
 # What would make the server do something that it cannot: to pass over it would answer another question.
 _UNSUPPORTED = ("shared_memory_region", "classification", "sequence_id")
-# A client whose tensors go as bytes sends the same JSON before them over and over.
-_REMEMBERED_TEXTS, _LONGEST_REMEMBERED_BYTES = 256, 4096
+_REMEMBERED_TEXTS, _LONGEST_REMEMBERED_BYTES = 256, 4096  # clients send the same JSON over and over
 _NO_PARAMETERS: Parameters = {}
 
 
@@ -34,8 +33,7 @@ class InputTensor(NamedTuple):
     array: Array
 
 
-@dataclass(frozen=True)
-class RequestedOutput:
+class RequestedOutput(NamedTuple):
     """One output that a request asks for."""
 
     name: str
@@ -70,28 +68,25 @@ def parse_infer(body: Body, header_length: str | None = None) -> InferRequest:
     text, binary = split_body(body, header_length)
     is_worth_it = header_length is not None and len(text) <= _LONGEST_REMEMBERED_BYTES
     described, request = _remember(text) if is_worth_it else _understand(text)
-    part = BinaryPart(binary)
-    inputs = []
+    inputs, begin = [], 0
     for name, datatype, shape, where, size_bytes, data in described:
         if size_bytes is None:
             array = datatypes.from_json(data, datatype, shape, f"{where}: data")
         else:
-            array = datatypes.from_bytes(part.take(size_bytes, where), datatype, shape, where)
+            rest = len(binary) - begin
+            if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
+                expected = f"binary_data_size: expected 0 to the {rest} bytes left"
+                raise RequestError(400, f"{where}: {expected}, found {excerpt(size_bytes)}")
+            array = datatypes.from_bytes(binary[begin : begin + size_bytes], datatype, shape, where)
+            begin += size_bytes
         inputs.append(InputTensor(name, datatype, array))
-    if part.position != len(binary):
-        raise RequestError(400, f"the body: expected {part.position} bytes after its JSON part, found {len(binary)}")
+    if begin != len(binary):
+        raise RequestError(400, f"the body: expected {begin} bytes after its JSON part, found {len(binary)}")
     return InferRequest(tuple(inputs), request.outputs, request.is_binary, request.id, request.parameters)
 
 
-class _Described(NamedTuple):
-    """One input as the JSON has it; its bytes may come behind."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    where: str
-    size_bytes: object
-    data: object
+# An input as the JSON has it: its name, datatype, shape, where it is, the size of its bytes behind the JSON, its data.
+_Described = tuple[str, str, tuple[int, ...], str, object, object]
 
 
 def _understand(text: bytes) -> tuple[tuple[_Described, ...], InferRequest]:
@@ -105,13 +100,9 @@ def _understand(text: bytes) -> tuple[tuple[_Described, ...], InferRequest]:
         raise RequestError(400, "inputs: expected at least one, found none")
     is_binary = _truth(parameters, "binary_data_output", False, "the request")
     listed = content.get("outputs")
-    outputs = (
-        ()
-        if listed is None
-        else tuple(
-            RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
-            for entry, where in _entries(listed, "outputs")
-        )
+    outputs = tuple(
+        RequestedOutput(entry["name"], _truth(_parameters(entry, where), "binary_data", is_binary, where))
+        for entry, where in _entries([] if listed is None else listed, "outputs")
     )
     id = content.get("id")
     if id is not None and not isinstance(id, str):
@@ -123,20 +114,16 @@ _remember = functools.lru_cache(_REMEMBERED_TEXTS)(_understand)
 
 
 def parse_raw(body: Body, spec: TensorSpec) -> InferRequest:
-    """Read a request whose body is the bytes of the model's only input, or raise `RequestError`.
-
-    One length of its `spec` may be open, and follows from the length of the body.
-    """
+    """Read a body that is the bytes of a model's only input, one length of which may be open; raises `RequestError`."""
     where = f"inputs[0] ({spec.name})"
     if spec.datatype == datatypes.BYTES:
         array = datatypes.text_array([bytes(body)]).reshape([1] * len(spec.shape))
     else:
         row_bytes = datatypes.DTYPES[spec.datatype].itemsize
-        row_bytes *= datatypes.count_elements([length for length in spec.shape if length >= 0])
+        row_bytes *= math.prod(length for length in spec.shape if length >= 0)
         if spec.shape.count(-1) > 1 or not row_bytes:
-            raise RequestError(
-                400, f"{where}: expected a shape with one open length for raw bytes, found {list(spec.shape)}"
-            )
+            found = list(spec.shape)
+            raise RequestError(400, f"{where}: expected a shape with one open length for raw bytes, found {found}")
         shape = tuple(len(body) // row_bytes if length < 0 else length for length in spec.shape)
         array = datatypes.from_bytes(memoryview(body), spec.datatype, shape, where)
     return InferRequest((InputTensor(spec.name, spec.datatype, array),), is_binary=True)
@@ -161,12 +148,15 @@ def _entries(found: object, key: str) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _describe(entry: dict[str, Any], where: str) -> _Described:
-    datatype = datatypes.require_datatype(entry.get("datatype"), f"{where}: datatype")
+    datatype = entry.get("datatype")
+    if not isinstance(datatype, str) or datatype not in datatypes.READABLE:
+        expected = f"expected a datatype of {', '.join(datatypes.READABLE)}"
+        raise RequestError(400, f"{where}: datatype: {expected}, found {excerpt(datatype)}")
     shape = datatypes.require_shape(entry.get("shape"), f"{where}: shape")
     size_bytes = _parameters(entry, where).get("binary_data_size")
     if size_bytes is not None and "data" in entry:
         raise RequestError(400, f"{where}: expected data or binary_data_size, found both")
-    return _Described(entry["name"], datatype, shape, where, size_bytes, entry.get("data"))
+    return entry["name"], datatype, shape, where, size_bytes, entry.get("data")
 
 
 def _parameters(entry: dict[str, Any], where: str) -> dict[str, Any]:
@@ -189,20 +179,12 @@ def _truth(parameters: Parameters, name: str, default: bool, where: str) -> bool
 
 
 HEADER = "Inference-Header-Content-Length"
-
-
 Body = Union[bytes, bytearray, memoryview]
-
-
 _DIGITS = re.compile(r"[0-9]{1,18}")
 
 
 def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview]:
-    """Split a body into its JSON text and a view of the bytes after it.
-
-    Raises:
-        RequestError: the header `Inference-Header-Content-Length` is malformed, or goes beyond the body.
-    """
+    """Split a body into its JSON text and a view of the bytes after it; raises `RequestError` where it is shorter."""
     if header_length is None:
         return bytes(body), memoryview(b"")
     length = int(header_length) if _DIGITS.fullmatch(header_length.strip()) else len(body) + 1
@@ -216,25 +198,8 @@ def is_raw(header_length: str | None) -> bool:
     return header_length is not None and header_length.strip() == "0"
 
 
-class BinaryPart:
-    """Hands out the bytes after the JSON, in the order of the inputs."""
-
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self.position = 0
-
-    def take(self, size_bytes: object, where: str) -> memoryview:
-        """Take the next bytes, as a view; raises `RequestError` for a malformed size, or one beyond what is left."""
-        rest = len(self._data) - self.position
-        if type(size_bytes) is not int or not 0 <= size_bytes <= rest:
-            raise RequestError(
-                400, f"{where}: binary_data_size: expected 0 to the {rest} bytes left, found {excerpt(size_bytes)}"
-            )
-        begin, self.position = self.position, self.position + size_bytes
-        return self._data[begin : self.position]
-
-
 Part = Union[bytes, memoryview]
+_Form = tuple[str, str, tuple[int, ...], Any]
 
 
 class InferAnswer(NamedTuple):
@@ -247,14 +212,12 @@ class InferAnswer(NamedTuple):
 
 
 def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, str], tuple[Part, ...]]:
-    """Write an answer in the form that its request asks for: the headers for the body, and its parts.
+    """Write an answer as its request wants it: the headers for the body, and its parts.
 
-    Raises:
-        RequestError: an output is wanted that the model does not have.
-        ValueError: an output has NaN or infinities, and is wanted as JSON.
+    Raises `RequestError` for an output that the model does not have, `ValueError` for NaN or infinities in JSON.
     """
     wanted = _wanted(tuple(answer.outputs), request)
-    forms: list[tuple[str, str, tuple[int, ...], Any]] = []
+    forms: list[_Form] = []
     parts: list[Part] = []
     for name, is_binary in wanted:
         array = answer.outputs[name]
@@ -275,9 +238,7 @@ def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, 
     return {"Content-Type": "application/octet-stream", HEADER: str(len(text))}, (text, *parts)
 
 
-def _text(
-    name: str, version: str, id: str | None, parameters: Any, forms: Sequence[tuple[str, str, tuple[int, ...], Any]]
-) -> bytes:
+def _text(name: str, version: str, id: str | None, parameters: Any, forms: Sequence[_Form]) -> bytes:
     """Write the JSON of an answer; the last of an output's form is the size of its bytes, or its data."""
     answer: dict[str, object] = {"model_name": name, "model_version": version}
     if id is not None:

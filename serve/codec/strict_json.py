@@ -42,12 +42,7 @@ def parse(body: bytes, what: str = "the body") -> Any:
 
 
 def dump(content: object) -> bytes:
-    """Write what JSON can hold, and numpy arrays, which must be contiguous.
-
-    Raises:
-        ValueError: a number is NaN or infinite.
-        TypeError: JSON cannot hold something.
-    """
+    """Write what JSON can hold, and contiguous numpy arrays; raises `ValueError` for NaN, infinities, `TypeError`."""
     orjson = _orjson()
     if orjson is not None:
         # It writes null for NaN and infinities, so without a null there was none; it has no number of over 64 bits.

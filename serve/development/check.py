@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from serve.development.target import Target
 from serve.errors import ModelError, ServeError
-from serve.publishing.golden_file import load_own
 from serve.publishing.publish import publish
 
 if TYPE_CHECKING:
@@ -44,15 +43,7 @@ class Prepared:
 
 
 def prepare(target: Target, weights: Path | None, home: Path) -> Prepared:
-    """Build a model class, and complete what its author left out.
-
-    Args:
-        weights: as the trainer wrote them; `None` for those that the class begins with.
-        home: an empty directory for what is made.
-
-    Raises:
-        ServeError: it cannot be built, or what it takes cannot be guessed.
-    """
+    """Build a model class, and complete in `home`, which is empty, what its author left out; raises `ServeError`."""
     from serve.model import contract, example
 
     findings: list[Finding] = []
@@ -63,11 +54,8 @@ def prepare(target: Target, weights: Path | None, home: Path) -> Prepared:
         module = contract.build_module(settings, built)
         form = example.guess(module)
         if form is None:
-            raise ModelError(
-                f"{settings.model}: what it takes cannot be guessed",
-                hint="give it by --example: "
-                + ", ".join(f'"{name}": …' for name in example.required_parameters(module)),
-            )
+            names = ", ".join(f'"{name}": …' for name in example.required_parameters(module))
+            raise ModelError(f"{settings.model}: what it takes cannot be guessed", f"give it by --example: {names}")
         text = json.dumps(form) if isinstance(form, dict) else form
         line = f"write it into the class: example_inputs = {_as_code(form)}"
         findings.append(Finding(NOTE, "example", f"guessed from its layers: {text}", line))
@@ -110,6 +98,8 @@ def check(target: Target, weights: Path | None) -> list[Finding]:
 
 
 def _try_out(prepared: Prepared, home: Path) -> Iterator[Finding]:
+    from serve.publishing.golden import load_own  # brings numpy
+
     said: dict[str, dict[str, object]] = {}
     settings = prepared.target.settings(home)
     published = publish(prepared.weights, home / "checkpoints")
@@ -124,9 +114,8 @@ def _try_out(prepared: Prepared, home: Path) -> Iterator[Finding]:
     yield Finding(NOTE, "batches", f"each request runs alone: {alone}") if alone else Finding(OK, "batches", joined)
     kept = said.get("state_kept", {}).get("attributes")
     if kept:
-        yield Finding(
-            NOTE, "state", f"requests leave {kept} behind, so one runs at a time", "keep it in local variables"
-        )
+        line = f"requests leave {kept} behind, so one runs at a time"
+        yield Finding(NOTE, "state", line, "keep it in local variables")
     prepared_inputs = predictor.prepare(prepared.example)
     took = f"{_time(_median(predictor, [prepared_inputs]))} for one request"
     several = settings.max_batch_size // max(1, predictor.count_rows(prepared_inputs))

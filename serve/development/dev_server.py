@@ -29,26 +29,18 @@ _Stamp = tuple[int, int]
 
 
 class DevServer:
-    """Gunicorn with one model, its weights and its code watched.
-
-    Without `weights`, which the trainer overwrites, it has those that the class begins with; `show` prints lines.
-    """
+    """Gunicorn with one model, its weights and code watched; without `weights`, those that the class begins with."""
 
     def __init__(self, target: Target, weights: Path | None, bind: str, show: Show) -> None:
         self._target, self._weights, self._bind, self._show = target, weights, bind, show
         self._base = Path.cwd()
-        # Whether what is served runs older code than the files have.
-        self._is_behind = False
+        self._is_behind = False  # whether what is served runs older code than the files have
         # What each watched file was at the last look, and when it was last served.
         self._last: dict[Path, _Stamp] = {}
         self._served: dict[Path, _Stamp] = {}
 
     def run(self) -> int:
-        """Serve until Ctrl-C, and return 0, or the exit code of gunicorn where it ended by itself.
-
-        Raises:
-            ServeError: the class or the weights cannot be served.
-        """
+        """Serve until Ctrl-C (0), or until gunicorn ends by itself (its exit code); raises `ServeError`."""
         with tempfile.TemporaryDirectory(prefix="envserve-run-") as place:
             home = Path(place)
             # Once: while an editor saves, the file may be missing for a moment.

@@ -25,11 +25,7 @@ class Target:
     example: object = None  # inputs as a request has them, or their form; `None` for those of the class
 
     def environment(self, home: Path) -> dict[str, str]:
-        """Return the variables that make a server of it, with checkpoints and store in `home`.
-
-        Raises:
-            ModelError: there is no such file, or it has several classes.
-        """
+        """Return the variables that make a server of it, with checkpoints and store in `home`; raises `ModelError`."""
         found = dict(os.environ)
         if self.name is not None:
             model, directory = _resolve(self.name)
@@ -62,12 +58,14 @@ def parse_arguments(texts: Sequence[str]) -> dict[str, object]:
 
 
 def parse_example(text: str | None) -> object:
-    """Read inputs as JSON, from a file where the text is `@FILE`; or their form, such as `float32[1, 16]`."""
+    """Read inputs as JSON, from a file (`@FILE`; raises `ValueError`), or their form, such as `float32[1, 16]`."""
     if text is None:
         return None
-    text = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
     try:
+        text = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
         return json.loads(text)
+    except OSError as error:
+        raise ValueError(f"{error.filename}: {error.strerror}") from error
     except ValueError:
         return text
 

@@ -1,12 +1,8 @@
 """Changes of state for all who subscribe: the structured log, the journal of a store, and others.
 
-The log has one JSON line for each event. The lines go to standard error beside gunicorn's own, each by a single write,
-so that lines of two workers never mix. Access logs and log files are out of scope: gunicorn writes the first, the init
-system keeps the second.
-
-The journal is `<store>/events.jsonl`, to which every worker appends, each line by one write. When it has grown large,
-it becomes `events.1.jsonl`, in the place of the one before. The truth about generations is the ledger's; a line that is
-lost here is missing on the status page and nowhere else.
+The log has one JSON line for each event, on standard error beside gunicorn's own, each by a single write, so that lines
+of two workers never mix. Every worker appends to the journal, `<store>/events.jsonl`, which becomes `events.1.jsonl`
+when it has grown large; a line that is lost there is missing on the status page and nowhere else.
 """
 
 from __future__ import annotations
@@ -65,15 +61,11 @@ class Event:
 Subscriber = Callable[[Event], None]
 
 
-# What became of a generation, by the event that tells of it.
 SWAPPED, REPLACED = "swapped", "returned"
+# What became of a generation, by the event that tells of it.
 OUTCOMES = {"held": "held", REPLACED: "taken back", "promoted": "promoted", "agreed": "agreed", "ended": "ended"}
-_KEPT = frozenset(
-    (
-        *("swapped", "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"),
-        *("held", "returned", "promoted", "agreed", "ended", "policy_broken"),
-    )
-)
+_KEPT = {SWAPPED, "restored", "refused", "retired", "not_restored", "store_damaged", "fault", "stopped"}
+_KEPT |= {*OUTCOMES, "policy_broken"}
 _LARGEST_BYTES = 1024 * 1024
 
 
@@ -114,8 +106,7 @@ class Journal:
         finally:
             os.close(descriptor)
         if is_full:
-            # Two workers may do this at once; then the older lines are gone a little sooner.
-            self._path.replace(self._older)
+            self._path.replace(self._older)  # two workers may do this at once; then the older lines go a little sooner
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

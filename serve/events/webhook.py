@@ -12,7 +12,7 @@ import shlex
 import subprocess
 import threading
 import urllib.request
-from typing import Callable
+from typing import Any, Callable
 
 from serve.events.event_log import Event
 
@@ -21,10 +21,7 @@ _TIMEOUT_S = 10.0
 
 
 class Webhook:
-    """Delivers lines in the background, to a command or an http(s) URL.
-
-    `report` is called with the reason of a failed delivery, once for each; it must not lead back here.
-    """
+    """Delivers lines in the background, to a command or a URL; `report` gets why not, and must not lead back here."""
 
     def __init__(self, target: str, report: Callable[[str], None], timeout_s: float = _TIMEOUT_S) -> None:
         self._target, self._report, self._timeout_s = target, report, timeout_s
@@ -56,18 +53,11 @@ class Webhook:
 
     def _deliver(self, line: bytes) -> None:
         if not self._target.startswith(("http://", "https://")):
-            subprocess.run(
-                shlex.split(self._target),
-                input=line,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                timeout=self._timeout_s,
-                check=True,
-            )
+            silent: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            subprocess.run(shlex.split(self._target), input=line, timeout=self._timeout_s, check=True, **silent)
             return
-        request = urllib.request.Request(  # noqa: S310 - the scheme was checked above
-            self._target, line, {"Content-Type": "application/json"}, method="POST"
-        )
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self._target, line, headers)  # noqa: S310 - the scheme was checked above
         with urllib.request.urlopen(request, timeout=self._timeout_s) as response:  # noqa: S310
             response.read()
 

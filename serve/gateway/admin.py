@@ -59,15 +59,7 @@ def authorize(token_file: Path | None, headers: Mapping[str, str]) -> Response |
 
 
 def carry_out(operations: Operations, action: str, body: bytes) -> Response:
-    """Give one of `ACTIONS`; the body is empty, or a JSON object: `version` for a rollback, `reason` for a pin.
-
-    Returns:
-        202 with the order, which the workers carry out as soon as they look; 404 for another action, 400 or 422 for a
-        body that does not fit.
-
-    Raises:
-        OperationError: it cannot be carried out.
-    """
+    """Give one of `ACTIONS`, with what it needs in the body as JSON, and answer 202; raises `OperationError`."""
     if action not in ACTIONS:
         return fail(404, f"{action}: expected one of {', '.join(ACTIONS)}")
     try:

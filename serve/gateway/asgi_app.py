@@ -13,15 +13,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve.batching.scheduler import Scheduler
-from serve.gateway.protocol_routes import PREDICTION_ROUTES, PredictionRoute
 from serve.gateway.request_form import RequestForm, RequestForms, Understood
 from serve.gateway.request_lifecycle import HELD_S, Arrival, Origins, RequestContext, RequestLifecycle
-from serve.http.messages import Request, Response, headers_of
-from serve.http.route import Table
+from serve.gateway.routes import PREDICTION_ROUTES, PredictionRoute
+from serve.http.messages import Request, Response, Table, headers_of
 from serve.inference.prediction import Prediction
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
+
+
+Done = Callable[[Response], None]
 
 
 class AsgiApp:
@@ -42,12 +44,7 @@ class AsgiApp:
         return self._server.telemetry.drain.has_begun
 
     def handle(
-        self,
-        route: PredictionRoute,
-        request: Request,
-        client: str,
-        done: Callable[[Response], None],
-        is_alone: bool = False,
+        self, route: PredictionRoute, request: Request, client: str, done: Done, is_alone: bool = False
     ) -> Understood | None:
         """Answer a prediction, now or later in this loop, alone or with others; return it where the model is run."""
         waiting = self._scheduler.waiting_for(self._lifecycle.model_of(request))
@@ -58,9 +55,7 @@ class AsgiApp:
         """Return the form of a request; `None` where it has none of which others could be."""
         return None if self._origins is not None else self._forms.find(*understood)
 
-    def _go_on(
-        self, context: RequestContext, done: Callable[[Response], None], is_alone: bool = False
-    ) -> Understood | None:
+    def _go_on(self, context: RequestContext, done: Done, is_alone: bool = False) -> Understood | None:
         def finish(found: Response | Exception) -> None:
             done(self._lifecycle.end(context, found))
 
@@ -101,18 +96,15 @@ class AsgiApp:
         request = Request(scope["method"], scope["path"], headers, body or b"", place, query)
         client = scope["client"][0] if scope["client"] else ""
         if body is None:
-            await _send(send, self._refuse_body(route, request, client))
+            context = self._lifecycle.open(request, route, Arrival(time.monotonic()), client)
+            refused = self._share(request, self._lifecycle.refuse_body(context, self.limit_bytes))
+            # A client that awaits our word sends no body; what it sends next would be taken for one.
+            closing = {"Connection": "close"} if "expect" in headers else {}
+            await _send(send, refused._replace(headers={**refused.headers, **closing}))
             return
         answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.handle(route, request, client, answered.set_result)
         await _send(send, await answered)
-
-    def _refuse_body(self, route: PredictionRoute, request: Request, client: str) -> Response:
-        context = self._lifecycle.open(request, route, Arrival(time.monotonic()), client)
-        answer = self._share(request, self._lifecycle.refuse_body(context, self.limit_bytes))
-        # A client that awaits our word sends no body; what it sends next would be taken for one.
-        closing = {"Connection": "close"} if "expect" in request.headers else {}
-        return answer._replace(headers={**answer.headers, **closing})
 
     async def _read_body(self, headers: Mapping[str, str], receive: Any) -> bytes | None:
         """Read a body; `None` for one that is too long, of which the server throws the rest away."""

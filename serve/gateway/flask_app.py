@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Flask, request
 from flask import Response as FlaskResponse
@@ -17,28 +17,19 @@ from werkzeug.exceptions import HTTPException
 
 from serve.errors import RequestError
 from serve.gateway.request_lifecycle import Arrival, Origins, RequestLifecycle
-from serve.gateway.routes import ROUTES
+from serve.gateway.routes import ROUTES, AnyRoute
 from serve.gateway.server import Server
 from serve.http.drain import EXTENSION, Drain
 from serve.http.messages import Request, Response, fail, read_away, read_body
 from serve.http.thread_pool import current_ticket
 from serve.settings.settings import ServerSettings, load_settings
 
-if TYPE_CHECKING:
-    from serve.gateway.routes import AnyRoute
-
 # Unavailable: the next attempt may reach another worker. Too large: what is left of the body may have no end.
 _LAST_ANSWERS = frozenset({413, 503})
 
 
 def create_app(settings: ServerSettings | None = None, drain: Drain | None = None) -> Flask:
-    """Create the application of one worker; without settings, they are read from the file and the environment.
-
-    Its `extensions["envserve"]` is the `Server`, whose `start` begins the loading.
-
-    Raises:
-        SettingsError: the settings cannot be used.
-    """
+    """Create the application of one worker, whose `extensions["envserve"]` is the `Server`; raises `SettingsError`."""
     server = Server(settings or load_settings(os.environ, Path.cwd()), drain)
     lifecycle = RequestLifecycle(server)
     app = _Application("serve", static_folder=None)
@@ -62,8 +53,7 @@ def _add_route(app: Flask, server: Server, lifecycle: RequestLifecycle, route: A
     limit_bytes = server.settings.max_body_bytes
 
     def view(**place: str) -> FlaskResponse:
-        ticket = current_ticket()
-        now_s = time.monotonic()
+        ticket, now_s = current_ticket(), time.monotonic()
         waited_s, waiting = (0.0, 0) if ticket is None else (ticket.waited_s, ticket.pool.waiting)
         arrival = Arrival(now_s - waited_s, waited_s, waiting)
         stream = request.stream
@@ -93,11 +83,10 @@ def _share_with(app: Flask, origins: Origins) -> None:
     @app.after_request
     def _share(response: FlaskResponse) -> FlaskResponse:
         asked = {name.lower(): value for name, value in request.headers}
-        is_question = request.method == "OPTIONS"
-        allowed = response.headers.get("Allow", "")
-        response.headers.update(
-            origins.preflight(asked, allowed) if is_question else origins.headers(asked.get("origin"))
-        )
+        if request.method == "OPTIONS":
+            response.headers.update(origins.preflight(asked, response.headers.get("Allow", "")))
+        else:
+            response.headers.update(origins.headers(asked.get("origin")))
         return response
 
 

@@ -8,23 +8,20 @@ from typing import TYPE_CHECKING
 from serve.http.messages import Request, Response, fail, not_live, succeed
 from serve.settings.settings import STABLE
 
-_MOST_SHOWN = 1000  # numbers and texts of an example, for a person to read
-
 if TYPE_CHECKING:
     from serve.gateway.server import Server
     from serve.inference.model_instance import ModelInstance
 
+_MOST_SHOWN = 1000  # numbers and texts of an example, for a person to read
+
 
 def livez(server: Server, request: Request) -> Response:
     """Say whether this process is worth keeping."""
-    dead = [instance for instance in server.instances if not instance.is_reloading]
+    dead = [one for one in server.instances if not one.is_reloading]
     if dead:
         return fail(503, "the reloader is not running", reason=_verdicts(dead))
-    waiting = [
-        instance
-        for instance in server.instances
-        if instance.slot.live is None and not instance.operator_requests.is_unloaded()
-    ]
+    empty = [one for one in server.instances if one.slot.live is None]
+    waiting = [one for one in empty if not one.operator_requests.is_unloaded()]
     if not waiting:
         return succeed({"live": True})
     reason = _verdicts(waiting)
@@ -41,13 +38,10 @@ def readyz(server: Server, request: Request) -> Response:
     """Say whether this worker can answer predictions, of every model, and will go on doing so."""
     if server.telemetry.drain.has_begun:
         return fail(503, "the server is shutting down")
-    waiting = [model.stable for model in server.models.values() if model.stable.slot.live is None]
-    out = [model for model in server.models.values() if model.stable.is_cut_off]
-    if out:
+    if any(model.stable.is_cut_off for model in server.models.values()):
         return not_live("the fleet has not taken this host in, or is out of its reach")
-    if not waiting:
-        return succeed({"ready": True})
-    return not_live(_verdicts(waiting))
+    waiting = [model.stable for model in server.models.values() if model.stable.slot.live is None]
+    return not_live(_verdicts(waiting)) if waiting else succeed({"ready": True})
 
 
 def model(server: Server, request: Request) -> Response:

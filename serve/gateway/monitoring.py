@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from serve.http.messages import Request, Response, fail, succeed
 from serve.metrics.metric_families import CONTENT_TYPE
-from serve.observability.status_page import describe_model
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
@@ -37,22 +36,18 @@ def status_json(server: Server, request: Request) -> Response:
         return _NO_PAGE
     telemetry = server.telemetry
     content = {
-        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-        "host": socket.gethostname(),
-        "worker": os.getpid(),
-        "env_digest": telemetry.env_digest,
-        "has_admin": server.settings.admin_token_file is not None,
-        "is_draining": telemetry.drain.has_begun,
-        "models": [describe_model(look) for look in telemetry.looks()],
-    }
+        "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "host": socket.gethostname(),
+        "worker": os.getpid(), "env_digest": telemetry.env_digest,
+        "has_admin": server.settings.admin_token_file is not None, "is_draining": telemetry.drain.has_begun,
+        "models": telemetry.describe(),
+    }  # fmt: skip
     return succeed(content, _FRESH)
 
 
 def page(server: Server, request: Request) -> Response:
     """Send the status page."""
-    if server.settings.status_page == "off":
-        return _NO_PAGE
-    return send_asset("index.html", request.headers.get("if-none-match"))
+    is_off = server.settings.status_page == "off"
+    return _NO_PAGE if is_off else send_asset("index.html", request.headers.get("if-none-match"))
 
 
 def asset(server: Server, request: Request) -> Response:
@@ -62,18 +57,13 @@ def asset(server: Server, request: Request) -> Response:
 
 _DIRECTORY = Path(__file__).parent / "page"
 _TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
+    ".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
-}
+}  # fmt: skip
 ASSETS = ("icon.svg", "index.html", "page.js", "parts.js", "style.css", "traffic.js", "words.js")
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _HEADERS = {
-    "Content-Security-Policy": _POLICY,
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     # Asked for again each time, so that a page never runs with the scripts of another version.

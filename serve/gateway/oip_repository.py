@@ -1,14 +1,9 @@
-"""The model repository and statistics extensions of the Open Inference Protocol (V2).
+"""The model repository and statistics extensions of the Open Inference Protocol (V2), as Triton has them.
 
 The settings and what a trainer publishes decide what is served, not requests: `load` has the watched directory looked
 at now, brings back what was unloaded, and answers when that is live or refused; `unload` is refused unless the settings
-allow it.
-
-Counted is what all workers have answered since the server started, under whatever protocol and version: a series of its
-own for every version would be kept for ever. The version that is named is the one that is live. Times are sums of the
-metrics that Prometheus reads, so they lag by up to a second.
-
-Source: Triton's model repository and statistics extensions.
+allow it. Counted is what all workers have answered since the server started, under whatever protocol and version; times
+are sums of the metrics that Prometheus reads, so they lag by up to a second.
 """
 
 from __future__ import annotations
@@ -19,12 +14,11 @@ from typing import TYPE_CHECKING
 from serve.codec import strict_json
 from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, read_content, succeed
-from serve.inference.prediction import select
+from serve.inference.prediction import Model, select
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
     from serve.inference.model_instance import ModelInstance
-    from serve.inference.prediction import Model
     from serve.metrics.worker_metrics import Traffic
 
 
@@ -33,9 +27,8 @@ def index(server: Server, request: Request) -> Response:
     is_ready = _options(server, request).get("ready", False)
     if not isinstance(is_ready, bool):
         return fail(400, f"ready: expected true or false, found {excerpt(is_ready)}")
-    listed = [
-        _entry(model, label, instance) for model in server.models.values() for label, instance in model.labels.items()
-    ]
+    models = server.models.values()
+    listed = [_entry(model, label, instance) for model in models for label, instance in model.labels.items()]
     return succeed([entry for entry in listed if not is_ready or entry["state"] == "READY"])
 
 
@@ -62,7 +55,7 @@ def load(server: Server, request: Request) -> Response:
             return fail(503, f"{model.name}: it is still being loaded", reason=instance.reloader.status.verdict)
         # A canary or a shadow need not have anything to serve.
         if outcome.is_refused or (instance is model.stable and not outcome.is_live):
-            return fail(400, f"{model.name}: {outcome.reason}")
+            return fail(400, f"{model.name}: {outcome.verdict}")
     return succeed({"name": model.name, "state": _entry(model, "", model.stable)["state"]})
 
 
@@ -70,9 +63,8 @@ def unload(server: Server, request: Request) -> Response:
     """Stop serving a model in all workers, where the settings allow it; until `load`, also after a restart."""
     model = server.find(request.place["name"])
     if any(instance.settings.unload != "allow" for instance in model.labels.values()):
-        return fail(
-            400, f'{model.name}: expected to be served, as the settings say; unload = "allow" lets it be unloaded'
-        )
+        said = 'expected to be served, as the settings say; unload = "allow" lets it be unloaded'
+        return fail(400, f"{model.name}: {said}")
     for instance in model.labels.values():
         instance.operator_requests.order_unload()
         instance.reloader.look_now()

@@ -15,23 +15,17 @@ from typing import Any, Callable
 from serve.checkpoint.provenance import version
 from serve.codec import image, npy, safetensors
 from serve.codec.datatypes import DTYPES
-from serve.http.messages import Request, Response, succeed
-from serve.http.route import Route
+from serve.http.messages import Request, Response, Route, succeed
 
 # By module of the handlers, or by module and name; a tag may be a client's directory, and stays.
 _TAGS = {
-    "native": "predict",
-    "oip": "v2_model",
-    "oip_infer": "v2",
-    "oip_repository": "v2_repository",
-    "oip_repository_statistics": "v2_statistics",
-    "health": "status",
-    "monitoring": "sight",
-}
+    "native": "predict", "oip": "v2_model", "oip_infer": "v2", "oip_repository": "v2_repository",
+    "oip_repository_statistics": "v2_statistics", "health": "status", "monitoring": "sight",
+}  # fmt: skip
 _PART = re.compile(r"<(\w+)>")
 _PROVENANCE = (
-    *("X-Model-Name", "X-Model-Version", "X-Model-Generation", "X-Model-SHA256", "X-Model-Label", "X-Env-Digest"),
-)
+    "X-Model-Name", "X-Model-Version", "X-Model-Generation", "X-Model-SHA256", "X-Model-Label", "X-Env-Digest",
+)  # fmt: skip
 _REFUSALS = {
     "400": "the request is malformed; the error states what was expected and what was found",
     "404": "no such model, version or label is served",
@@ -57,6 +51,7 @@ def describe(routes: Sequence[Route[Any, Any]]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(_PART.sub(r"{\1}", route.pattern), {})[route.method.lower()] = _operation(route)
+    error = _json(_ref("Error"))
     return {
         "openapi": "3.1.0",
         "info": {
@@ -68,9 +63,7 @@ def describe(routes: Sequence[Route[Any, Any]]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": SCHEMAS,
-            "responses": {
-                code: {"description": text, "content": _json(_ref("Error"))} for code, text in _REFUSALS.items()
-            },
+            "responses": {code: {"description": _REFUSALS[code], "content": error} for code in _REFUSALS},
         },
     }
 
@@ -125,6 +118,7 @@ def _list(items: Schema) -> Schema:
 
 
 _TEXT: Schema = {"type": "string"}
+_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 _TRUTH: Schema = {"type": "boolean"}
 _ANY: Schema = {}
 _OBJECT: Schema = {"type": "object"}
@@ -140,12 +134,7 @@ _MORE = {"data": {"type": "array"}, "parameters": _OBJECT}
 SCHEMAS: Mapping[str, Schema] = {
     "Error": _object(error=_TEXT),
     "Provenance": _object(
-        name=_TEXT,
-        version=_TEXT,
-        generation=_INTEGER,
-        sha256=_TEXT,
-        env_digest={"type": ["string", "null"]},
-        label=_TEXT,
+        name=_TEXT, version=_TEXT, generation=_INTEGER, sha256=_TEXT, env_digest=_TEXT_OR_NULL, label=_TEXT
     ),
     "InputTensor": _object(_MORE, name=_NAME, shape=_LENGTHS, datatype=_DATATYPE),
     "RequestedOutput": _object({"parameters": _OBJECT}, name=_NAME),
@@ -165,6 +154,7 @@ SCHEMAS: Mapping[str, Schema] = {
 _INFER_ANSWER = {**_json(_ref("InferAnswer")), _BINARY: {}}
 _TENSORS: Schema = {name: {} for name in (npy.CONTENT_TYPES[0], safetensors.CONTENT_TYPES[0])}
 _IMAGES: Schema = {name: {} for name in image.CONTENT_TYPES}
+_METADATA = {"versions": _list(_TEXT), "properties": _OBJECT}
 _SPECS = _list(_ref("TensorSpec"))
 _CONFIGS = _list(_ref("ModelConfigTensor"))
 
@@ -173,8 +163,7 @@ _CONFIGS = _list(_ref("ModelConfigTensor"))
 class Shape:
     """The bodies of a route."""
 
-    # Content of the body by media type; none where there is no body.
-    request: Mapping[str, Any] = field(default_factory=dict)
+    request: Mapping[str, Any] = field(default_factory=dict)  # content by media type; none where there is no body
     answer: Mapping[str, Any] = field(default_factory=lambda: {_JSON: {}})  # the same of a success
     is_of_model: bool = False  # whether a success carries the headers that say where it comes from
     is_required: bool = True  # whether the body may not be left out
@@ -193,10 +182,7 @@ BODIES: Mapping[str, Shape] = {
     "oip_infer": Shape({**_json(_ref("InferRequest")), _BINARY: {}}, _INFER_ANSWER, is_of_model=True),
     "oip_server_metadata": Shape(answer=_fields(name=_TEXT, version=_TEXT, extensions=_list(_TEXT))),
     "oip_model_metadata": Shape(
-        answer=_fields(
-            {"versions": _list(_TEXT), "properties": _OBJECT}, name=_TEXT, platform=_TEXT, inputs=_SPECS, outputs=_SPECS
-        ),
-        is_of_model=True,
+        answer=_fields(_METADATA, name=_TEXT, platform=_TEXT, inputs=_SPECS, outputs=_SPECS), is_of_model=True
     ),
     "oip_model_ready": Shape(answer=_fields(name=_TEXT, ready=_TRUTH)),
     "oip_model_config": Shape(

@@ -40,8 +40,7 @@ VARYING = frozenset(
     | {"x-amzn-trace-id", "x-cloud-trace-context", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-parentspanid"}
     | {"uber-trace-id", "idempotency-key", "date"}
 )
-# Others that no answer depends on.
-_INDIFFERENT = VARYING | {"host", "user-agent", "content-length"}
+_INDIFFERENT = VARYING | {"host", "user-agent", "content-length"}  # others that no answer depends on
 
 
 class AnswerFrame:
@@ -109,12 +108,8 @@ class RequestForm:
         if self._max_queue and self._scheduler.waiting_for(self._context.model) > self._max_queue:
             return False
         bundle = self._bundle
-        if (
-            bundle is None
-            or not bundle.is_open
-            or len(bundle.requests) >= self._most
-            or not self._slot.is_live(bundle.generation)
-        ):
+        is_full = bundle is None or not bundle.is_open or len(bundle.requests) >= self._most
+        if is_full or bundle is None or not self._slot.is_live(bundle.generation):
             bundle = self._bundle = self._open()
             if bundle is None:
                 return False
@@ -221,6 +216,5 @@ class RequestForm:
             headers[HEADER] = str(trace)
         asked = Request(stated.method, stated.path, headers, body, stated.place)
         arrival = Arrival(request.arrived_s)
-        return self._context._replace(
-            request=asked, arrival=arrival, deadline_s=request.arrived_s + self.timeout_s, trace=trace
-        )
+        until_s = request.arrived_s + self.timeout_s
+        return self._context._replace(request=asked, arrival=arrival, deadline_s=until_s, trace=trace)

@@ -1,11 +1,8 @@
 """The work around every handler: counting, deadlines, a full queue, other origins, traces, the access log.
 
 `open`, then `begin`, which has the handler understand the request, then `end`, which lets the answer out; a transport
-only reads and writes. One with threads runs the model in between by `carry`, one with an event loop by its dispatcher.
-Before the handler only the headers of a request are read, so nothing here but `carry` waits for anything.
-
-A rejection is cheap and immediate, so that a client can try another server; waiting in a long queue for an answer that
-is no longer wanted is neither.
+only reads and writes. One with threads runs the model in between by `carry`, which alone waits; one with an event loop
+by its dispatcher. A rejection is cheap and immediate, so that a client can try another server.
 """
 
 from __future__ import annotations
@@ -18,19 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.batching.scheduler import LateError
 from serve.errors import HeldError, InputError, NotServedError, RequestError
-from serve.http.messages import RETRY_AFTER_S, Request, Response, fail
+from serve.http.messages import RETRY_AFTER_S, Request, Response, Route, fail
 from serve.inference.prediction import Prediction, complete
 from serve.metrics.request_counters import DEADLINE, QUEUE_FULL, TOO_LARGE, Served
-from serve.observability.access_log import provenance_of
-from serve.observability.spans import HEADER, TraceParent, parse_trace_parent
+from serve.observability.spans import HEADER, TraceParent, parse_trace_parent, provenance_of
 
 if TYPE_CHECKING:
     from serve.gateway.server import Server
-    from serve.http.route import Route
 
-
-# Between two attempts of a request that may not start: a fence lasts for some of these.
-HELD_S = 0.001
+HELD_S = 0.001  # between two attempts of a request that may not start: a fence lasts for some of these
 
 
 class RequestContext(NamedTuple):
@@ -40,8 +33,7 @@ class RequestContext(NamedTuple):
     route: Route[Any, Any]
     model: str  # empty where the request names none of the models
     arrival: Arrival
-    # After which the client no longer waits, on the monotonic clock; `None` for a malformed timeout.
-    deadline_s: float | None
+    deadline_s: float | None  # after which nobody waits, on the monotonic clock; `None` for a malformed timeout
     client: str
     trace: TraceParent | None
     span: Any
@@ -121,9 +113,9 @@ class RequestLifecycle:
             found = fail(503, found.message, {"Retry-After": str(RETRY_AFTER_S)})
         if isinstance(found, LateError):
             found = self.reject(context) or found
-        return self.close(
-            context, found if isinstance(found, Response) else self.fail_unknown(context.request.path, found)
-        )
+        if isinstance(found, Exception):
+            found = self.fail_unknown(context.request.path, found)
+        return self.close(context, found)
 
     def carry(self, context: RequestContext) -> Response:
         """Bring a request to its end in this thread."""
@@ -145,10 +137,7 @@ class RequestLifecycle:
         return self.end(context, fail(413, f"the body: expected at most {limit_bytes} bytes, found more"))
 
     def fail_unknown(self, path: str, error: Exception) -> Response:
-        """Answer a request that names what is not served, or cannot be read, or on which the server failed.
-
-        Of a failure the client learns nothing; the log has all of it.
-        """
+        """Answer a request for what is not served, one that cannot be read, or a failure of ours, which the log has."""
         if isinstance(error, NotServedError):
             return fail(404, error.message)
         if isinstance(error, (InputError, RequestError)):  # the former where it is found when the model runs
@@ -179,10 +168,7 @@ class Arrival(NamedTuple):
 
 
 def read_timeout(headers: Mapping[str, str], default_s: float) -> float | None:
-    """Read how many seconds a client wants to wait; infinity without a limit, `None` for a malformed header.
-
-    `default_s` is for clients that do not state it; 0 is no limit.
-    """
+    """Read how long a client wants to wait: infinity for 0 of the default, `None` for a malformed header."""
     stated = headers.get(TIMEOUT_HEADER)
     if stated is None:
         return default_s or math.inf
@@ -194,17 +180,13 @@ def read_timeout(headers: Mapping[str, str], default_s: float) -> float | None:
 
 
 def admit(arrival: Arrival, deadline_s: float, max_queue: int, now_s: float) -> Rejection | None:
-    """Return why a request is turned away, or `None`.
-
-    `deadline_s` is on the monotonic clock; `max_queue` may wait behind the request, where 0 is any number.
-    """
+    """Return why a request is turned away, by the monotonic clock and by how many wait behind it (0: any)."""
     if now_s > deadline_s:
         after_s = now_s - arrival.arrived_s
         return Rejection(504, DEADLINE, f"the deadline passed before the work began, after {after_s:.3f} s")
     if max_queue and arrival.waiting > max_queue:
-        return Rejection(
-            503, QUEUE_FULL, f"the queue is full: {arrival.waiting} requests wait, at most {max_queue} may"
-        )
+        said = f"the queue is full: {arrival.waiting} requests wait, at most {max_queue} may"
+        return Rejection(503, QUEUE_FULL, said)
     return None
 
 
@@ -232,9 +214,6 @@ class Origins:
         if "access-control-request-method" not in asked or "Access-Control-Allow-Origin" not in found:
             return found
         headers = asked.get("access-control-request-headers")
-        return {
-            **found,
-            "Access-Control-Allow-Methods": methods,
-            "Access-Control-Max-Age": str(_PREFLIGHT_AGE_S),
-            **({"Access-Control-Allow-Headers": headers} if headers else {}),
-        }
+        if headers:
+            found["Access-Control-Allow-Headers"] = headers
+        return {**found, "Access-Control-Allow-Methods": methods, "Access-Control-Max-Age": str(_PREFLIGHT_AGE_S)}

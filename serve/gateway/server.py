@@ -12,31 +12,25 @@ from serve.inference.prediction import Model, Registry
 from serve.inference.rollout import Rollout
 from serve.metrics.worker_metrics import WorkerMetrics
 from serve.observability.telemetry import Telemetry
-from serve.rollout.rules import rollout_of
-from serve.rollout.watch import Watch
+from serve.rollout.decision import rollout_of
+from serve.rollout.evidence_board import Watch
 from serve.settings.settings import SHADOW, ServerSettings
 
 
 class Server(Registry):
-    """What the application of one worker works with.
-
-    Building it starts nothing and imports no torch; `start` does, in the worker, after the fork.
-    """
+    """What the application of one worker works with; making it imports no torch, and `start`, after the fork, does."""
 
     def __init__(self, settings: ServerSettings, drain: Drain | None = None) -> None:
-        worker_metrics = WorkerMetrics(
-            lambda: {name: vars(counts) for name, counts in list(self.shadow.counts.items())}
-        )
-        models = {
-            model.name: Model(
-                model.name,
-                {
-                    label: ModelInstance(labelled, worker_metrics.families.count, self._note_span)
-                    for label, labelled in model.labels.items()
-                },
-            )
-            for model in settings.models
-        }
+        def note_span(event: Event) -> None:
+            if self.telemetry.spans is not None:
+                self.telemetry.spans.note(event)
+
+        worker_metrics = WorkerMetrics(lambda: {name: vars(one) for name, one in list(self.shadow.counts.items())})
+        subscribers = worker_metrics.families.count, note_span
+        models = {}
+        for model in settings.models:
+            labels = {label: ModelInstance(one, *subscribers) for label, one in model.labels.items()}
+            models[model.name] = Model(model.name, labels)
         super().__init__(settings, models)
         by_name = {instance.settings.full_name: instance for instance in self.instances}
         self._rollouts = [
@@ -46,10 +40,6 @@ class Server(Registry):
             if (rule := rollout_of(instance.settings)) is not None
         ]
         self.telemetry = Telemetry(settings, by_name, drain or Drain(), worker_metrics)
-
-    def _note_span(self, event: Event) -> None:
-        if self.telemetry.spans is not None:
-            self.telemetry.spans.note(event)
 
     def start(self, read_queued: Callable[[], int] = lambda: 0) -> None:
         """Start the reloaders' threads in this process, once; after the fork, which threads do not survive."""
@@ -84,13 +74,10 @@ class Server(Registry):
 
     def wait_while_spared(self, is_wanted: Callable[[], bool]) -> None:
         """Wait while this worker would refuse what another one answers: its load takes long, or fails."""
-        while is_wanted() and self._is_spared():
-            time.sleep(0.1)
-
-    def _is_spared(self) -> bool:
-        """Whether another worker answers for all models, as two that wait for each other would both answer nothing."""
         asked = [instance for instance in self.instances if instance.settings.label != SHADOW]
-        if all(instance.can_answer for instance in asked):
-            return False
-        needed = (one for one in asked if one.slot.live is not None or not one.can_answer)
-        return bool(set.intersection(*(one.find_others() for one in needed)))
+        while is_wanted() and not all(instance.can_answer for instance in asked):
+            # One worker must answer for all models, as two that wait for each other would both answer nothing.
+            needed = (one for one in asked if one.slot.live is not None or not one.can_answer)
+            if not set.intersection(*(one.find_others() for one in needed)):
+                return
+            time.sleep(0.1)

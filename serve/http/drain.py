@@ -31,10 +31,7 @@ class Drain:
         self._shared[0] = 1
 
     def precede(self, handler: Handler, delay_s: float) -> Handler:
-        """Put the drop of readiness, for a time, before what a signal does.
-
-        Install what is returned, in the master's main thread. A second signal does not wait.
-        """
+        """Put the drop of readiness, for a time, before what a signal does; a second signal does not wait."""
 
         def begin_and_wait(number: int, frame: FrameType | None) -> None:
             if self.has_begun or not delay_s:

@@ -1,9 +1,7 @@
-"""Requests and responses as handlers see them, whatever server carries them; their bodies, compressed or not.
+"""Requests and responses as handlers see them, whatever server carries them; their bodies; their routes.
 
-The limit of a body is ours and not the framework's, which silently cuts a chunked body off at its limit. It is on what
-the body becomes when decompressed, so that a small one cannot become a large one.
-
-Source: RFC 9110, sections 8.4 and 12.5.3.
+The limit of a body is ours and not the framework's, which silently cuts a chunked body off at its limit; it is on what
+the body becomes when decompressed. Source: RFC 9110, sections 8.4 and 12.5.3.
 """
 
 from __future__ import annotations
@@ -11,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import IO, NamedTuple, Union
+from dataclasses import dataclass
+from typing import IO, Any, Callable, Generic, NamedTuple, TypeVar, Union
 
 from serve.errors import RequestError, excerpt
 
@@ -122,8 +122,7 @@ def pack(answer: Response, request: Request) -> Response:
 
 
 ENCODINGS = ("gzip", "deflate")
-# Shorter answers than this gain nothing.
-SHORTEST_BYTES = 4096
+SHORTEST_BYTES = 4096  # shorter answers than this gain nothing
 _QUICK = 1
 _EITHER_FORMAT = 32 + zlib.MAX_WBITS  # zlib tells a gzip header from its own
 _NO_HEADER = -zlib.MAX_WBITS
@@ -136,11 +135,9 @@ def decompress(body: bytes, encoding: str, limit_bytes: int) -> bytes:
         return body
     name = wanted[2:] if wanted.startswith("x-") else wanted
     if name not in ENCODINGS:
-        raise RequestError(
-            415,
-            f"Content-Encoding: expected {', '.join(ENCODINGS)} or none, found {excerpt(encoding)}",
-            {"Accept-Encoding": ", ".join(ENCODINGS)},
-        )
+        known = ", ".join(ENCODINGS)
+        said = f"Content-Encoding: expected {known} or none, found {excerpt(encoding)}"
+        raise RequestError(415, said, {"Accept-Encoding": known})
     # Some clients send deflate without the zlib header that the standard asks for.
     is_headless = name == "deflate" and (len(body) < 2 or body[0] & 15 != 8 or (body[0] * 256 + body[1]) % 31)
     reader = zlib.decompressobj(_NO_HEADER if is_headless else _EITHER_FORMAT)
@@ -173,3 +170,40 @@ def _weigh(part: str) -> tuple[str, float]:
         return name.strip(), min(max(float(value), 0.0), 1.0)
     except ValueError:
         return name.strip(), 0.0
+
+
+Context = TypeVar("Context", contravariant=True)
+Result = TypeVar("Result", covariant=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Route(Generic[Context, Result]):
+    """One path."""
+
+    method: str  # of the requests; `GET` means `HEAD` too
+    pattern: str
+    handle: Callable[[Context, Request], Result]  # answers, without knowing which server carries it
+    protocol: str = ""  # in which a prediction speaks, as the metrics name it; nothing for what is no prediction
+
+
+_MOST_REMEMBERED_PATHS = 1000
+Found = tuple[Route[Any, Any], Mapping[str, str]]
+
+
+class Table:
+    """Finds the route of a prediction by its path."""
+
+    def __init__(self, routes: Sequence[Route[Any, Any]]) -> None:
+        part = re.compile(r"<(\w+)>")
+        self._routes = [(route, re.compile(part.sub(r"(?P<\1>[^/]+)", route.pattern))) for route in routes]
+        self._remembered: dict[tuple[str, str], Found] = {}
+
+    def find(self, method: str, path: str) -> Found | None:
+        """Find a route, and the parts of the path that it names, by the decoded path without its query."""
+        found = self._remembered.get((method, path))
+        if found is None:
+            fitting = ((route, pattern.fullmatch(path)) for route, pattern in self._routes if route.method == method)
+            found = next(((route, fits.groupdict()) for route, fits in fitting if fits), None)
+            if found is not None and len(self._remembered) < _MOST_REMEMBERED_PATHS:
+                self._remembered[method, path] = found
+        return found

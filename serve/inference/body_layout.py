@@ -28,25 +28,16 @@ FLAT, MATRIX = ["numbers"], [["numbers"]]
 
 
 class BodyLayout(NamedTuple):
-    """What all bodies of a form have in common.
+    """What all bodies of a form have in common."""
 
-    Args:
-        datatype: of the numbers, as the Open Inference Protocol names it; empty for the rows of native JSON.
-        shape: of the array of one request; its first length is the rows.
-        write: returns what differs in the answer of each of so many requests, whose rows are in one array; raises
-            `ValueError` where it cannot be written.
-        size_bytes: of the numbers, where they are the bytes of the array; 0 where they are text of any length.
-        is_first: whether what differs is at the first place in an answer where these bytes are, and not at the last.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
+    name: str  # of the input
+    datatype: str  # of the numbers, as the Open Inference Protocol names it; empty for the rows of native JSON
+    shape: tuple[int, ...]  # of the array of one request; its first length is the rows
     before: bytes
     after: bytes
-    write: Write
-    size_bytes: int = 0
-    is_first: bool = False
+    write: Write  # what differs in the answer of each of so many requests, of their rows; raises `ValueError`
+    size_bytes: int = 0  # of the numbers, where they are the bytes of the array; 0 where they are text of any length
+    is_first: bool = False  # whether what differs is at the first place in an answer where its bytes are, not the last
 
     def fits(self, numbers: bytes) -> bool:
         """Whether what is between `before` and `after` are numbers, as many as the shape has."""

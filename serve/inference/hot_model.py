@@ -56,17 +56,9 @@ class HotModel:
         return self._instance.reloader.status.verdict
 
     def predict(self, inputs: object) -> Any:
-        """Answer one request.
+        """Answer inputs as `POST /predict` has them, or arrays, with outputs as JSON has them.
 
-        Args:
-            inputs: as `POST /predict` has them; arrays of NumPy and tensors are taken as lists are.
-
-        Returns:
-            The outputs, as JSON has them.
-
-        Raises:
-            InputError: the inputs do not fit the model.
-            NotLiveError: no model is live.
+        Raises `InputError` for what does not fit the model, `NotLiveError` while none is live.
         """
         return self.answer(inputs).outputs
 

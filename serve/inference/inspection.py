@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.errors import InputError, NotLiveError
-from serve.rollout.decision import ERRORS, FINITE, SLOWER
-from serve.rollout.evidence_board import LONG_S
+from serve.rollout.decision import ERRORS, FINITE, LONG_S, SLOWER
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
@@ -55,13 +54,10 @@ def leave_to_writer(guard: Guard, generation: Generation, results: Sequence[Any]
     So it is where the runs are short, as looking twice would cost requests three percent: the writing, in the event
     loop, can then make an answer again.
     """
-    is_left = (
-        seconds < _SHORT_S
-        and not guard.wants_pair(generation.provenance.generation)
-        and not getattr(generation.predictor, "is_declared", True)
-        and not any(isinstance(given, (Exception, list)) for given in results)
-    )
-    guard.left_to_writer = generation.provenance.generation if is_left else 0
+    number, is_declared = generation.provenance.generation, getattr(generation.predictor, "is_declared", True)
+    is_left = seconds < _SHORT_S and not guard.wants_pair(number) and not is_declared
+    is_left = is_left and not any(isinstance(given, (Exception, list)) for given in results)
+    guard.left_to_writer = number if is_left else 0
     return is_left
 
 
@@ -71,10 +67,7 @@ def look(predictions: Sequence[Prediction], results: list[Any], deadlines_s: Seq
     number = first.generation.provenance.generation
     if first.instance.guard.wants_pair(number):
         _time_both(first, number)
-    return [
-        _inspect_one(prediction, raw, deadline_s)
-        for prediction, raw, deadline_s in zip(predictions, results, deadlines_s)
-    ]
+    return [_inspect_one(*one) for one in zip(predictions, results, deadlines_s)]
 
 
 def inspect_written(prediction: Prediction, raw: Any) -> Any:

@@ -1,7 +1,6 @@
 """One model, or one label of it (stable, canary, shadow), in one worker: settings in, slot and reloader out.
 
-Making it starts nothing and imports no torch;
-`start` does, in the worker, after the fork.
+Making it starts nothing and imports no torch; `start` does, in the worker, after the fork.
 """
 
 from __future__ import annotations
@@ -28,16 +27,15 @@ from serve.fleet.gate import Gate
 from serve.fleet.messages import PROTOCOL
 from serve.fleet.state import REFUSE
 from serve.inference.recorder import Recorder
-from serve.model.slot import Slot
-from serve.model.warm_up import GIVEN_UP
-from serve.settings.settings import SHADOW
+from serve.model.slot import GIVEN_UP, Slot
+from serve.settings.settings import SHADOW, Settings
 from serve.swap.background_task import PREPARATION
-from serve.swap.context import make_context, make_reloader
+from serve.swap.context import make_committer, make_context
+from serve.swap.reloader import Reloader
 from serve.swap.shared_state import Membership, SharedState
 
 if TYPE_CHECKING:
     from serve.model.loader import ModelLoader
-    from serve.settings.settings import Settings
     from serve.store.quarantine import Rejection
 
 _STOP_WAIT_S = 2.0
@@ -51,8 +49,7 @@ _NOT_JUDGING = frozenset(
     | {"retry_spoiled", "promote", "abort", "timeout_s", "compare", "compare_time", "then"}
     | {"fleet", "fleet_secrets", "fleet_host", "fleet_cut_off", "fleet_lease_s", "fleet_hold_s", "fleet_evict_s"}
 )
-# What differs from host to host for good reasons.
-_OF_A_HOST = frozenset({"python_path", "verify_key"})
+_OF_A_HOST = frozenset({"python_path", "verify_key"})  # what differs from host to host for good reasons
 
 
 class ModelInstance:
@@ -73,8 +70,8 @@ class ModelInstance:
         facts = {**facts, "env_digest": self.env_digest}
         self.log = EventLog(facts, write_line, self.journal.put, *hooks, *subscribers)
         self.shared_state = SharedState(settings.store / "word")
-        gate = Gate(settings.store, settings.fleet_cut_off == REFUSE) if settings.commit == "fleet" else None
-        self._gate = gate
+        self._gate = Gate(settings.store, settings.fleet_cut_off == REFUSE) if settings.commit == "fleet" else None
+        gate = self._gate
         register = None if settings.commit == "worker" else self.shared_state
         self.slot = Slot(register) if gate is None else Slot(register, gate.is_open)
         start = os.environ.get(START_VARIABLE) or str(os.getppid())
@@ -86,7 +83,7 @@ class ModelInstance:
         self.committer: FleetCommitter | None = None
         if gate is not None:
             self.committer = FleetCommitter(context, settings, gate, lambda: terms_of(settings, self.env_digest))
-        self.reloader = make_reloader(settings, context, self._make_loader, self.committer)
+        self.reloader = Reloader(context, self.committer or make_committer(context), self._make_loader)
         self._thread: threading.Thread | None = None
 
     @property
@@ -174,12 +171,8 @@ def terms_of(settings: Settings, env_digest: str | None) -> dict[str, str]:
     source = Path(getattr(sys.modules.get(settings.model.partition(":")[0]), "__file__", None) or "")
     told = json.dumps(stated, sort_keys=True, default=_as_json).encode()
     content = source.read_bytes() if source.is_file() else b""
-    digests = (hashlib.sha256(one).hexdigest() for one in (content, told))
-    return {
-        "protocol": PROTOCOL,
-        "environment": env_digest or "none",
-        **dict(zip(("model source", "settings"), digests)),
-    }
+    digests = dict(zip(("model source", "settings"), (hashlib.sha256(one).hexdigest() for one in (content, told))))
+    return {"protocol": PROTOCOL, "environment": env_digest or "none", **digests}
 
 
 def _find_sources(settings: Settings, source: Path) -> list[Path]:

@@ -10,18 +10,19 @@ lease. A protocol states only how bytes become inputs and how what the module ga
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import hashlib
 import math
 import random
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from serve.errors import HeldError, InputError, NotLiveError, NotServedError, RequestError, excerpt
 from serve.http.messages import Request, Response, fail, not_live
 from serve.inference.inspection import Remade, inspect, inspect_written
-from serve.inference.shadow import Asked, Shadow
+from serve.inference.rollout import Asked, Shadow
 from serve.settings.settings import CANARY, SHADOW, STABLE, ServerSettings
 
 if TYPE_CHECKING:
@@ -32,26 +33,31 @@ if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
 
 Prepare = Callable[["TorchPredictor"], Any]
-# The oldest generation that a client takes an answer from; across fleets too, where one number means one thing.
-AT_LEAST = "x-model-at-least"
-# Which generation was asked first, and what was wrong with its answer.
-RETRIED = "X-Model-Retried"
+AT_LEAST = "x-model-at-least"  # the oldest generation that a client takes; one number for all hosts of a fleet
+RETRIED = "X-Model-Retried"  # which generation was asked first, and what was wrong with its answer
 
 
-class Dialect(Protocol):
-    """How one protocol reads requests and writes responses, for one request."""
+class Dialect(abc.ABC):
+    """How one protocol reads one request and writes its response."""
 
-    def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
-        """Understand a request; return what turns its inputs into what a module takes. Raises `RequestError`."""
+    def __init__(self, request: Request, limit_bytes: int) -> None:
+        self._request, self._limit_bytes = request, limit_bytes
 
+    @abc.abstractmethod
+    def read(self, predictor: TorchPredictor) -> Prepare:
+        """Understand the request; return what turns its inputs into what a module takes. Raises `RequestError`."""
+
+    @abc.abstractmethod
     def write(self, predictor: TorchPredictor, raw: Any, provenance: Provenance) -> Response:
         """Write the response, to which provenance headers are added; raises `ValueError` where it cannot be."""
 
     def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
-        """Write what is wrong with a request."""
+        """Write what is wrong with the request."""
+        return fail(status, message)
 
     def layout(self, predictor: TorchPredictor) -> BodyLayout | None:
         """Describe how requests differ that are read as this one, which was read; `None` where they may in anything."""
+        return None
 
 
 class Prediction(NamedTuple):
@@ -100,7 +106,8 @@ class Prediction(NamedTuple):
         return answer._replace(headers={**answer.headers, RETRIED: reason})
 
     def _show(self, shadow: ModelInstance, raw: Any) -> None:
-        number = 0 if shadow.settings.label == SHADOW else self.generation.provenance.generation
+        answered = self.generation.provenance.generation
+        number = 0 if shadow.settings.label == SHADOW else answered
         if not self.server.shadow.has_room(shadow, number):
             return
         # Now, while the generation is leased and its weights are there.
@@ -108,20 +115,16 @@ class Prediction(NamedTuple):
             outputs = self.generation.predictor.postprocess(raw)
         except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
             return
-        self.server.shadow.offer(Asked(shadow, self.prepare, outputs, self.instance, number))
+        self.server.shadow.offer(Asked(shadow, self.prepare, outputs, self.instance, number, answered))
 
     def end(self) -> None:
         """End the lease without a response; for a module that failed."""
         self.instance.slot.release(self.generation)
 
 
-def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Prediction:
-    """Take a lease on the generation that is to answer a request, or answer one that cannot be.
-
-    Raises:
-        HeldError: it may not start now; the caller asks again.
-    """
-    spec = spec_of(request)
+def ask(server: Registry, request: Request, spoken: type[Dialect]) -> Response | Prediction:
+    """Take a lease on what is to answer a request, or answer one that cannot be; raises `HeldError`: ask again."""
+    spec, dialect = spec_of(request), spoken(request, server.settings.max_body_bytes)
     try:
         model = server.find(spec.name)
         instance = model.choose(spec)
@@ -136,7 +139,7 @@ def ask(server: Registry, request: Request, dialect: Dialect) -> Response | Pred
     except ValueError as error:
         return fail(400, str(error))
     try:
-        prepare = dialect.read(request, generation.predictor)
+        prepare = dialect.read(generation.predictor)
         prepared = prepare(generation.predictor)
     except (RequestError, InputError) as error:
         instance.slot.release(generation)  # its weights may go; what a refusal states of the inputs stays
@@ -211,8 +214,7 @@ class Registry:
 
 
 _KEY = "x-canary-key"
-# Of a canary's answers, where its rule wants them compared with those of the stable label.
-_COMPARED_SHARE = 0.5
+_COMPARED_SHARE = 0.5  # of a canary's answers, where its rule wants them compared with those of the stable label
 
 
 class ModelSpec(NamedTuple):
@@ -230,16 +232,14 @@ def spec_of(request: Request) -> ModelSpec:
     return ModelSpec(request.place.get("name"), request.place.get("version"), label, request.headers.get(_KEY))
 
 
+Draw = Callable[[], float]
+
+
 class Model:
     """One model with its labels. `draw`: gives a number from 0 up to 1 that decides who answers."""
 
-    def __init__(
-        self, name: str, labels: Mapping[str, ModelInstance], draw: Callable[[], float] = random.random
-    ) -> None:
-        self.name = name
-        self.labels = labels
-        self._draw = draw
-        self._compared = 0.0
+    def __init__(self, name: str, labels: Mapping[str, ModelInstance], draw: Draw = random.random) -> None:
+        self.name, self.labels, self._draw, self._compared = name, labels, draw, 0.0
         canary = labels.get(CANARY)
         if canary is not None:
             canary.guard.elsewhere = labels[STABLE]
@@ -277,18 +277,16 @@ class Model:
                 raise NotServedError(f"{self.name}: version: expected {known}, found {spec.version}")
             return versions[spec.version]
         canary = self.labels.get(CANARY)
-        if canary is not None and self._draws(canary, spec.key):
-            live = canary.slot.live
+        if canary is not None:
+            if spec.key is None:
+                drawn = self._draw()
+            else:  # the same key gets the same answer in every worker and after restarts
+                digest = hashlib.blake2b(f"{self.name}:{spec.key}".encode(), digest_size=8).digest()
+                drawn = int.from_bytes(digest, "big") / 2**64
+            live = canary.slot.live if drawn < canary.settings.share else None
             if live is not None and canary.shared_state.ended != live.provenance.generation:
                 return canary
         return self.stable
-
-    def _draws(self, canary: ModelInstance, key: str | None) -> bool:
-        """Whether a request is the canary's; the same key gets the same answer in every worker and after restarts."""
-        if key is None:
-            return self._draw() < canary.settings.share
-        digest = hashlib.blake2b(f"{self.name}:{key}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") < canary.settings.share * 2**64
 
 
 class Found(NamedTuple):

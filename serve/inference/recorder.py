@@ -1,24 +1,23 @@
 """Recording of a share of the requests with their answers, in a bounded file in the model's store.
 
-A request is kept as golden requests are: inputs and outputs as `POST /predict` has them, whichever protocol it came by,
-with the model that answered. What the user's own `record_redact` makes of it is all that reaches the disk. The work
-beyond a look at the inputs happens in one thread, which never makes a request wait: while it is behind, nothing is
-kept.
+A request is kept as golden requests are, whichever protocol it came by. What the user's own `record_redact` makes of it
+is all that reaches the disk. The work happens in one thread; while it is behind, nothing is kept.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import math
 import os
+import pkgutil
 import queue
 import random
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
 from serve import durable_files
@@ -26,8 +25,6 @@ from serve.errors import Issue, SettingsError
 from serve.swap.background_task import give_way
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from serve.checkpoint.provenance import Provenance
     from serve.settings.settings import Settings
 
@@ -36,10 +33,7 @@ _WAITING = 64
 _NICENESS = 10
 _LARGEST_BYTES = 1024 * 1024
 _LOG_EVERY = 1000
-# The file has at most so many times `record_keep` lines before the older ones go.
-_SLACK = 2
-
-Redact = Callable[[Mapping[str, object]], "Mapping[str, object] | None"]
+_SLACK = 2  # the file has at most so many times `record_keep` lines before the older ones go
 
 
 class NativeInputs:
@@ -63,14 +57,7 @@ class NativeInputs:
 
 
 class Recorder:
-    """Records requests of one label of a model in one worker, in a thread that starts with the first one.
-
-    Args:
-        report: called with the event's name and its facts where something cannot be recorded.
-
-    Raises:
-        SettingsError: `record_key` cannot be used.
-    """
+    """Records requests of one label of a model, in a thread that starts with the first one; raises `SettingsError`."""
 
     def __init__(self, settings: Settings, report: Callable[..., None]) -> None:
         self._path, self._keep = settings.store / RECORDED, settings.record_keep
@@ -91,12 +78,9 @@ class Recorder:
         """Have a request that is due recorded, if there is time for it."""
         self._left = self._draw()
         facts = {
-            "time": time.time(),
-            "version": provenance.version,
-            "generation": provenance.generation,
-            "sha256": provenance.sha256,
-            "env_digest": provenance.env_digest,
-        }
+            "time": time.time(), "version": provenance.version, "generation": provenance.generation,
+            "sha256": provenance.sha256, "env_digest": provenance.env_digest,
+        }  # fmt: skip
 
         def describe() -> Mapping[str, object]:
             return {"inputs": prepare(NativeInputs), "outputs": outputs, **facts}
@@ -117,8 +101,9 @@ class Recorder:
         while True:
             describe = self._waiting.get()
             try:
-                redact = load_redact(self._redact_name)
-                recorded = describe() if redact is None else redact(describe())
+                recorded: Mapping[str, object] | None = describe()
+                if self._redact_name:
+                    recorded = pkgutil.resolve_name(self._redact_name)(recorded)
                 if recorded is not None:
                     line = json.dumps(recorded, allow_nan=False, separators=(",", ":")).encode()
                     self._write((line if self._cipher is None else self._cipher.encrypt(line)) + b"\n")
@@ -153,15 +138,6 @@ class Recorder:
             temporary.replace(self._path)
 
 
-def load_redact(name: str) -> Redact | None:
-    """Import the function that `record_redact` names; raises whatever its module raises."""
-    if not name:
-        return None
-    module, _, attribute = name.partition(":")
-    found: Redact = getattr(importlib.import_module(module), attribute)
-    return found
-
-
 def load_cipher(key_file: Path | None) -> Any:
     """Return what encrypts and decrypts lines (Fernet: AES-128 in CBC with HMAC-SHA256); `None` without a key."""
     if key_file is None:
@@ -176,10 +152,7 @@ def load_cipher(key_file: Path | None) -> Any:
 
 
 def read_recorded(path: Path, keep: int, key_file: Path | None = None) -> list[dict[str, Any]]:
-    """Read the last requests that were recorded, at most `keep`, the oldest first; none where there is no file.
-
-    Lines that the key does not open are passed over; raises `SettingsError` for a key that cannot be used.
-    """
+    """Read the last `keep` requests that were recorded and that the key opens; raises `SettingsError` by the key."""
     cipher = load_cipher(key_file)
     found: deque[dict[str, Any]] = deque(maxlen=keep)
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:

@@ -1,17 +1,16 @@
 """Every metric by its name, and the door to prometheus_client.
 
-Units are seconds and bytes, counters end in `_total`. Labels take few values: the model's name, the label under which a
-version serves, fixed words. A sha256 is in none of them, because a series that has begun is kept for ever; the version
-is only in what is read anew for each answer (`serve.observability.telemetry`).
-
-Every series that an alarm or a panel reads begins with 0, in each worker, before anything happens: Prometheus sees no
-increase in a series whose first value is 1 ("Avoid missing metrics" in its practices), and would miss a first fault.
+Labels take few values: a sha256 is in none of them, because a series that has begun is kept for ever; the version is
+only in what is read anew for each answer (`serve.observability.telemetry`). Every series that an alarm or a panel reads
+begins with 0, in each worker: Prometheus sees no increase in a series whose first value is 1 ("Avoid missing metrics"
+in its practices), and would miss a first fault.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import prometheus_client
@@ -20,16 +19,7 @@ from prometheus_client.metrics_core import Metric
 
 from serve.events.event_log import Event
 from serve.metrics.multiprocess_directory import VARIABLE
-from serve.metrics.request_counters import (
-    BATCH_BOUNDS,
-    LATENCY_BOUNDS_S,
-    SLOW_CLIENT,
-    TOO_LARGE,
-    WHY_REJECTED,
-    Counts,
-    Served,
-    Spread,
-)
+from serve.metrics.request_counters import BATCH_BOUNDS, LATENCY_BOUNDS_S, WHY_REJECTED, Counts, Served, Spread
 
 # The fixed words of labels. A reason is the code of a checkpoint's fault or the name of an exception.
 PHASES = ("copy", "hash", "load", "warm_up", "commit", "free")
@@ -46,8 +36,7 @@ REASONS = (
     *("StoreFullError",),
 )
 PROTOCOLS = ("native", "v2", "tfserving", "torchserve")
-# Answered, and the kinds of failure that count as the server's.
-_STATUSES = (200, 500, 503, 504)
+_STATUSES = (200, 500, 503, 504)  # answered, and the kinds of failure that count as the server's
 _PHASE_BOUNDS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
@@ -97,36 +86,36 @@ class MetricFamilies:
     """The metrics of one worker."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._requests = self._counter("requests", "Answered requests.", "model", "label", "protocol", "status")
-        self._latency = self._histogram(
-            "request_seconds", "From a request's arrival to its answer.", LATENCY_BOUNDS_S, "model", "label"
-        )
-        self._wait = self._histogram(
-            "queue_seconds", "How long requests waited before they were worked on.", LATENCY_BOUNDS_S, "model"
-        )
-        self._batch = self._histogram("batch_rows", "Rows that were computed at once.", BATCH_BOUNDS, "model")
-        self._rejected = self._counter(
-            "rejected_requests", "Requests that were turned away before they were worked on.", "model", "reason"
-        )
-        self._in_flight = self._gauge("requests_in_flight", "Requests that are being answered.", "model")
-        self._queued = self._gauge("requests_queued", "Requests that wait in the workers.")
-        self._swaps = self._counter("swaps", READ[SWAPS], "model", "label", "outcome", "reason")
-        of_phases = "model", "label", "phase"
-        self._phase = self._histogram(
-            "swap_phase_seconds", "How long the phases of a swap took a worker.", _PHASE_BOUNDS_S, *of_phases
-        )
-        self._delay = self._histogram(
-            "publish_to_live_seconds", "From the writing of a marker to the swap.", _PHASE_BOUNDS_S, "model", "label"
-        )
-        self._shadow = self._counter(
-            "shadow_requests", "Requests that the shadow was asked as well, by outcome.", "model", "outcome"
-        )
+        registry = self._registry = CollectorRegistry()
+        whose = "model", "label"
+
+        def count(name: str, help: str, *labels: str) -> Counter:
+            return Counter(f"envserve_{name}", help, labels, registry=registry)
+
+        def spread(name: str, help: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"envserve_{name}", help, labels, registry=registry, buckets=bounds)
+
+        def gauge(name: str, help: str, *labels: str) -> Gauge:
+            return Gauge(f"envserve_{name}", help, labels, registry=registry, multiprocess_mode="livesum")
+
+        self._requests = count("requests", "Answered requests.", *whose, "protocol", "status")
+        self._latency = spread("request_seconds", "From a request's arrival to its answer.", LATENCY_BOUNDS_S, *whose)
+        wait = "How long requests waited before they were worked on."
+        self._wait = spread("queue_seconds", wait, LATENCY_BOUNDS_S, "model")
+        self._batch = spread("batch_rows", "Rows that were computed at once.", BATCH_BOUNDS, "model")
+        rejected = "Requests that were turned away before they were worked on."
+        self._rejected = count("rejected_requests", rejected, "model", "reason")
+        self._in_flight = gauge("requests_in_flight", "Requests that are being answered.", "model")
+        self._queued = gauge("requests_queued", "Requests that wait in the workers.")
+        self._swaps = count("swaps", READ[SWAPS], *whose, "outcome", "reason")
+        phases, delay = "How long the phases of a swap took a worker.", "From the writing of a marker to the swap."
+        self._phase = spread("swap_phase_seconds", phases, _PHASE_BOUNDS_S, *whose, "phase")
+        self._delay = spread("publish_to_live_seconds", delay, _PHASE_BOUNDS_S, *whose)
+        compared = "Requests that the shadow was asked as well, by outcome."
+        self._shadow = count("shadow_requests", compared, "model", "outcome")
         self._compared: dict[tuple[str, str], int] = {}
-        self._mismatches = self._counter(
-            "batch_mismatches", "Joined requests whose answer alone was another one.", "model", "label"
-        )
-        self._faults = self._counter("faults", "Faults that the log tells of.", "model", "label", "event")
+        self._mismatches = count("batch_mismatches", "Joined requests whose answer alone was another one.", *whose)
+        self._faults = count("faults", "Faults that the log tells of.", *whose, "event")
 
     def add(self, counts: Counts) -> None:
         """Add the counts of requests."""
@@ -163,7 +152,7 @@ class MetricFamilies:
                 self._phase.labels(*whose, phase)
             self._delay.labels(*whose)
             self._mismatches.labels(*whose)
-        self.add(Counts(rejected={("", SLOW_CLIENT): 0, ("", TOO_LARGE): 0}))
+        self.add(Counts(rejected={("", reason): 0 for reason in WHY_REJECTED[2:]}))  # before a model is known
         self.compare({model: dict.fromkeys(outcomes, 0) for model, outcomes in shadow_outcomes.items()})
 
     def count(self, event: Event) -> None:
@@ -198,34 +187,17 @@ class MetricFamilies:
             metrics[family].add_sample(name, dict(labels), value)
         return sorted(metrics.values(), key=lambda metric: metric.name)
 
-    def _counter(self, name: str, help: str, *labels: str) -> Counter:
-        return Counter(f"envserve_{name}", help, labels, registry=self._registry)
-
-    def _histogram(self, name: str, help: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"envserve_{name}", help, labels, registry=self._registry, buckets=bounds)
-
-    def _gauge(self, name: str, help: str, *labels: str) -> Gauge:
-        return Gauge(f"envserve_{name}", help, labels, registry=self._registry, multiprocess_mode="livesum")
-
 
 def write(metrics: Iterable[Metric]) -> bytes:
     """Write the result of `collect` in Prometheus's text format."""
-    return prometheus_client.generate_latest(_Collected(metrics))
+    registry: Any = SimpleNamespace(collect=lambda: metrics)
+    return prometheus_client.generate_latest(registry)
 
 
 def forget(pid: int) -> None:
     """Drop the gauges of a worker that has ended; what it counted stays."""
     if os.environ.get(VARIABLE):
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
-
-
-class _Collected(NamedTuple):
-    """What `generate_latest` takes for a registry."""
-
-    metrics: Iterable[Metric]
-
-    def collect(self) -> Iterable[Metric]:
-        return self.metrics
 
 
 def _add_spread(histogram: Any, spread: Spread) -> None:
@@ -238,8 +210,7 @@ def _add_spread(histogram: Any, spread: Spread) -> None:
 
 def _no_requests(whose: ModelLabel) -> Counts:
     model = whose.model
-    # A request that reached no version has no label.
-    labels = ((whose.label, _STATUSES), ("", _STATUSES[1:]))
+    labels = ((whose.label, _STATUSES), ("", _STATUSES[1:]))  # a request that reached no version has no label
     served = [(label, protocol, code) for label, codes in labels for protocol in PROTOCOLS for code in codes]
     return Counts(
         requests={Served(model, *one): 0 for one in served},

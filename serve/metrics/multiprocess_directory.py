@@ -21,23 +21,18 @@ from serve import durable_files
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX = "envserve-metrics-"
 _LOCK = "lock"
-# A directory this young may belong to a server that has not locked it yet.
-_SETTLE_S = 60.0
-_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - the directory below it is made privately
+_SETTLE_S = 60.0  # a directory this young may belong to a server that has not locked it yet
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - privately; the counts are written all the time
 
 
 def make(environ: MutableMapping[str, str], parent: Path | None = None) -> Path:
-    """Make the directory of this server, empty but for its lock, and remove those of servers that are gone.
-
-    `environ`, the master's, gets its name. It is in memory by default, because the counts are written all the time.
-    """
+    """Make this server's directory, which `environ` names from then on, and remove those of servers that are gone."""
     parent = parent or (_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else Path(tempfile.gettempdir()))
     for left in parent.glob(_PREFIX + "*"):
         if _is_abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    # Never closed: the kernel does it when the master and all who inherited it have ended.
-    durable_files.claim(directory / _LOCK)
+    durable_files.claim(directory / _LOCK)  # never closed: the kernel does it when the master and its heirs have ended
     environ[VARIABLE] = str(directory)
     return directory
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
+from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 # Close enough that a percentile read from them is within a fifth of the true one between 1 ms and 1 s.
 LATENCY_BOUNDS_S = (
@@ -35,8 +37,7 @@ class Served(NamedTuple):
 class Spread:
     """How many values fell between which bounds."""
 
-    # One for each bound, of values up to it and above the one before, and one for values above them all.
-    counts: list[int]
+    counts: list[int]  # one for each bound, of values up to it and above the one before; one for those above all
     total: float = 0.0
 
     @classmethod
@@ -50,19 +51,21 @@ class Spread:
         self.total += value
 
 
+_numbers = partial(defaultdict[Any, int], int)
+_spreads_of_seconds = partial(defaultdict[Any, Spread], lambda: Spread.over(LATENCY_BOUNDS_S))
+_spreads_of_rows = partial(defaultdict[Any, Spread], lambda: Spread.over(BATCH_BOUNDS))
+
+
 @dataclass
 class Counts:
     """Counts since the last hand-over, except for `in_flight` and `queued`, which are current."""
 
-    requests: dict[Served, int] = field(default_factory=dict)
-    # Seconds from a request's arrival to its answer, by model and label.
-    latencies: dict[tuple[str, str], Spread] = field(default_factory=dict)
-    # Seconds that requests waited before they were worked on, by model.
-    waits: dict[str, Spread] = field(default_factory=dict)
-    batches: dict[str, Spread] = field(default_factory=dict)  # rows that were computed at once, by model
-    # Requests that were turned away, by model and reason.
-    rejected: dict[tuple[str, str], int] = field(default_factory=dict)
-    in_flight: dict[str, int] = field(default_factory=dict)  # requests that are being answered, by model
+    requests: dict[Served, int] = field(default_factory=_numbers)
+    latencies: dict[tuple[str, str], Spread] = field(default_factory=_spreads_of_seconds)  # from arrival to answer
+    waits: dict[str, Spread] = field(default_factory=_spreads_of_seconds)  # before the work
+    batches: dict[str, Spread] = field(default_factory=_spreads_of_rows)  # computed at once, by model
+    rejected: dict[tuple[str, str], int] = field(default_factory=_numbers)  # by model and reason
+    in_flight: dict[str, int] = field(default_factory=_numbers)  # requests that are being answered, by model
     queued: int = 0
 
 
@@ -77,38 +80,28 @@ class RequestCounters:
         """A request for a model, or for none (empty), is worked on after it has waited for its turn."""
         with self._lock:
             counts = self._counts
-            counts.in_flight[model] = counts.in_flight.get(model, 0) + 1
-            spread = counts.waits.get(model)
-            if spread is None:
-                spread = counts.waits[model] = Spread.over(LATENCY_BOUNDS_S)
-            spread.add(LATENCY_BOUNDS_S, waited_s)
+            counts.in_flight[model] += 1
+            counts.waits[model].add(LATENCY_BOUNDS_S, waited_s)
 
     def end(self, served: Served, *seconds: float) -> None:
         """Requests of which `begin` was called are answered, after so many seconds each."""
         with self._lock:
             counts = self._counts
             counts.in_flight[served.model] -= len(seconds)
-            counts.requests[served] = counts.requests.get(served, 0) + len(seconds)
-            key = served.model, served.label
-            spread = counts.latencies.get(key)
-            if spread is None:
-                spread = counts.latencies[key] = Spread.over(LATENCY_BOUNDS_S)
+            counts.requests[served] += len(seconds)
+            spread = counts.latencies[served.model, served.label]
             for taken_s in seconds:
                 spread.add(LATENCY_BOUNDS_S, taken_s)
 
     def batch(self, model: str, rows: int) -> None:
         """Some rows were computed at once."""
         with self._lock:
-            spread = self._counts.batches.get(model)
-            if spread is None:
-                spread = self._counts.batches[model] = Spread.over(BATCH_BOUNDS)
-            spread.add(BATCH_BOUNDS, rows)
+            self._counts.batches[model].add(BATCH_BOUNDS, rows)
 
     def reject(self, model: str, reason: str) -> None:
         """A request was turned away before it was worked on: `queue_full`, `deadline`, `too_large` or `slow_client`."""
         with self._lock:
-            key = model, reason
-            self._counts.rejected[key] = self._counts.rejected.get(key, 0) + 1
+            self._counts.rejected[model, reason] += 1
 
     def reject_slow_client(self) -> None:
         """A connection was closed because its peer took too long."""
@@ -122,5 +115,5 @@ class RequestCounters:
         """Hand over the counts since the last call."""
         with self._lock:
             taken = self._counts
-            self._counts = Counts(in_flight=dict(taken.in_flight), queued=taken.queued)
+            self._counts = Counts(in_flight=taken.in_flight.copy(), queued=taken.queued)
         return taken

@@ -38,19 +38,14 @@ class Traffic:
 
 
 _ADDED = {
-    "envserve_requests_in_flight": "in_flight",
-    "envserve_request_seconds_sum": "seconds",
-    "envserve_queue_seconds_sum": "queue_seconds",
-    "envserve_batch_rows_count": "batches",
+    "envserve_requests_in_flight": "in_flight", "envserve_request_seconds_sum": "seconds",
+    "envserve_queue_seconds_sum": "queue_seconds", "envserve_batch_rows_count": "batches",
     "envserve_batch_rows_sum": "rows",
-}
+}  # fmt: skip
 
 
 def read_traffic(metrics: Iterable[Metric]) -> dict[tuple[str, str], Traffic]:
-    """Add up the traffic by model and label, over all protocols.
-
-    What is counted without a label is the stable one's: requests in flight, waits, batches.
-    """
+    """Add up the traffic by model and label, over all protocols; what has no label counts for the stable one."""
     found: dict[tuple[str, str], Traffic] = {}
     for sample in (sample for metric in metrics for sample in metric.samples if sample.labels.get("model")):
         key = sample.labels["model"], sample.labels.get("label") or STABLE
@@ -73,10 +68,7 @@ _HAND_OVER_S = 1.0
 
 
 class WorkerMetrics:
-    """Counts what one worker does, and reports what all workers have counted.
-
-    `read_shadow` returns how many requests were compared with each model's shadow so far, by outcome.
-    """
+    """Counts what a worker does, and reports what all did; `read_shadow` gives comparisons by model and outcome."""
 
     def __init__(self, read_shadow: Callable[[], Mapping[str, Mapping[str, int]]] = dict) -> None:
         self.request_counters = RequestCounters()

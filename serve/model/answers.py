@@ -1,32 +1,24 @@
-"""Comparison of answers: their values with those that the publisher saw, their form with that of another version. Pure.
+"""Answers: their values beside those that the publisher saw, their form beside another version's, their faults. Pure.
 
 Two versions of a model may answer differently; they may not answer in another form, or every client breaks at the
 instant of a swap that no test of a client foresaw. A form is written as text, for example `number[1, 3]` or
-`{label: text[1], scores: number[1, 3]}`.
+`{label: text[1], scores: number[1, 3]}`; what a class may declare of its answers, `docs/reference/model-class.md` has.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Callable, NamedTuple
 
-from serve.errors import CheckpointError, TrialError
+import numpy
 
-if TYPE_CHECKING:
-    from serve.checkpoint.manifest import Golden
+from serve.errors import TrialError
+from serve.rollout.decision import FINITE, RANGE, UNHEALTHY
 
-_MOST_SHOWN = 3
 _NUMBER = (int, float)
-
-
-def require_golden(place: int, golden: Golden, actual: object) -> None:
-    """Refuse a model that answers otherwise than its publisher saw."""
-    issues = list(differences(golden.outputs, actual, golden.rtol, golden.atol))
-    if issues:
-        shown = "; ".join(f"golden[{place}].outputs{issue}" for issue in issues[:_MOST_SHOWN])
-        rest = len(issues) - _MOST_SHOWN
-        raise CheckpointError("golden", f"{shown}{f'; and {rest} more' if rest > 0 else ''}")
 
 
 def differences(expected: object, actual: object, rtol: float, atol: float) -> Iterator[str]:
@@ -43,6 +35,13 @@ def differences(expected: object, actual: object, rtol: float, atol: float) -> I
             yield from (f".{key}{issue}" for issue in differences(expected[key], actual[key], rtol, atol))
     elif type(expected) is not type(actual) or _is_list(expected) or expected != actual:
         yield f": expected {_show(expected)}, found {_show(actual)}"
+
+
+def disagreements(expected: object, actual: object, how: str, tolerances: tuple[float, float]) -> list[str]:
+    """List the `differences`: within a relative and an absolute `tolerance`, `exact`, or by the place of the `top1`."""
+    if how == "top1":
+        expected, actual = find_top(expected), find_top(actual)
+    return list(differences(expected, actual, *(tolerances if how == "tolerance" else (0.0, 0.0))))
 
 
 def find_top(value: object) -> object:
@@ -105,3 +104,103 @@ def require_same_form(expected: Mapping[str, str], actual: Mapping[str, str], of
     if issues:
         hint = 'set changed_interface = "allow" to have it served all the same'
         raise TrialError("interface", f"it answers in another form than {of}: {'; '.join(issues)}", hint)
+
+
+INPUTS, OUTPUTS = "inputs", "outputs"  # the name of the only input, and of the only output, of a model that names none
+TEXT = "text"
+
+
+@dataclass(frozen=True)
+class ArrayForm:
+    """One named input or output: `dtype` is NumPy's name or `text`, and `None` in `shape` stands for any length."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+Fault = tuple[str, str]
+
+
+class Declared(NamedTuple):
+    """What a model class declares of its answers."""
+
+    range: tuple[float, float] | None = None
+    values: Collection[object] | None = None
+    healthy: Callable[[Any, Any], object] | None = None
+    agree: Callable[[Any, Any], object] | None = None
+
+
+NOTHING = Declared()
+NOT_FINITE: Fault = (FINITE, "found NaN or an infinity")
+
+
+def is_finite(array: Any) -> bool:
+    """Whether all numbers of an array are finite."""
+    if array.dtype.kind not in "fc":
+        return True
+    # A tenth of the time of isfinite; where squares overflow, that decides.
+    return math.isfinite(abs(numpy.vdot(array, array))) or bool(numpy.isfinite(array).all())
+
+
+def find_fault(answer: object, declared: Declared) -> Fault | None:
+    """Find what is wrong with an answer in arrays or plain values: the signal, and the reason in words."""
+    for leaf in _leaves(answer):
+        if isinstance(leaf, numpy.ndarray):
+            fault = _check_array(leaf, declared)
+        elif isinstance(leaf, float) and not math.isfinite(leaf):
+            fault = FINITE, f"found {leaf}"
+        else:
+            fault = _check_number(leaf, leaf, declared) or _check_values([leaf], declared)
+        if fault is not None:
+            return fault
+    return None
+
+
+def ask_healthy(declared: Declared, prepared: object, outputs: object) -> Fault | None:
+    """Ask the model class."""
+    if declared.healthy is None:
+        return None
+    try:
+        verdict = declared.healthy(prepared, outputs)
+    except Exception as error:  # the user's code may raise anything
+        return UNHEALTHY, f"healthy() failed: {error!r}"
+    if verdict is False or (isinstance(verdict, str) and verdict):
+        return UNHEALTHY, str(verdict or "healthy() returned False")
+    return None
+
+
+def _check_array(array: Any, declared: Declared) -> Fault | None:
+    if not is_finite(array):
+        return NOT_FINITE
+    if declared.range is not None and array.size and array.dtype.kind in "fiu":
+        fault = _check_number(array.min(), array.max(), declared)
+        if fault is not None:
+            return fault
+    if declared.values is None or array.dtype.kind not in "iuUO":
+        return None
+    return _check_values(numpy.unique(array).tolist(), declared)
+
+
+def _check_number(least: Any, most: Any, declared: Declared) -> Fault | None:
+    if declared.range is None or isinstance(least, (bool, str)) or least is None:
+        return None
+    low, high = declared.range
+    return None if low <= least and most <= high else (RANGE, f"found {least} to {most}, declared {low} to {high}")
+
+
+def _check_values(leaves: Collection[object], declared: Declared) -> Fault | None:
+    if declared.values is None:
+        return None
+    others = [leaf for leaf in leaves if type(leaf) in (int, str) and leaf not in declared.values]
+    return (RANGE, f"found {others[0]!r}, which is not declared") if others else None
+
+
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value

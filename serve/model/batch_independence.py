@@ -2,15 +2,14 @@
 
 Each request of the trial is joined with copies of itself, which shows what number and place of rows do to an answer,
 and with requests that differ from it, in both orders and several sizes. In runs of equal shape the same sums are made
-in the same order, so that what an answer owes to the others' numbers stands out from rounding.
-
-The others are like the example: other numbers of its range and kind, other texts of its length. An example of zeros
-shows nothing of a model that joins the rows of several requests, and two equal requests show little. They are drawn
-with a fixed seed, so that a trial ends the same way in every worker. Only workers import this.
+in the same order, so that what an answer owes to the others' numbers stands out from rounding. The others are other
+numbers of the example's range and kind, other texts of its length, drawn with a fixed seed, so that a trial ends the
+same way in every worker. Only workers import this.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 
 _SIZES = (3, 5)
 _MOST_COMPANIONS = 12
-# With a slow model the trial ends early: after so many companions and this long.
-_LEAST_COMPANIONS, _ENOUGH_S = 4, 5.0
+_LEAST_COMPANIONS, _ENOUGH_S = 4, 5.0  # with a slow model the trial ends early: after so many companions and this long
 # What rounding may do: between runs of other shapes, and between runs of the same.
 _LOOSE_EPSILONS, _STRICT_EPSILONS, _STRICT, _NOISE = 16, 2, 1e-5, 8
 
@@ -124,9 +122,8 @@ class _Trial:
         return True
 
     def _together(self, several: Sequence[Any]) -> Sequence[Any]:
-        # Joined even where there is only one: a module may write into what it takes.
         predictor = self._predictor
-        raw = predictor.run(predictor.stack(several))
+        raw = predictor.run(predictor.stack(several))  # joined even where there is only one: it may write into that
         return predictor.split(raw, [predictor.count_rows(one) for one in several])
 
     def _require(self, several: Sequence[Any], parts: Sequence[Any], what: str) -> None:
@@ -172,12 +169,7 @@ def first_difference(expected: object, actual: object) -> str:
 
 
 def gap(expected: Any, actual: Any) -> float:
-    """Tell how far two outputs are from each other.
-
-    Returns:
-        The largest difference of two numbers as a share of the largest number of their array, 0 for equal ones;
-        infinite for outputs of other forms, or where one is not finite and the other is.
-    """
+    """Return the largest difference of two outputs, as a share of the largest number; infinite for another form."""
     if isinstance(expected, (numpy.ndarray, torch.Tensor)):
         one, other = (torch.as_tensor(output).detach().cpu() for output in (expected, actual))
         return _gap_of_tensors(one, other) if one.shape == other.shape and one.dtype == other.dtype else math.inf
@@ -204,19 +196,17 @@ def _gap_of_tensors(one: Any, other: Any) -> float:
 
 
 _SEED = 7
-# How far a companion may stand out: what looks at all rows is moved by it, whatever its own rows weigh.
-_LARGE = 1000.0
+_LARGE = 1000.0  # how far a companion may stand out: what looks at all rows is moved by it, whatever they weigh
 _Draw = Callable[[Any], Any]
 
 
 def vary_inputs(example: object) -> Iterator[object]:
     """Make other requests of one: parts in another order, other texts and numbers. A model may refuse any of them."""
     drawn = random.Random(_SEED)  # noqa: S311 - nothing secret about it
-    yield _change(example, lambda value: value, lambda text: text[::-1])
-    yield _change(
-        example, lambda value: drawn.uniform(-1, 1) + 2 * value, lambda text: "".join(drawn.sample(text, len(text)))
-    )
-    yield _change(example, lambda value: value, lambda text: text + text[:1])
+    yield _change(example, text=lambda text: text[::-1])
+    mixed = functools.partial(_change, text=lambda text: "".join(drawn.sample(text, len(text))))
+    yield mixed(example, number=lambda value: drawn.uniform(-1, 1) + 2 * value)
+    yield _change(example, text=lambda text: text + text[:1])
     yield _turned(example)
     if isinstance(example, (list, tuple)) and example:
         yield [*example[1:], example[0], example[-1]]
@@ -228,17 +218,16 @@ def _turned(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _turned(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return (
-            [_turned(part) for part in value] if any(isinstance(part, (list, tuple)) for part in value) else value[::-1]
-        )
+        is_innermost = not any(isinstance(part, (list, tuple)) for part in value)
+        return value[::-1] if is_innermost else [_turned(part) for part in value]
     return value
 
 
-def _change(value: Any, number: Callable[[float], float], text: Callable[[str], str]) -> Any:
+def _change(value: Any, text: Callable[[str], str], number: Callable[[float], float] = lambda value: value) -> Any:
     if isinstance(value, Mapping):
-        return {key: _change(part, number, text) for key, part in value.items()}
+        return {key: _change(part, text, number) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_change(part, number, text) for part in value]
+        return [_change(part, text, number) for part in value]
     if isinstance(value, float):
         return number(value)
     return text(value) if isinstance(value, str) else value
@@ -247,12 +236,8 @@ def _change(value: Any, number: Callable[[float], float], text: Callable[[str], 
 def vary_arrays(prepared: Any) -> Iterator[Any]:
     """Make requests of as many rows: reordered, or drawn around each array's range. A model may refuse any of them."""
     generator = torch.Generator().manual_seed(_SEED)
-    yield _map(prepared, lambda array: _drawn(array, generator, 1.0, 0))
-    yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, 0))
-    yield _map(prepared, lambda array: _drawn(array, generator, -0.1, 1))
-    yield _map(prepared, lambda array: _drawn(array, generator, 0.1, -1))
-    yield _map(prepared, lambda array: _drawn(array, generator, 1.0, None))
-    yield _map(prepared, lambda array: _drawn(array, generator, _LARGE, None))
+    for scale, widen in ((1.0, 0), (_LARGE, 0), (-0.1, 1), (0.1, -1), (1.0, None), (_LARGE, None)):
+        yield _map(prepared, functools.partial(_drawn, generator=generator, scale=scale, widen=widen))
     yield _map(prepared, lambda array: array.flip(0) if array.dim() < 2 else array.flip(0).roll(1, 1))
     yield _map(prepared, lambda array: array * 2 if array.is_floating_point() else array)
 

@@ -1,22 +1,21 @@
 """The contract of a model class, and the predictor that is made from it.
 
-The settings name a class as `model = "module:Class"` and its keyword arguments as `[model_args]`. The least it has to
-be is a `torch.nn.Module` with the attribute `example_inputs`, inputs as a request has them. What else it may state, and
-what each part takes and returns, is documented in `docs/reference/model-class.md`. With `format = "torchscript"` or
-`"export"` the module comes out of the checkpoint, and the class only needs the rest.
+The least that a class has to be is a `torch.nn.Module` with the attribute `example_inputs`. What else it may state is
+documented in `docs/reference/model-class.md`. With `format = "torchscript"` or `"export"` the module comes out of the
+checkpoint, and the class only needs the rest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Callable
 
 from serve.errors import ModelError
 from serve.model import tensors
-from serve.model.answer_check import NOTHING, Declared
-from serve.model.array_form import INPUTS
+from serve.model.answers import INPUTS, NOTHING, Declared
 from serve.model.example import expand
 from serve.model.inputs import CustomInputs, Inputs, InputTensor, NamedInputs
 from serve.model.torch_predictor import TorchPredictor, run_module
@@ -34,12 +33,11 @@ def import_class(settings: Settings) -> Callable[..., object]:
         for part in class_name.split("."):
             found = getattr(found, part)
     except Exception as error:  # importing runs the user's code, which may raise anything
-        raise ModelError(
-            f"{settings.model}: it cannot be imported: {type(error).__name__}: {error}",
-            hint=f"install {error.name} into the environment that serves"
-            if isinstance(error, ModuleNotFoundError) and error.name != module_name.partition(".")[0]
-            else "name it as module:Class, and list the directory of the module in python_path",
-        ) from error
+        hint = "name it as module:Class, and list the directory of the module in python_path"
+        if isinstance(error, ModuleNotFoundError) and error.name != module_name.partition(".")[0]:
+            hint = f"install {error.name} into the environment that serves"
+        said = f"it cannot be imported: {type(error).__name__}: {error}"
+        raise ModelError(f"{settings.model}: {said}", hint) from error
     if not callable(found):
         raise ModelError(f"{settings.model}: expected a class, found {type(found).__name__}")
     return found  # type: ignore[no-any-return]
@@ -47,12 +45,10 @@ def import_class(settings: Settings) -> Callable[..., object]:
 
 def construct(settings: Settings, constructor: Callable[..., object]) -> Any:
     """Make an object of the model class, with the example that the settings state; raises `ModelError`."""
-    try:
+    with _building(settings):
         servable: Any = constructor(**settings.model_args)
         if settings.example_inputs != "":
             servable.example_inputs = expand(settings.example_inputs)
-    except Exception as error:  # the user's code may raise anything
-        raise _unbuildable(settings, error) from error
     return servable
 
 
@@ -67,10 +63,8 @@ def build(settings: Settings, constructor: Callable[..., object]) -> Any:
 
 def build_module(settings: Settings, servable: Any) -> Any:
     """Make the module that is to hold the weights. Raises `ModelError`: it cannot be made, or is not a module."""
-    try:
+    with _building(settings):
         module = servable.build_module() if hasattr(servable, "build_module") else servable
-    except Exception as error:  # the user's code may raise anything
-        raise _unbuildable(settings, error) from error
     if not tensors.is_module(module):
         hint = "subclass torch.nn.Module, or add build_module()"
         raise ModelError(f"{settings.model}: expected a torch.nn.Module, found {type(module).__name__}", hint)
@@ -87,11 +81,9 @@ def _complete(settings: Settings, servable: Any, module: Any) -> None:
         with tensors.unrecorded():
             predictor.run_module(module.eval(), predictor.converter.place(predictor.prepare(servable.example_inputs)))
     except Exception as error:  # the user's code may raise anything
-        raise ModelError(
-            f"{settings.model}: its lazy layers cannot find their shapes from example_inputs: "
-            f"{type(error).__name__}: {error}",
-            hint="run the example through the module in __init__ or build_module()",
-        ) from error
+        said = f"its lazy layers cannot find their shapes from example_inputs: {type(error).__name__}: {error}"
+        hint = "run the example through the module in __init__ or build_module()"
+        raise ModelError(f"{settings.model}: {said}", hint) from error
     module.train(was_training)
 
 
@@ -103,14 +95,11 @@ def connect(settings: Settings, servable: Any, module: Any) -> TorchPredictor:
     else:
         converter = _read_example(settings, servable, module)
     return TorchPredictor(
-        module=module,
-        converter=converter,
-        run_module=getattr(servable, "run_module", run_module),
+        module=module, converter=converter, run_module=getattr(servable, "run_module", run_module),
         tensors_to_outputs=getattr(servable, "tensors_to_outputs", None),
-        image_to_inputs=getattr(servable, "image_to_inputs", None),
-        declared=_read_declared(settings, servable),
+        image_to_inputs=getattr(servable, "image_to_inputs", None), declared=_read_declared(settings, servable),
         example=servable.example_inputs,
-    )
+    )  # fmt: skip
 
 
 def _read_declared(settings: Settings, servable: Any) -> Declared:
@@ -120,11 +109,9 @@ def _read_declared(settings: Settings, servable: Any) -> Declared:
         limits = None if stated is None else (float(stated[0]), float(stated[1]))
         values = None if values is None else frozenset(values)
     except (TypeError, ValueError, LookupError) as error:
-        raise ModelError(
-            f"{settings.model}: output_range, output_values: expected two numbers, and a set of texts or whole "
-            f"numbers, found {stated!r}, {values!r}",
-            hint="for example: output_range = (0.0, 1.0)",
-        ) from error
+        said = f"expected two numbers, and a set of texts or whole numbers, found {stated!r}, {values!r}"
+        hint = "for example: output_range = (0.0, 1.0)"
+        raise ModelError(f"{settings.model}: output_range, output_values: {said}", hint) from error
     declared = Declared(limits, values, getattr(servable, "healthy", None), getattr(servable, "agree", None))
     return NOTHING if declared == NOTHING else declared
 
@@ -142,11 +129,9 @@ def read_axes(settings: Settings, servable: Any) -> dict[str, dict[int, str]]:
             return found
     except (TypeError, ValueError):
         pass
-    raise ModelError(
-        f"{settings.model}: dynamic_axes: expected dimensions after the first, of {', '.join(sorted(names))}, "
-        f"found {stated!r}",
-        hint=f'for example: dynamic_axes = {{"{min(names)}": {{1: "length"}}}}',
-    )
+    said = f"expected dimensions after the first, of {', '.join(sorted(names))}, found {stated!r}"
+    hint = f'for example: dynamic_axes = {{"{min(names)}": {{1: "length"}}}}'
+    raise ModelError(f"{settings.model}: dynamic_axes: {said}", hint)
 
 
 def lengthen(settings: Settings, servable: Any) -> object:
@@ -162,20 +147,22 @@ def lengthen(settings: Settings, servable: Any) -> object:
 def _read_example(settings: Settings, servable: Any, module: Any) -> Inputs:
     example, axes, device = servable.example_inputs, read_axes(settings, servable), settings.device
     try:
-        if isinstance(example, Mapping):
-            stated = {str(name): rows for name, rows in example.items()}
-            return NamedInputs(
-                {name: InputTensor(rows, module, device, name, axes.get(name, {})) for name, rows in stated.items()}
-            )
-        return InputTensor(example, module, device, axes=axes.get(INPUTS, {}))
+        named = example if isinstance(example, Mapping) else {INPUTS: example}
+        stated = {str(name): rows for name, rows in named.items()}
+        made = {name: InputTensor(rows, module, device, name, axes.get(name, {})) for name, rows in stated.items()}
+        return NamedInputs(made) if isinstance(example, Mapping) else made[INPUTS]
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         hint = "give rows of numbers, or add inputs_to_tensors()"
         raise ModelError(f"{settings.model}: example_inputs: expected rows of numbers, found {error}", hint) from error
 
 
-def _unbuildable(settings: Settings, error: Exception) -> ModelError:
-    arguments = dict(settings.model_args)
-    return ModelError(f"{settings.model}: building it with {arguments} failed: {type(error).__name__}: {error}")
+@contextlib.contextmanager
+def _building(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the user's code may raise anything
+        said = f"building it with {dict(settings.model_args)} failed: {type(error).__name__}: {error}"
+        raise ModelError(f"{settings.model}: {said}") from error
 
 
 def stretch(value: Any, axes: Collection[int], depth: int = 0) -> Any:

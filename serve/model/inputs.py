@@ -11,14 +11,13 @@ import itertools
 import warnings
 from array import array
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Callable, NoReturn, Union
 
 import numpy
 import torch
 
 from serve.errors import InputError
-from serve.model.array_form import INPUTS, TEXT, ArrayForm
+from serve.model.answers import INPUTS, TEXT, ArrayForm
 
 # The arrays are views of a request's body: what writes into its input is found, and gets copies (`request_memory`).
 warnings.filterwarnings("ignore", message="The given (NumPy array|buffer) is not writ", category=UserWarning)
@@ -29,9 +28,7 @@ Arrays = Mapping[str, "numpy.ndarray[Any, Any]"]
 class InputTensor:
     """Turns rows of numbers into a tensor of the example's kind, in the precision of the module's parameters."""
 
-    def __init__(
-        self, example: object, module: Any, device: str, name: str = INPUTS, axes: Axes = MappingProxyType({})
-    ) -> None:
+    def __init__(self, example: object, module: Any, device: str, name: str, axes: Axes) -> None:
         self._device, self.axes, self._name = device, axes, name
         tensor = torch.tensor(example)
         self._dtype = tensor.dtype
@@ -47,19 +44,15 @@ class InputTensor:
         self.forms: tuple[ArrayForm, ...] = (ArrayForm(name, self._dtype_name, self.shape),)
         self._array_dtype = numpy.dtype(self._dtype_name)
         self._is_floating = self._dtype.is_floating_point
-        # NumPy has no bfloat16: those become tensors at once.
-        self.is_plain = torch_name == self._dtype_name
+        self.is_plain = torch_name == self._dtype_name  # NumPy has no bfloat16: those become tensors at once
 
     def prepare(self, inputs: object) -> Any:
         """Convert inputs of the example's shape, with any number of rows; raises `InputError` for others."""
         array = read_rows(inputs, self._dtype_name, self._row_shape) if self.is_plain else None
-        if array is None:
-            return self._prepare_slowly(inputs)
-        if self._is_floating:
-            self._require_finite(array)
-        return array
-
-    def _prepare_slowly(self, inputs: object) -> Any:
+        if array is not None:
+            if self._is_floating:
+                self._require_finite(array)
+            return array
         if isinstance(inputs, list) and not inputs:  # no rows say nothing of their shape
             return self.prepare_array(numpy.empty((0, *(length or 1 for length in self._row_shape)), self._array_dtype))
         try:
@@ -104,7 +97,7 @@ class InputTensor:
             for axis, (found, length) in enumerate(zip(shape, self.shape))
         )
         if not is_right:
-            expected = format_shape(self.shape)
+            expected = "[" + ", ".join("any" if length is None else str(length) for length in self.shape) + "]"
             raise InputError(f"the {self._name}: expected the shape {expected}, found {list(shape)}", self.shape)
 
     def _require_finite(self, array: numpy.ndarray[Any, Any]) -> None:
@@ -138,10 +131,8 @@ class NamedInputs:
 
     def prepare_arrays(self, arrays: Arrays) -> Any:
         """Convert arrays by name; raises `InputError` where they do not fit."""
-        picked = _pick(arrays, self.forms)
-        return self._same_rows(
-            {name: tensor.prepare_array(array) for (name, tensor), array in zip(self._tensors.items(), picked)}
-        )
+        picked = dict(zip(self._tensors, _pick(arrays, self.forms)))
+        return self._same_rows({name: self._tensors[name].prepare_array(array) for name, array in picked.items()})
 
     def place(self, prepared: Any) -> Any:
         """Make tensors of what was prepared."""
@@ -168,7 +159,7 @@ class CustomInputs:
         self.shape: tuple[int | None, ...] = ()
         self._is_named = isinstance(example, Mapping)
         named = example if isinstance(example, Mapping) else {INPUTS: example}
-        forms = [form_of(str(name), value, axes.get(str(name), {})) for name, value in named.items()]
+        forms = [_form_of(str(name), value, axes.get(str(name), {})) for name, value in named.items()]
         self.forms = tuple(form for form in forms if form is not None) if None not in forms else ()
 
     def prepare(self, inputs: object) -> Any:
@@ -189,8 +180,7 @@ class CustomInputs:
         return prepared
 
 
-# How the inputs of a request become what the module takes.
-Inputs = Union[InputTensor, NamedInputs, CustomInputs]
+Inputs = Union[InputTensor, NamedInputs, CustomInputs]  # how the inputs of a request become what the module takes
 
 
 def one_for_none(prepared: Any) -> Any | None:
@@ -239,11 +229,10 @@ def read_rows(inputs: object, dtype: str, row_shape: Sequence[int | None]) -> nu
 
 
 _PLAIN = {"f": "float32", "i": "int64", "u": "uint8", "b": "bool", "U": TEXT}
-# The dimensions of an input that may have any length, with the names of those lengths.
-Axes = Mapping[int, str]
+Axes = Mapping[int, str]  # the dimensions of an input that may have any length, with the names of those lengths
 
 
-def form_of(name: str, value: object, axes: Axes = MappingProxyType({})) -> ArrayForm | None:
+def _form_of(name: str, value: object, axes: Axes) -> ArrayForm | None:
     """Tell the form of the array, with any number of rows, that can stand for a value of JSON; `None` for no array."""
     try:
         array = numpy.array(value)
@@ -257,8 +246,3 @@ def form_of(name: str, value: object, axes: Axes = MappingProxyType({})) -> Arra
 def open_shape(shape: Sequence[int], axes: Axes) -> tuple[int | None, ...]:
     """Return a shape in which the number of rows and the lengths of `axes` are open."""
     return tuple(None if axis == 0 or axis in axes else int(length) for axis, length in enumerate(shape))
-
-
-def format_shape(shape: Sequence[int | None]) -> str:
-    """Write a shape for a message, `None` standing for any length."""
-    return "[" + ", ".join("any" if length is None else str(length) for length in shape) + "]"

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -23,19 +24,15 @@ if TYPE_CHECKING:
 _ENOUGH_S = 1.0
 
 
+@dataclass
 class RequestMemory:
-    """What a model was found to write into; each finding stays, and is copied before from then on.
+    """What a model was found to write into; each finding stays, and is copied before from then on."""
 
-    Attributes:
-        requests: whether the model class changes the lists of a request while it converts them.
-        inputs: whether the module writes into what it takes, or keeps it.
-        taken: whether the model class converts several requests to the same memory.
-        raw: whether later calls write into what the module has given, or may, as it is the same memory.
-        outputs: whether the model class writes into what the module has given while it converts that.
-    """
-
-    def __init__(self) -> None:
-        self.requests = self.inputs = self.taken = self.raw = self.outputs = False
+    requests: bool = False  # the model class changes the lists of a request while it converts them
+    inputs: bool = False  # the module writes into what it takes, or keeps it
+    taken: bool = False  # the model class converts several requests to the same memory
+    raw: bool = False  # later calls write into what the module has given, or may, as it is the same memory
+    outputs: bool = False  # the model class writes into what the module has given while it converts that
 
     def note_version(self, placed: Any) -> None:
         """Remember a write into tensors that were made for one run, outside of inference mode."""
@@ -47,11 +44,7 @@ class RequestMemory:
                 self.note_version(part)
 
     def find(self, predictor: TorchPredictor, several: Iterable[object]) -> None:
-        """Answer requests, and compare all that they share with others before and after.
-
-        Args:
-            several: inputs as requests have them; a model may refuse any of them.
-        """
+        """Answer requests, of which a model may refuse any, and compare all they share with others before and after."""
         held: list[tuple[Any, Any, Any, Any]] = []
         places: tuple[set[int], set[int]] = set(), set()
         until_s = time.monotonic() + _ENOUGH_S

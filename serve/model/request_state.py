@@ -197,8 +197,7 @@ def _run(predictor: TorchPredictor, prepared: Any) -> Any:
         return predictor.run(prepared)
 
 
-# What goes round the counter, for example a write through `.data`, is still seen in tensors as small as counters are.
-_COUNTER_ELEMENTS = 16
+_COUNTER_ELEMENTS = 16  # what goes round the counter, as a write through `.data`, still shows in tensors this small
 # Up to this size, a buffer that was written is compared: torch before 2 writes the same numbers into some that it
 # only reads.
 _COPIED_ELEMENTS = 65_536
@@ -211,6 +210,16 @@ class _Mark(NamedTuple):
     version: int | None
     elements: str
     copy: Any = None
+
+    def differs(self, now: _Mark, may_not_move: bool) -> bool:
+        if _address(self.tensor) != _address(now.tensor):
+            return may_not_move
+        if self.elements != now.elements or self.version == now.version:
+            return self.elements != now.elements
+        copy, tensor = self.copy, now.tensor
+        with contextlib.suppress(Exception):  # one that cannot be compared counts as changed
+            return copy is None or not bool(((copy == tensor) | ((copy != copy) & (tensor != tensor))).all())
+        return True
 
 
 class Versions:
@@ -234,25 +243,8 @@ class Versions:
         return self._differing(set(self._marks))
 
     def _differing(self, may_not_move: set[str]) -> list[str]:
-        return sorted(
-            name
-            for name, mark in _marks_of(self._module).items()
-            if name in self._marks and _differ(self._marks[name], mark, name in may_not_move)
-        )
-
-
-def _differ(known: _Mark, now: _Mark, may_not_move: bool) -> bool:
-    if _address(known.tensor) != _address(now.tensor):
-        return may_not_move
-    if known.elements != now.elements:
-        return True
-    return known.version != now.version and not _is_equal(known.copy, now.tensor)
-
-
-def _is_equal(copy: Any, tensor: Any) -> bool:
-    with contextlib.suppress(Exception):  # one that cannot be compared counts as changed
-        return copy is not None and bool(((copy == tensor) | ((copy != copy) & (tensor != tensor))).all())
-    return False
+        now = {name: mark for name, mark in _marks_of(self._module).items() if name in self._marks}
+        return sorted(name for name, mark in now.items() if self._marks[name].differs(mark, name in may_not_move))
 
 
 def _address(tensor: Any) -> int:

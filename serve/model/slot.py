@@ -1,25 +1,27 @@
 """The one place of a worker that holds the live model.
 
 A request leases the generation that is live when it starts and keeps it to its end. Where workers move together, the
-commit register states which one is live: it is read once for each request, and when it names the generation that
-stands by, that one is live from this request on, in this worker as in all others. What was replaced is handed back for
-retirement only when its last lease has ended, and, while its successor is on trial, kept: when the register names a
-return, it is live again at once, under a new number.
+commit register states which one is live: it is read once for each request, and when it names the generation that stands
+by, that one is live from this request on, in this worker as in all others. What was replaced is handed back when its
+last lease has ended, and, while its successor is on trial, kept: after a return it is live again at once.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Callable, Protocol
+from typing import TYPE_CHECKING, Callable
 
 from serve.checkpoint.provenance import Provenance
 from serve.errors import HeldError, NotLiveError
 
 if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
+    from serve.swap.shared_state import SharedState
+
+GIVEN_UP = "given-up"  # the name of a thread in which a model was tried, that did not end in time, and runs on
 
 
 @dataclass(frozen=True)
@@ -31,31 +33,14 @@ class Generation:
     facts: dict[str, object]
 
 
-class Register(Protocol):
-    """The commit register of a host."""
-
-    @property
-    def word(self) -> Sequence[int]:
-        """A cell of memory with the number of the live generation."""
-
-    @property
-    def kept(self) -> int:
-        """The generation to keep while its successor is on trial."""
-
-    @property
-    def returned(self) -> int:
-        """The number of the last return to it."""
-
-
 class Slot:
     """Holds the live generation, and the one that stands by, and counts who uses which.
 
-    Args:
-        register: states which generation is live; without it only `swap` does. Not read before there is one to choose.
-        is_open: whether a request may start now.
+    The register states which one is live; without it only `swap` does. It is not read before there is one to choose.
+    `is_open`: whether a request may start now.
     """
 
-    def __init__(self, register: Register | None = None, is_open: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, register: SharedState | None = None, is_open: Callable[[], bool] = lambda: True) -> None:
         self._register, self._is_open = register, is_open
         self._live: Generation | None = None
         self._standby: Generation | None = None
@@ -164,8 +149,7 @@ class Slot:
         """Undo `vacate`, unless something else has become live."""
         with self._lock:
             self._draining = [other for other in self._draining if other is not generation]
-            if self._live is None:
-                self._live = generation
+            self._live = self._live or generation
 
     @property
     def is_draining(self) -> bool:
@@ -191,9 +175,8 @@ class Slot:
     def _return(self, kept: int, number: int) -> Generation | None:
         """Make what was kept live again; the live one may be it, in a worker that had no request meanwhile."""
         live = self._live
-        former = next(
-            (one for one in (self._kept, live) if one is not None and one.provenance.generation == kept), None
-        )
+        known = [one for one in (self._kept, live) if one is not None]
+        former = next((one for one in known if one.provenance.generation == kept), None)
         if former is None:
             return None  # this worker has not loaded it; the reloader loads what is committed
         facts = {**former.facts, "cause": "return"}
@@ -215,6 +198,5 @@ class Slot:
         return replaced
 
     def _add_lease(self, generation: Generation) -> None:
-        # By predictor, as a generation that comes back has a new number and the same weights.
-        key = id(generation.predictor)
-        self._leases[key] = self._leases.get(key, 0) + 1
+        key = id(generation.predictor)  # a generation that comes back has a new number
+        self._leases[key] = self._leases.get(key, 0) + 1  # no default: a lease that ends twice must not pass unseen

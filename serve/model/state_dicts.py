@@ -119,8 +119,7 @@ def _describe(loaded: object) -> str:
 # Source: torch's DistributedDataParallel, DataParallel and AveragedModel; its compiled, sharded and checkpointing
 # modules; Lightning Fabric.
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
-# What AveragedModel keeps beside the weights.
-_COUNTERS = frozenset({"n_averaged"})
+_COUNTERS = frozenset({"n_averaged"})  # what AveragedModel keeps beside the weights
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ import inspect
 import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -48,8 +47,7 @@ _SAFETENSORS_NAMES = {getattr(torch, dtype): name for name, dtype in _NAMES.item
 _PACKED = "F4"  # two numbers in an element of torch; safetensors counts the numbers
 # Bounds the temporary memory of the finite check; what is larger, glibc keeps in the thread's arena (measured: 48 MB).
 _CHECK_ELEMENTS = 1024 * 1024
-# Unmapping less than this is quick.
-_LARGE_BYTES = 1024 * 1024
+_LARGE_BYTES = 1024 * 1024  # unmapping less than this is quick
 
 State = Mapping[str, Any]
 
@@ -74,10 +72,7 @@ def is_lazy(module: Any) -> bool:
     return any(torch.nn.parameter.is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers()))
 
 
-def unrecorded() -> AbstractContextManager[None]:
-    """Return the context in which a module may make weights of its own that will be replaced."""
-    context: AbstractContextManager[None] = torch.no_grad()
-    return context
+unrecorded = torch.no_grad  # the context in which a module may make weights of its own that will be replaced
 
 
 def interface_of(state: State) -> dict[str, TensorSpec]:
@@ -315,12 +310,9 @@ class TiedWeights:
                         state[place.name] = _view(state[source.name], source, place)
             for place in held[1:]:
                 if place.is_tied_to(held[0]) and not _are_equal(state[held[0].name], state[place.name]):
-                    raise CheckpointError(
-                        "architecture",
-                        f"{place.name}: expected the values of {held[0].name}, its other name in the module, "
-                        "found others",
-                        hint="save what the module's own state_dict() gives, or untie them in the model class",
-                    )
+                    said = f"expected the values of {held[0].name}, its other name in the module, found others"
+                    hint = "save what the module's own state_dict() gives, or untie them in the model class"
+                    raise CheckpointError("architecture", f"{place.name}: {said}", hint)
 
     def restore(self) -> None:
         """Make the module's own tensors hold what it was given in their stead, and share memory as they did."""

@@ -20,8 +20,8 @@ import numpy
 import torch
 
 from serve.errors import InputError
-from serve.model import answer_check, batch_independence, tensors, weights
-from serve.model.array_form import OUTPUTS, ArrayForm
+from serve.model import answers, batch_independence, tensors, weights
+from serve.model.answers import OUTPUTS, ArrayForm
 from serve.model.inputs import Arrays, Inputs, one_for_none
 from serve.model.request_memory import RequestMemory, own
 from serve.system.resources import count_cores, threads_of_an_operation
@@ -34,13 +34,12 @@ if TYPE_CHECKING:
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 _ARRAYS = (numpy.ndarray, torch.Tensor)
-_to_list = operator.methodcaller("tolist")
 _FREE: AbstractContextManager[Any] = contextlib.nullcontext()
 
 
 def to_lists(raw: Any) -> object:
     """Turn what a module gave into what JSON can hold."""
-    return _map(raw, _to_list)
+    return _map(raw, operator.methodcaller("tolist"))
 
 
 def _map(raw: Any, change: Callable[[Any], Any]) -> Any:
@@ -56,31 +55,21 @@ def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
     return {name: _to_array(name, part) for name, part in _named(raw) if part is not None}
 
 
-def plain_to_arrays(outputs: object) -> dict[str, numpy.ndarray[Any, Any]]:
-    """Turn outputs that JSON can hold into arrays by name, texts as `str` objects; raises `ValueError` for others."""
-    named = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
-    arrays = {str(name): numpy.array(value) for name, value in named.items()}
-    for name, array in arrays.items():
-        if array.dtype.kind not in "fiubU":
-            raise ValueError(f"{name}: expected numbers, truth values or texts, found {array.dtype}")
-    return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
-
-
 def to_host(raw: Any) -> Any:
     """Make arrays of a whole batch at once, in a tenth of the time; what NumPy has nothing for stays a tensor."""
-    return _map(raw, _try_array)
 
+    def convert(part: Any) -> Any:
+        try:
+            return _to_array("", part)
+        except (TypeError, RuntimeError):
+            return part
 
-def _try_array(part: Any) -> Any:
-    try:
-        return _to_array("", part)
-    except (TypeError, RuntimeError):
-        return part
+    return _map(raw, convert)
 
 
 def split(raw: Any, rows: Sequence[int]) -> list[Any]:
     """Take apart what a module gave for joined requests, by their numbers of rows; raises `ValueError` for others."""
-    if isinstance(raw, (numpy.ndarray, torch.Tensor)):
+    if isinstance(raw, _ARRAYS):
         if not raw.ndim or raw.shape[0] != sum(rows):
             raise ValueError(f"the outputs: expected {sum(rows)} rows, found the shape {list(raw.shape)}")
         ends = itertools.accumulate(rows)
@@ -200,15 +189,9 @@ def run_module(module: Any, prepared: Any) -> Any:
 class TorchPredictor:
     """A model that answers requests, each in three steps, so that several can share the one in the middle.
 
-    Its inputs become what the module takes (`prepare…`), the module runs (`run`), and what it gives becomes the
-    outputs (`postprocess…`). Inputs come as JSON has them, or as arrays by name; outputs go the same two ways. Only the
-    middle step needs the weights. `prepared` and `raw` are what the module takes and gives; only this looks into them.
-
-    Args:
-        interface: the form of the example and of its answer, once it was tried.
-        turns: entered by a run and by a conversion: one at a time each, where requests leave something on the objects.
-        origin: the proven checkpoint and its manifest, from which it can be made again.
-        memory: what it writes into, and gets copies of.
+    Its inputs become what the module takes (`prepare…`), the module runs (`run`), and what it gives becomes the outputs
+    (`postprocess…`). Inputs come as JSON has them, or as arrays by name; outputs go the same two ways. Only the middle
+    step needs the weights. `prepared` and `raw` are what the module takes and gives; only this looks into them.
     """
 
     module: Any
@@ -218,13 +201,14 @@ class TorchPredictor:
     image_to_inputs: Callable[[numpy.ndarray[Any, Any]], object] | None = None
     outputs: tuple[ArrayForm, ...] = ()
     can_batch: bool = False
-    interface: Mapping[str, str] = field(default_factory=dict)
+    interface: Mapping[str, str] = field(default_factory=dict)  # of the example and of its answer, once it was tried
     example: object = None
     versions: Versions | None = None
+    # One run and one conversion at a time, where requests leave something on the objects.
     turns: tuple[AbstractContextManager[Any], AbstractContextManager[Any]] = (_FREE, _FREE)
-    origin: tuple[Stored, Manifest] | None = None
-    declared: answer_check.Declared = answer_check.NOTHING
-    memory: RequestMemory = field(default_factory=RequestMemory)
+    origin: tuple[Stored, Manifest] | None = None  # the proven checkpoint, to make it again
+    declared: answers.Declared = answers.NOTHING
+    memory: RequestMemory = field(default_factory=RequestMemory)  # what it writes into, and gets copies of
 
     @property
     def expected_shape(self) -> tuple[int | None, ...]:
@@ -281,7 +265,7 @@ class TorchPredictor:
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
                 raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
             except (AssertionError, RuntimeError) as error:
-                if not weights.is_guard(error):
+                if not weights.GUARD.match(str(error)):
                     raise
                 raise InputError(f"the inputs: expected what the program was exported for, found {error}") from error
             finally:
@@ -296,26 +280,32 @@ class TorchPredictor:
             return self.tensors_to_outputs(own(raw) if self.memory.outputs else raw)
 
     def postprocess_arrays(self, raw: Any) -> Arrays:
-        """Turn what the module gave into arrays by name; raises `ValueError`."""
+        """Turn what the module gave into arrays by name, texts as `str` objects; raises `ValueError`."""
         if self.tensors_to_outputs is None:
             return to_arrays(raw)
-        return plain_to_arrays(self.postprocess(raw))
+        outputs = self.postprocess(raw)
+        named = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
+        arrays = {str(name): numpy.array(value) for name, value in named.items()}
+        for name, array in arrays.items():
+            if array.dtype.kind not in "fiubU":
+                raise ValueError(f"{name}: expected numbers, truth values or texts, found {array.dtype}")
+        return {name: array.astype(object) if array.dtype.kind == "U" else array for name, array in arrays.items()}
 
     @property
     def is_declared(self) -> bool:
         """Whether a look at the tensors is not enough to judge an answer."""
-        return self.tensors_to_outputs is not None or self.declared is not answer_check.NOTHING
+        return self.tensors_to_outputs is not None or self.declared is not answers.NOTHING
 
     def find_fault(self, prepared: Any, raw: Any) -> tuple[str, str] | None:
         """Find what is wrong with an answer: the signal, and the reason in words."""
         if not self.is_declared and type(raw) is torch.Tensor and raw.device.type == "cpu" and not raw.requires_grad:
             with contextlib.suppress(TypeError):  # bfloat16, for which NumPy has nothing
-                return None if answer_check.is_finite(raw.numpy()) else answer_check.NOT_FINITE
+                return None if answers.is_finite(raw.numpy()) else answers.NOT_FINITE
         answer = to_host(raw) if self.tensors_to_outputs is None else self.postprocess(raw)
-        fault = answer_check.find_fault(answer, self.declared)
+        fault = answers.find_fault(answer, self.declared)
         if fault is not None or self.declared.healthy is None:
             return fault
-        return answer_check.ask_healthy(self.declared, prepared, to_lists(answer))
+        return answers.ask_healthy(self.declared, prepared, to_lists(answer))
 
     count_rows = staticmethod(count_rows)
     batch_key = staticmethod(batch_key)

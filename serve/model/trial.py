@@ -1,10 +1,9 @@
 """The gates that a loaded model passes by answering, and the conclusions. Only workers import this.
 
 Beyond its answers it is found out whether requests are kept apart, whether weights are written, and whether requests
-may share a run. After all gates a quicker form of the module is tried: TorchScript, or what `torch.compile` makes. It
-is taken only if it answers as the module itself does and was measured to be quicker; whatever goes wrong, the module
-itself is served, and the log states why. The weights are the same tensors, so a quicker form costs no second copy of
-them. Written for torch 1.12.1 to 2.13, of which those before 2.0 cannot compile.
+may share a run. After all gates a quicker form of the module is tried, TorchScript or what `torch.compile` makes of the
+same tensors. It is taken only if it answers as the module itself does and was measured to be quicker; whatever goes
+wrong, the module itself is served, and the log states why. Written for torch 1.12.1 to 2.13.
 """
 
 from __future__ import annotations
@@ -27,15 +26,13 @@ from serve.model.request_state import Untouched, Versions, changed, find_mixing,
 from serve.model.warm_up import Candidate, HangingError, Tried, limit, warm_up
 
 if TYPE_CHECKING:
-    from serve.model.preload_gates import ReadPlan
+    from serve.model.loader import ReadPlan
     from serve.model.torch_predictor import TorchPredictor
     from serve.settings.settings import Settings
 
 Say = Callable[..., None]
-# The longest trial of joined requests; an ordinary model needs less than a second.
-_JOINED_S = 20.0
-# A difference counts if it comes each time: others may draw from the same source of chance, or time has passed.
-_TRIES = 3
+_JOINED_S = 20.0  # the longest trial of joined requests; an ordinary model needs less than a second
+_TRIES = 3  # a difference counts if it comes each time: others may draw from the same source of chance
 
 
 class Trial:
@@ -56,12 +53,7 @@ class Trial:
     def run(
         self, plan: ReadPlan, built: Any, predictor: TorchPredictor, live: Mapping[str, str], longer: object
     ) -> TorchPredictor:
-        """Try a model, and return it as it is to be served; raises `CheckpointError` for one that may not be.
-
-        Args:
-            live: the form of the requests and answers of what is live; empty where nothing is.
-            longer: the example with other lengths where they are open; `None` where none is.
-        """
+        """Try a model beside the form of what is `live`, and return it as it is served; raises `CheckpointError`."""
         manifest = plan.manifest
         try:
             tried = self._try(plan, built, predictor, longer)
@@ -72,23 +64,19 @@ class Trial:
         if self._settings.changed_interface == "refuse":
             require_same_form(live, tried.form, "the model that is live")
         predictor = replace(predictor, outputs=tried.outputs, interface=tried.form, origin=(plan.stored, manifest))
-        if (examined := tried.examined) is not None:
-            if examined.alone_because:
-                self._say("not_batched", reason=examined.alone_because)
-            if examined.kept:
-                self._say("state_kept", attributes=examined.kept)
-                predictor.memory.inputs = predictor.memory.raw = True
+        examined: Examined = tried.examined
+        if examined.alone_because:
+            self._say("not_batched", reason=examined.alone_because)
+        if examined.kept:
+            self._say("state_kept", attributes=examined.kept)
+            predictor.memory.inputs = predictor.memory.raw = True
+        if predictor.memory.raw or predictor.memory.taken:
             # Not one for both: a conversion takes place in the event loop, which must not wait for a run.
-            turns = (
-                (threading.RLock(), threading.RLock())
-                if predictor.memory.raw or predictor.memory.taken
-                else predictor.turns
-            )
-            can_batch = not examined.alone_because
-            predictor = replace(predictor, can_batch=can_batch, turns=turns, versions=examined.versions)
+            predictor = replace(predictor, turns=(threading.RLock(), threading.RLock()))
+        predictor = replace(predictor, can_batch=not examined.alone_because, versions=examined.versions)
         return self._optimize(predictor, built.example_inputs, plan.format)
 
-    def _try(self, plan: ReadPlan, built: Any, predictor: TorchPredictor, longer: object) -> Tried[Examined]:
+    def _try(self, plan: ReadPlan, built: Any, predictor: TorchPredictor, longer: object) -> Tried:
         settings, example, golden = self._settings, built.example_inputs, plan.manifest.golden
         known = [request.inputs for request in golden]
         patience_s = min(settings.warm_up_timeout_s / 2, _JOINED_S)
@@ -98,13 +86,10 @@ class Trial:
         validate = getattr(built, "validate", None)
         candidate = Candidate(predictor, example, golden, validate, longer, examiner.examine, examiner.find_writes)
         tried = warm_up(candidate, settings.warm_up_sizes, settings.warm_up_timeout_s)
-        if tried.examined is not None and tried.examined.written and settings.stateful == "refuse":
-            raise CheckpointError(
-                "stateful",
-                f"{', '.join(tried.examined.written)}: expected weights that stay as they were published, "
-                "found them changed by answering",
-                hint='set stateful = "allow" where that is meant',
-            )
+        if tried.examined.written and settings.stateful == "refuse":
+            said = "expected weights that stay as they were published, found them changed by answering"
+            hint = 'set stateful = "allow" where that is meant'
+            raise CheckpointError("stateful", f"{', '.join(tried.examined.written)}: {said}", hint)
         return tried
 
     def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
@@ -150,8 +135,7 @@ class Examiner:
         recent = Versions(self.predictor.module)
         self.predictor.predict(self.example)
         written = tuple(sorted({*self.versions.written(), *recent.touched()}))
-        # Where its weights change, answers do, whoever else asks.
-        kept = () if written else self._require_apart()
+        kept = () if written else self._require_apart()  # where its weights change, answers do, whoever else asks
         alone_because = "batchable is False"
         if getattr(self.servable, "batchable", True):
             others = (prepared for _, prepared in self._others())
@@ -196,12 +180,9 @@ class Examiner:
                 difference, named = self.untouched.find_dependence(self.predictor, self.example, next(alike, other))
                 names |= set(named if difference else ())
         if difference:
-            raise CheckpointError(
-                "state",
-                f"a request is answered with what another one left on {', '.join(sorted(names)) or 'the model'}: "
-                f"outputs{difference}",
-                hint="hand it on in what inputs_to_tensors() and run_module() return",
-            )
+            said = f"a request is answered with what another one left on {', '.join(sorted(names)) or 'the model'}"
+            hint = "hand it on in what inputs_to_tensors() and run_module() return"
+            raise CheckpointError("state", f"{said}: outputs{difference}", hint)
         if sets_seed(self.predictor, self.example):
             names.add("torch.manual_seed")
         return tuple(sorted(names))
@@ -216,8 +197,7 @@ class Examiner:
 
 
 _RUNS = 10
-# A gain that is smaller than this may be chance.
-_LEAST_GAIN = 1.03
+_LEAST_GAIN = 1.03  # a gain that is smaller than this may be chance
 
 
 class Verdict(NamedTuple):
@@ -238,7 +218,14 @@ def optimize(predictor: TorchPredictor, example: object, how: str, rows: Sequenc
 
 
 def _try(predictor: TorchPredictor, example: object, how: str, rows: Sequence[int]) -> Verdict:
-    quicker = replace(predictor, module=_transform(predictor.module, how))
+    if how == "script":
+        module = torch.jit.script(predictor.module)
+    elif hasattr(torch, "compile"):
+        # Batches have any number of rows; without this each number would be compiled for when it first comes.
+        module = torch.compile(predictor.module, dynamic=True)
+    else:
+        raise RuntimeError(f"torch {torch.__version__} cannot compile; 2.0 and later can")
+    quicker = replace(predictor, module=module)
     prepared = predictor.prepare(example)
     batches = [predictor.stack([prepared] * count) if count > 1 else prepared for count in rows]
     for batch in batches:
@@ -250,15 +237,6 @@ def _try(predictor: TorchPredictor, example: object, how: str, rows: Sequence[in
     if gain < _LEAST_GAIN:
         return Verdict(predictor, reason=f"it is not faster: {gain:.2f} times as fast")
     return Verdict(quicker, gain)
-
-
-def _transform(module: Any, how: str) -> Any:
-    if how == "script":
-        return torch.jit.script(module)
-    if not hasattr(torch, "compile"):
-        raise RuntimeError(f"torch {torch.__version__} cannot compile; 2.0 and later can")
-    # Batches have any number of rows; without this each number would be compiled for when it first comes.
-    return torch.compile(module, dynamic=True)
 
 
 def _measure_gain(one: TorchPredictor, other: TorchPredictor, batch: Any) -> float:

@@ -12,20 +12,18 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
-from serve.errors import TrialError
-from serve.model.answers import as_json, describe, require_golden
-from serve.model.array_form import TEXT, ArrayForm
+from serve.errors import CheckpointError, TrialError
+from serve.model.answers import TEXT, ArrayForm, as_json, describe, differences
+from serve.model.slot import GIVEN_UP
 
 if TYPE_CHECKING:
     from serve.checkpoint.manifest import Golden
     from serve.model.torch_predictor import TorchPredictor
 
-# The name of a thread that was given up, as it did not end in time, and runs on.
-GIVEN_UP = "given-up"
-# The first run pays for lazily created kernels and buffers, the second shows that they are there.
-_RUNS = 2
+_RUNS = 2  # the first run pays for lazily created kernels and buffers, the second shows that they are there
+_MOST_SHOWN = 3
 Found = TypeVar("Found")
 
 
@@ -38,43 +36,35 @@ class HangingError(TrialError):
 
 
 @dataclass(frozen=True)
-class Candidate(Generic[Found]):
-    """A model that is to be tried.
-
-    Args:
-        validate: the model class's own check, where it has one; it raises, or returns `False`, for a bad model.
-        longer: inputs whose open lengths are others than the example's, where it has such lengths.
-        examine: finds out what answers do not show; it raises `CheckpointError` for a bad model.
-        prelude: comes before all else.
-    """
+class Candidate:
+    """A model that is to be tried."""
 
     predictor: TorchPredictor
     example: object
     golden: Sequence[Golden] = ()
-    validate: Callable[[Any], object] | None = None
-    longer: object = None
-    examine: Callable[[], Found] | None = None
-    prelude: Callable[[], None] | None = None
+    validate: Callable[[Any], object] | None = None  # the model class's own check; it raises, or returns `False`
+    longer: object = None  # inputs whose open lengths are others than the example's, if any
+    examine: Callable[[], Any] = lambda: None  # finds out what answers do not show; raises `CheckpointError`
+    prelude: Callable[[], object] = lambda: None  # comes before all else
 
 
 @dataclass(frozen=True)
-class Tried(Generic[Found]):
+class Tried:
     """What was found out about a model."""
 
     form: dict[str, str]
     outputs: tuple[ArrayForm, ...]
-    examined: Found | None
+    examined: Any
 
 
-def warm_up(candidate: Candidate[Found], sizes: Sequence[int], timeout_s: float) -> Tried[Found]:
+def warm_up(candidate: Candidate, sizes: Sequence[int], timeout_s: float) -> Tried:
     """Try a model with the example, and with `sizes` rows of it; raises `CheckpointError`, `TrialError` when late."""
     return limit(lambda: _try(candidate, sizes), timeout_s)
 
 
-def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
+def _try(candidate: Candidate, sizes: Sequence[int]) -> Tried:
     predictor = candidate.predictor
-    if candidate.prelude is not None:
-        candidate.prelude()
+    candidate.prelude()
     form = {"inputs": describe(candidate.example), "outputs": _answer(predictor, candidate.example)}
     if candidate.longer is not None:
         _answer(predictor, candidate.longer, "example_inputs at another length of dynamic_axes")
@@ -91,10 +81,19 @@ def _try(candidate: Candidate[Found], sizes: Sequence[int]) -> Tried[Found]:
             verdict = candidate.validate(predictor)
         if verdict is False:
             raise TrialError("validate", "validate(model): expected True or None, found False")
-    examined = candidate.examine() if candidate.examine is not None else None
-    inputs = [candidate.example, *([] if candidate.longer is None else [candidate.longer])]
-    raw = [predictor.run(predictor.prepare(asked)) for asked in inputs]
+    examined = candidate.examine()
+    asked = [candidate.example, *([] if candidate.longer is None else [candidate.longer])]
+    raw = [predictor.run(predictor.prepare(inputs)) for inputs in asked]
     return Tried(form, describe_outputs(predictor, raw), examined)
+
+
+def require_golden(place: int, golden: Golden, actual: object) -> None:
+    """Refuse a model that answers otherwise than its publisher saw."""
+    issues = list(differences(golden.outputs, actual, golden.rtol, golden.atol))
+    if issues:
+        shown = "; ".join(f"golden[{place}].outputs{issue}" for issue in issues[:_MOST_SHOWN])
+        rest = len(issues) - _MOST_SHOWN
+        raise CheckpointError("golden", f"{shown}{f'; and {rest} more' if rest > 0 else ''}")
 
 
 def _answer(predictor: TorchPredictor, inputs: object, what: str = "example_inputs") -> str:
@@ -144,14 +143,9 @@ def describe_outputs(predictor: TorchPredictor, raw: Sequence[Any]) -> tuple[Arr
         arrays, *others = [predictor.postprocess_arrays(one) for one in raw]
     except ValueError:
         return ()
-    return tuple(
-        ArrayForm(
-            name, TEXT if array.dtype == object else array.dtype.name, _shape([array, *(o[name] for o in others)])
-        )
-        for name, array in arrays.items()
-    )
-
-
-def _shape(arrays: Sequence[Any]) -> tuple[int | None, ...]:
-    lengths = zip(*(array.shape[1:] for array in arrays))
-    return (None, *(found[0] if len(set(found)) == 1 else None for found in lengths))
+    forms = []
+    for name, array in arrays.items():
+        lengths = zip(array.shape[1:], *(other[name].shape[1:] for other in others))
+        shape = (None, *(found[0] if len(set(found)) == 1 else None for found in lengths))
+        forms.append(ArrayForm(name, TEXT if array.dtype == object else array.dtype.name, shape))
+    return tuple(forms)

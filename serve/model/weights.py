@@ -6,10 +6,12 @@ where the caller states that it may. That is not a security boundary on an old t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ _UNSAFE = re.compile(r"Unsupported (?:global|class|operand)[^\n]*?(?=\. Please| 
 _SHOWN = 300
 RUN_ONCE = "run the module once before its state is saved"
 # What torch's exported programs say of inputs that they are not for: 2.9 and later, and before.
-_GUARD = re.compile(r"Guard failed: |Expected input at \*args")
+GUARD = re.compile(r"Guard failed: |Expected input at \*args")
 # Source: the advisories GHSA-53q9-r3pm-6pq6 (CVE-2025-32434) and that of CVE-2026-24747.
 _FIXES = (((2, 6), "CVE-2025-32434"), ((2, 10), "CVE-2026-24747"))
 
@@ -63,36 +65,36 @@ def read_state(path: Path, format: str, may_unpickle: bool) -> Any:
         raise CheckpointError("pickle", said, hint)
     if can_map_pickles() and zipfile.is_zipfile(path):
         options["mmap"] = True
+    with _blamed("torch.load"):
+        try:
+            return torch.load(str(path), **options)
+        except Exception as error:
+            unsafe = None if may_unpickle else _UNSAFE.search(str(error))
+            if unsafe is None:
+                raise
+            if "Uninitialized" in unsafe.group():
+                said = "expected weights, found a lazy layer without any"
+                raise CheckpointError("content", said, RUN_ONCE) from error
+            said = f"expected tensors only, found a pickle of more: {unsafe.group()[:_SHOWN]}"
+            hint = "`python -m serve publish --convert FILE` makes safetensors of it and runs its code to do so; or "
+            raise CheckpointError("pickle", said, hint + "list its sha256 in allowed_pickles") from error
+
+
+@contextlib.contextmanager
+def _blamed(reader: str) -> Iterator[None]:
     try:
-        return torch.load(str(path), **options)
-    except (OSError, MemoryError):
+        yield
+    except (OSError, MemoryError, CheckpointError):
         raise
-    except Exception as error:  # whatever a damaged or hostile pickle provokes
-        unsafe = _UNSAFE.search(str(error))
-        if unsafe is None or may_unpickle:
-            raise _damaged("torch.load", error) from error
-        if "Uninitialized" in unsafe.group():
-            raise CheckpointError("content", "expected weights, found a lazy layer without any", RUN_ONCE) from error
-        raise CheckpointError(
-            "pickle",
-            f"expected tensors only, found a pickle of more: {unsafe.group()[:_SHOWN]}",
-            hint="`python -m serve publish --convert FILE` makes safetensors of it and runs its code to do so; or list "
-            "its sha256 in allowed_pickles",
-        ) from error
-
-
-def _damaged(reader: str, error: Exception) -> CheckpointError:
-    return CheckpointError("damaged", f"{reader} cannot read it: {type(error).__name__}: {plain(str(error))[:_SHOWN]}")
+    except Exception as error:  # whatever a damaged or hostile file provokes in this version of torch
+        found = f"{type(error).__name__}: {plain(str(error))[:_SHOWN]}"
+        raise CheckpointError("damaged", f"{reader} cannot read it: {found}") from error
 
 
 def read_script(path: Path, device: str) -> Any:
     """Read a TorchScript module, which brings its own code. Raises `CheckpointError`: the file is damaged."""
-    try:
+    with _blamed("torch.jit.load"):
         return torch.jit.load(str(path), map_location=device)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # torch raises RuntimeError, and other types, according to its version
-        raise _damaged("torch.jit.load", error) from error
 
 
 def read_program(path: Path, device: str) -> Any:
@@ -100,7 +102,7 @@ def read_program(path: Path, device: str) -> Any:
     if not hasattr(torch, "export") or not hasattr(torch.export, "load"):
         said = f"torch {torch.__version__} cannot read torch.export programs; 2.1 and later can"
         raise CheckpointError("format", said)
-    try:
+    with _blamed("torch.export.load"):
         with path.open("rb") as reader:  # by its path, torch warns of every suffix but .pt2
             program = torch.export.load(reader)
         if torch.device(device).type != "cpu":
@@ -108,16 +110,6 @@ def read_program(path: Path, device: str) -> Any:
 
             program = move_to_device_pass(program, device)
         return program.module()
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # as above
-        raise _damaged("torch.export.load", error) from error
 
 
-# What brings its own code; the model class only needs the rest.
-PROGRAMS = {TORCHSCRIPT: read_script, EXPORT: read_program}
-
-
-def is_guard(error: Exception) -> bool:
-    """Whether an exported program states that it is not for such inputs, for example not for that number of rows."""
-    return bool(_GUARD.match(str(error)))
+PROGRAMS = {TORCHSCRIPT: read_script, EXPORT: read_program}  # what brings its own code; the class needs the rest

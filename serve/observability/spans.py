@@ -1,34 +1,32 @@
-"""W3C trace context, passed through to the log and the answer, and the door to OpenTelemetry for spans.
+"""What is written of a request: its line of the access log, its W3C trace context, its span by OpenTelemetry.
 
-Spans are reported only where `traces = "otlp"` is set. OpenTelemetry's own variables (`OTEL_EXPORTER_OTLP_ENDPOINT`,
-`OTEL_SERVICE_NAME`, `OTEL_TRACES_SAMPLER` …) state where they go. The attributes are those of its semantic conventions
-for HTTP servers.
-
-Source: https://www.w3.org/TR/trace-context/ (version 00, parts of later versions as section 4.3 asks).
+Spans are reported only where `traces = "otlp"` is set; OpenTelemetry's own variables state where they go, and its
+conventions for HTTP servers name their attributes. Source: https://www.w3.org/TR/trace-context/ (version 00, parts of
+later versions as section 4.3 asks).
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime, timezone
+from typing import Any, Callable
 
 from serve.errors import Issue, SettingsError
 from serve.events.event_log import OUTCOMES, REPLACED, SWAPPED, Event
+from serve.http.messages import Request, Response
 
 _FIRST_ERROR = 500
 PHASES = ("copy", "hash", "load", "warm_up", "commit")
 
 
 class Spans:
-    """Makes the spans of one worker; made after the fork, because it has a thread that sends.
-
-    Raises:
-        SettingsError: OpenTelemetry is not installed.
-    """
+    """Makes the spans of one worker, after the fork, for it has a thread; raises `SettingsError`: not installed."""
 
     def __init__(self) -> None:
         try:
@@ -38,9 +36,8 @@ class Spans:
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
-            raise SettingsError(
-                [Issue("traces", f"expected OpenTelemetry, found none: {error}", 'install "envserve[otel]"')]
-            ) from error
+            issue = Issue("traces", f"expected OpenTelemetry, found none: {error}", 'install "envserve[otel]"')
+            raise SettingsError([issue]) from error
         named = {} if "OTEL_SERVICE_NAME" in os.environ else {"service.name": "envserve"}
         self._provider = TracerProvider(resource=Resource.create(named))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -49,8 +46,7 @@ class Spans:
 
     def begin(self, method: str, route: str, path: str, parent: TraceParent | None) -> Any:
         """Begin the span of a request, below its caller's."""
-        trace = self._trace
-        context = None
+        trace, context = self._trace, None
         if parent is not None:
             flags = trace.TraceFlags(int(parent.flags, 16))
             caller = trace.SpanContext(int(parent.trace_id, 16), int(parent.span_id, 16), True, flags)
@@ -77,9 +73,8 @@ class Spans:
         is_swap, ended_ns = event.name == SWAPPED, time.time_ns()
         if not is_swap and event.name not in OUTCOMES:
             return
-        facts: dict[str, Any] = {
-            key: value for key, value in event.facts.items() if isinstance(value, (str, int, float))
-        }
+        simple = (str, int, float)
+        facts: dict[str, Any] = {key: value for key, value in event.facts.items() if isinstance(value, simple)}
         phases = {phase: int(1e9 * (facts.get(f"{phase}_s") or 0)) for phase in PHASES if is_swap}
         began_ns = ended_ns - (sum(phases.values()) or int(1e9 * facts.get("seconds", 0)))
         attributes = {f"envserve.{key}": value for key, value in facts.items()}
@@ -123,3 +118,37 @@ def parse_trace_parent(text: str | None) -> TraceParent | None:
     if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
         return None
     return TraceParent(trace_id, span_id, flags)
+
+
+Sink = Callable[[bytes], object]
+_STDOUT = 1
+# The headers of an answer that state its provenance, by their keys in the line.
+_PROVENANCE = {"model": "X-Model-Name", "version": "X-Model-Version", "generation": "X-Model-Generation"}
+_PROVENANCE["sha256"] = "X-Model-SHA256"
+ENV_HEADER = "X-Env-Digest"
+
+
+def provenance_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return `model`, `version`, `generation` and `sha256` of an answer, as far as its headers state them."""
+    return {name: headers[header] for name, header in _PROVENANCE.items() if header in headers}
+
+
+class AccessLog:
+    """Writes the lines of one worker to standard output, each by a single write; costs more than all other counting."""
+
+    def __init__(self, sink: Sink | None = None) -> None:
+        self._sink = sink or functools.partial(os.write, _STDOUT)
+
+    def put(self, request: Request, answer: Response, seconds: float, client: str, trace: TraceParent | None) -> None:
+        """Write one line."""
+        line: dict[str, object] = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "event": "request",
+            "worker": os.getpid(), "client": client, "method": request.method, "path": request.path,
+            "status": answer.status, "seconds": round(seconds, 6), "taken_bytes": len(request.body),
+            "given_bytes": sum(map(len, answer.parts)), **provenance_of(answer.headers),
+        }  # fmt: skip
+        if ENV_HEADER in answer.headers:
+            line["env_digest"] = answer.headers[ENV_HEADER]
+        if trace is not None:
+            line.update(trace_id=trace.trace_id, span_id=trace.span_id)
+        self._sink(json.dumps(line).encode() + b"\n")

@@ -1,39 +1,37 @@
-"""The operators' view of one worker: counts, events, the state of every model, orders.
+"""The operators' view of one worker: counts, events, the state of every model, orders, what the status page shows.
 
-Put together once for each worker, beside the models themselves, which know nothing of it.
+It is made from the files of the stores, so every worker answers the same.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 from serve.errors import NotServedError
-from serve.inference.shadow import Counts
+from serve.inference.rollout import Counts
 from serve.metrics.metric_families import SWAPS, ModelLabel, Reading
-from serve.metrics.worker_metrics import Traffic
-from serve.observability.access_log import AccessLog
-from serve.observability.spans import Spans
-from serve.observability.status_page import MOST_SWAPS, Look
+from serve.metrics.worker_metrics import Traffic, WorkerMetrics
+from serve.observability.spans import PHASES, AccessLog, Spans
+from serve.operations.formatting import status_as_json
 from serve.operations.operations import Operations, Status
+from serve.operations.timeline import Past
 from serve.rollout.drift import Drift
-from serve.settings.settings import SHADOW
+from serve.settings.settings import SHADOW, ServerSettings
 from serve.store.ledger import CHECKPOINT, Entry
 
 if TYPE_CHECKING:
     from serve.http.drain import Drain
     from serve.inference.model_instance import ModelInstance
-    from serve.metrics.worker_metrics import WorkerMetrics
-    from serve.settings.settings import ServerSettings
 
 _MOST_EVENTS = 400
-# Asking the kernel takes a millisecond for each gigabyte; many open pages must not add up.
-_MEMORY_AGE_S = 5.0
+_MEMORY_AGE_S = 5.0  # asking the kernel takes a millisecond for each gigabyte; many open pages must not add up
 
 
 class Telemetry:
@@ -78,24 +76,22 @@ class Telemetry:
             self._operations[name] = Operations(self._instances[name].settings.store)
         return self._operations[name]
 
-    def looks(self) -> Iterator[Look]:
-        """Look at every model."""
-        traffic = self.worker_metrics.traffic()
+    def describe(self) -> list[dict[str, object]]:
+        """Describe every model as the status page shows it."""
+        found, traffic = [], self.worker_metrics.traffic()
         for name, instance in self._instances.items():
             operations, status = self._examine(name)
-            settings = instance.settings
-            yield Look(
-                full_name=name,
-                name=settings.name,
-                label=settings.label,
-                status=status,
-                history=operations.history(MOST_SWAPS) if operations else [],
-                events=instance.journal.read(_MOST_EVENTS),
-                verdict=instance.reloader.status.verdict,
-                unserved_s=unserved_s(instance.reloader.status.unserved_ns, status),
-                traffic=traffic.get((settings.name, settings.label), Traffic()),
-                memory=self._read_memory([row.pid for row in status.workers]),
-            )
+            settings, found_by_reloader = instance.settings, instance.reloader.status
+            history = operations.history(MOST_SWAPS) if operations else []
+            found.append({
+                "full_name": name, "name": settings.name, "label": settings.label,
+                "verdict": found_by_reloader.verdict,
+                "unserved_s": round(unserved_s(found_by_reloader.unserved_ns, status), 3),
+                "swaps": list_swaps(history, instance.journal.read(_MOST_EVENTS))[:MOST_SWAPS],
+                "traffic": describe_traffic(traffic.get((settings.name, settings.label), Traffic())),
+                **describe_status(status, self._read_memory([row.pid for row in status.workers])),
+            })  # fmt: skip
+        return found
 
     def readings(self) -> Iterator[Reading]:
         """Read the values of the metrics that are not counted."""
@@ -111,7 +107,9 @@ class Telemetry:
             whose = ModelLabel(instance.settings.name, instance.settings.label)
             generations = operations.generations() if operations else []
             yield from read_model(whose, status, generations, unserved_s(instance.reloader.status.unserved_ns, status))
-        yield from read_memory(sorted(workers))
+        for pid in sorted(workers):
+            for kind, size_bytes in memory_of(pid).items():
+                yield Reading("envserve_memory_bytes", {"worker": str(pid), "kind": kind}, size_bytes)
 
     def _examine(self, name: str) -> tuple[Operations | None, Status]:
         if name not in self._operations and not self._instances[name].settings.store.is_dir():
@@ -166,32 +164,79 @@ def read_model(whose: ModelLabel, status: Status, history: Iterable[Entry], age_
 
 
 def unserved_s(written_ns: int | None, status: Status) -> float:
-    """Return the age of the newest published checkpoint while it is not served, be it this worker who has found it.
-
-    `written_ns` is when its marker was written, as this worker's reloader knows.
-    """
+    """Return the age of the newest published checkpoint that is not served, or 0; this worker knows of `written_ns`."""
     known_ns = [] if written_ns is None else [written_ns]
     if status.proposal is not None and status.proposal.entry.cause == CHECKPOINT:
         known_ns.append(status.proposal.entry.marker_mtime_ns)
     return max(0.0, time.time() - max(known_ns) / 1e9) if known_ns else 0.0
 
 
-def read_memory(workers: Sequence[int]) -> Iterator[Reading]:
-    """Yield the memory that workers use; nothing for a worker that has ended."""
-    for pid in workers:
-        for kind, size_bytes in memory_of(pid).items():
-            yield Reading("envserve_memory_bytes", {"worker": str(pid), "kind": kind}, size_bytes)
-
-
 def memory_of(pid: int, proc: Path = _PROC) -> dict[str, int]:
-    """Ask the kernel how many bytes of memory a process uses, by kind; nothing where there is no such process.
-
-    `rss` is what is resident; `pss` divides each shared page by the number of its users, so that the sum over all
-    workers is what they take together.
-    """
+    """Read how many bytes a process uses: resident (`rss`), and with each shared page divided by its users (`pss`)."""
     try:
         lines = (proc / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:
         return {}
     stated = dict(line.split(":", 1) for line in lines if line.startswith(("Rss:", "Pss:")))
     return {kind.lower(): int(value.split()[0]) * _KIBIBYTE for kind, value in stated.items()}
+
+
+_SHOWN = ("generation", "version", "sha256", "size_bytes", "name", "cause")
+_HIDDEN = ("marker", "fingerprints", "judge")
+MOST_SWAPS = 50
+
+
+def describe_status(status: Status, memory: Mapping[int, Mapping[str, int]]) -> dict[str, object]:
+    """Describe what a model serves in the form that JSON can hold, without what is nobody's business."""
+    facts = status_as_json(status)
+    for worker in facts["workers"]:
+        worker.update({f"{kind}_bytes": size_bytes for kind, size_bytes in memory.get(worker["pid"], {}).items()})
+    proposal = facts.pop("proposal")
+    facts["committed"] = facts["committed"] and _without(facts["committed"], "marker")
+    facts["proposal"] = proposal and _without(proposal["entry"], "marker")
+    shown = ("name", "code", "since", "reason", "hint")
+    facts["unserved"] = [{key: getattr(note, key) for key in shown} for note in reversed(status.unserved)]
+    facts["quarantine"] = [_without(record, *_HIDDEN) for record in reversed(facts["quarantine"])]
+    return facts
+
+
+def describe_traffic(traffic: Traffic) -> dict[str, object]:
+    """Describe traffic in the form that JSON can hold, which has no infinity; null stands for "however long"."""
+    latency = [(bound_s if bound_s < math.inf else None, count) for bound_s, count in sorted(traffic.latency.items())]
+    return {**asdict(traffic), "latency": latency}
+
+
+def list_swaps(history: Sequence[Past], events: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    """List generations and refusals, the newest first; the seconds of a phase are those of the slowest worker."""
+    swaps: list[dict[str, object]] = []
+    for past in history[:MOST_SWAPS]:
+        entry = past.entry
+        swapped = [event for event in events if event["event"] == "swapped"]
+        reports = [event for event in swapped if event.get("generation") == entry.generation]
+        swaps.append(
+            {
+                "refused": False,
+                "at": entry.committed,
+                **{key: getattr(entry, key) for key in _SHOWN},
+                "is_kept": past.is_kept,
+                "outcome": past.outcome,
+                "moments": [asdict(moment) for moment in past.moments],
+                **{key: getattr(past, key) for key in ("answers", "spoiled", "p99_s")},
+                "phases": {phase: _slowest(reports, f"{phase}_s") for phase in PHASES},
+                "since_marker_s": _slowest(reports, "since_marker_s") if entry.cause == "checkpoint" else None,
+            }
+        )
+    for event in events:
+        if event["event"] == "refused":
+            name = str(event.get("checkpoint", "")).rpartition("/")[2]
+            facts = {key: event.get(key) for key in ("code", "reason", "version", "sha256", "will_retry")}
+            swaps.append({"refused": True, "at": event["time"], "name": name, **facts})
+    return sorted(swaps, key=lambda swap: str(swap["at"]), reverse=True)
+
+
+def _slowest(events: Iterable[Mapping[str, Any]], key: str) -> float | None:
+    return max((event[key] for event in events if event.get(key) is not None), default=None)
+
+
+def _without(facts: Mapping[str, object], *keys: str) -> dict[str, object]:
+    return {key: value for key, value in facts.items() if key not in keys}

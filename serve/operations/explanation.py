@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from serve.operations.operations import Status
-from serve.rollout.decision import SLOWER, Rule, smallest
-from serve.rollout.rules import probation_of, rollout_of, why_no_probation
+from serve.rollout.decision import SLOWER, Rule, probation_of, rollout_of, smallest, why_no_probation
 from serve.settings.settings import CANARY, SHADOW, STABLE, Settings
 
 _RETRIES = {
@@ -85,11 +84,8 @@ def _explain_rollout(settings: Settings) -> Iterator[str]:
     }
     wanted = ", ".join(limits[key].format(limit) for key, limit in rule.wanted.items())
     outcome = {"promote": "it becomes the stable one", "hold": "the log has the verdict", "refuse": "it stays a shadow"}
-    yield (
-        f"After {rule.enough:,} {'answers' if settings.label == CANARY else 'comparisons'}"
-        f"{' with ' + wanted if wanted else ''}, {outcome[settings.then if settings.label == SHADOW else 'promote']}."
-    )
-    against = (
-        "stays a shadow, and the log has it" if settings.then == "hold" and settings.label == SHADOW else "is refused"
-    )
+    counted, then = ("answers", "promote") if settings.label == CANARY else ("comparisons", settings.then)
+    yield f"After {rule.enough:,} {counted}{' with ' + wanted if wanted else ''}, {outcome[then]}."
+    is_held = settings.then == "hold" and settings.label == SHADOW
+    against = "stays a shadow, and the log has it" if is_held else "is refused"
     yield f"Where evidence speaks against it, it {against}; after {rule.ends_s:g} s without a verdict it ends."

@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serve.checkpoint.manifest import read_object
 from serve.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from serve.operations.comparison import Comparison
-    from serve.operations.operations import Occupant, Status
-    from serve.operations.timeline import Past
-    from serve.operations.verification import Verdict
+    from serve.operations.operations import Occupant, Status, Verdict
+    from serve.operations.timeline import Comparison, Past
     from serve.rollout.drift import Drift
     from serve.swap.changed_weights import Checked
 
 _SHORT_SHA256 = 12
 
 
-def status_as_json(status: Status) -> dict[str, object]:
+def status_as_json(status: Status) -> dict[str, Any]:
     """Return a status in the form that JSON can hold."""
     facts = asdict(status)
     for worker, row in zip(facts["workers"], status.workers):
@@ -53,9 +51,8 @@ def status_as_text(status: Status) -> str:
         lines.append("probation   none: a third model would not fit into memory")
     if status.drift is not None:
         lines += _drift_as_text(status.drift)
-    rows = [
-        (str(row.pid), str(row.live or "-"), _state_of(status, row.preparing, row.prepared)) for row in status.workers
-    ]
+    workers = status.workers
+    rows = [(str(one.pid), str(one.live or "-"), _state_of(status, one.preparing, one.prepared)) for one in workers]
     lines.append("workers     " + ("none alive" if not rows else str(len(rows))))
     if rows:
         lines += _indent(_tabulate(("PID", "GENERATION", "STATE"), rows))
@@ -68,10 +65,9 @@ def status_as_text(status: Status) -> str:
         lines += _indent([f"hint: {hint}" for hint in sorted({note.hint for note in status.unserved})])
     if status.quarantine:
         lines.append("quarantine")
-        refused = [
-            (record.name, record.code, "later" if record.retry_at_s else "no", record.since[:19], record.reason)
-            for record in reversed(status.quarantine)
-        ]
+        again = {True: "later", False: "no"}
+        records = reversed(status.quarantine)
+        refused = [(one.name, one.code, again[bool(one.retry_at_s)], one.since[:19], one.reason) for one in records]
         lines += _indent(_tabulate(("CHECKPOINT", "CODE", "RETRY", "SINCE", "REASON"), refused))
     return "\n".join(lines)
 
@@ -118,12 +114,8 @@ def comparison_as_text(found: Comparison) -> str:
     facts = [(name, *("-" if one is None else str(one) for one in pair)) for name, pair in found.facts.items()]
     lines = _tabulate(("", older, newer), facts) if facts else ["nothing differs but the tensors"]
     moved = [
-        (
-            change.name,
-            change.detail or f"{change.relative_l2:.3g}",
-            "" if change.largest is None else f"{change.largest:.3g}",
-        )
-        for change in found.tensors
+        (one.name, one.detail or f"{one.relative_l2:.3g}", "" if one.largest is None else f"{one.largest:.3g}")
+        for one in found.tensors
     ]
     lines += _tabulate(("TENSOR", "RELATIVE L2", "LARGEST"), moved) if moved else []
     return "\n".join([*lines, found.problem or f"{len(moved)} tensors differ, {found.equal} are equal"])
@@ -147,11 +139,6 @@ def checked_as_text(found: Sequence[Checked]) -> str:
     )
 
 
-def verdicts_as_json(verdicts: Sequence[Verdict]) -> list[dict[str, object]]:
-    """Return what `verify` found in the form that JSON can hold."""
-    return [{**asdict(verdict), "path": str(verdict.path)} for verdict in verdicts]
-
-
 def verdicts_as_text(verdicts: Sequence[Verdict]) -> str:
     """Write what `verify` found."""
     if not verdicts:
@@ -168,9 +155,7 @@ def verdicts_as_text(verdicts: Sequence[Verdict]) -> str:
 
 def _drift_as_text(drift: Drift) -> Iterator[str]:
     scores = ", ".join(f"{kind} {score:.2f}" for kind, score in drift.scores.items())
-    yield (
-        f"drift       against generation {drift.before}: {scores}" if scores else "drift       too little was seen yet"
-    )
+    yield "drift       " + (f"against generation {drift.before}: {scores}" if scores else "too little was seen yet")
     for kind, of in drift.spreads.items():
         values = f"mean {of.mean:g}, deviation {of.deviation:g}, 1 % {of.p01:g}, median {of.p50:g}, 99 % {of.p99:g}"
         yield f"  {kind:<8}  {of.count:,} numbers, {values}"

@@ -12,11 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve.errors import OperationError
+from serve import durable_files
+from serve.checkpoint import sharded
+from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
+from serve.checkpoint.manifest import parse_marker
+from serve.errors import CheckpointError, OperationError
 from serve.events.event_log import Journal
 from serve.rollout.drift import Drift
 from serve.rollout.evidence_board import BOARD, EvidenceBoard
 from serve.settings.settings import CANARY, SHADOW
+from serve.source.local import LocalSource
+from serve.source.observation import Observation
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests, Pin, Rollback
@@ -27,8 +33,7 @@ from serve.swap.seen_checkpoints import Note, Unserved
 from serve.swap.shared_state import Row
 
 if TYPE_CHECKING:
-    from serve.operations.comparison import Comparison
-    from serve.operations.timeline import Past
+    from serve.operations.timeline import Comparison, Past
 
 _LOOK_S = 0.05
 _MOST_EVENTS = 1000
@@ -76,10 +81,8 @@ class Operations:
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
-            raise OperationError(
-                f"{root}: expected the store of a server, found nothing",
-                hint="start the server once, or name its store with --store or SERVE_STORE",
-            )
+            hint = "start the server once, or name its store with --store or SERVE_STORE"
+            raise OperationError(f"{root}: expected the store of a server, found nothing", hint)
         self._store = Store(root)
         self._ledger = Ledger(self._store)
         self._operator_requests = OperatorRequests(root)
@@ -92,21 +95,15 @@ class Operations:
     def status(self) -> Status:
         """Look at what is served."""
         rows, committed = self._coordinator.membership.survey().alive.values(), self._ledger.last()
-        changed = [
-            one.tensor for one in self._changed.read().values() if committed and one.generation == committed.generation
-        ]
+        number = committed.generation if committed is not None else 0
+        changed = [one.tensor for one in self._changed.read().values() if one.generation == number]
         return Status(
-            committed=committed,
-            workers=tuple(sorted(rows, key=lambda row: row.pid)),
-            proposal=self._coordinator.open_proposal(),
-            pin=self._operator_requests.pin(),
-            quarantine=tuple(self._quarantine.records()),
-            unserved=tuple(self._unserved.notes()),
-            changed_tensors=tuple(sorted(changed)),
-            probation=self._probation(),
-            drift=self._drift(),
-            is_short=committed is not None and self._coordinator.shared_state.untried == committed.generation,
-        )
+            committed=committed, workers=tuple(sorted(rows, key=lambda row: row.pid)),
+            proposal=self._coordinator.open_proposal(), pin=self._operator_requests.pin(),
+            quarantine=tuple(self._quarantine.records()), unserved=tuple(self._unserved.notes()),
+            changed_tensors=tuple(sorted(changed)), probation=self._probation(), drift=self._drift(),
+            is_short=committed is not None and self._coordinator.shared_state.untried == number,
+        )  # fmt: skip
 
     def generations(self) -> list[Entry]:
         """Return all generations, the oldest first."""
@@ -135,7 +132,7 @@ class Operations:
 
     def compare(self, older: int | None, newer: int | None) -> Comparison:
         """Compare two generations, the last two by default; raises `OperationError` where there is no such one."""
-        from serve.operations import comparison
+        from serve.operations import timeline
 
         known = {past.entry.generation: past for past in self.history()}
         wanted = [*sorted(known)[-2:-1], *sorted(known)[-1:]]
@@ -144,12 +141,12 @@ class Operations:
         if missing or len(wanted) < 2:
             hint = f"known are: {', '.join(map(str, sorted(known))) or 'none'}"
             raise OperationError(f"expected two generations, found no {' and no '.join(missing) or 'two'}", hint=hint)
-        return comparison.compare(known[wanted[0]], known[wanted[1]], self._store)
+        return timeline.compare(known[wanted[0]], known[wanted[1]], self._store)
 
     def _probation(self) -> OnProbation | None:
         shared_state = self._coordinator.shared_state
         number, way_back = shared_state.on_trial, shared_state.kept
-        kept = next((entry for entry in self._ledger.read() if entry.generation == way_back), None)
+        kept = self._ledger.find(way_back)
         if not number or number != shared_state.committed or kept is None:
             return None
         board = self._open_board()
@@ -173,12 +170,7 @@ class Operations:
         return self._board
 
     def rollback(self, version: str | None) -> Rollback:
-        """Order an older version as a new generation; where no worker is alive, it is so at once.
-
-        Raises:
-            OperationError: there is no such version, or its checkpoint is not in the store any more; or the host is of
-                a fleet, which only a host that serves can move.
-        """
+        """Order an older version as a new generation, at once where no worker is alive; raises `OperationError`."""
         target = self._choose(version)
         if (self._store.root / FLEET_LOCK).exists() and not self._coordinator.membership.survey().alive:
             hint = "start the server, or roll back on another host of the fleet"
@@ -198,16 +190,12 @@ class Operations:
             for record in self._quarantine.records():
                 if order.fingerprint in record.fingerprints:
                     self._operator_requests.withdraw(order)
-                    raise OperationError(
-                        f"the rollback to {order.version} was refused: {record.reason}",
-                        hint="other versions: python -m serve history",
-                    )
+                    said = f"the rollback to {order.version} was refused: {record.reason}"
+                    raise OperationError(said, hint="other versions: python -m serve history")
             time.sleep(_LOOK_S)
         self._operator_requests.withdraw(order)
-        raise OperationError(
-            f"the rollback to {order.version}: expected it live in {timeout_s:g} s, found it still open",
-            hint="see what the workers do: python -m serve status",
-        )
+        said = f"the rollback to {order.version}: expected it live in {timeout_s:g} s, found it still open"
+        raise OperationError(said, hint="see what the workers do: python -m serve status")
 
     def pin(self, reason: str) -> Pin:
         """Stop automatic moves; raises `OperationError` where nothing is committed yet."""
@@ -220,17 +208,12 @@ class Operations:
         return was_pinned
 
     def retry(self, wanted: str | None) -> list[Record]:
-        """Have what was refused judged anew, and return the rejections that were lifted.
-
-        `wanted` is the name, the version or the beginning of the sha256 of a checkpoint; all by default. Raises
-        `OperationError` where no such checkpoint was refused.
-        """
+        """Have what was refused judged anew: all, or by name, version or start of the sha256 (`OperationError`)."""
         lifted = self._quarantine.release(wanted)
         if wanted is not None and not lifted:
             known = ", ".join(sorted(record.name for record in self._quarantine.records())) or "none"
-            raise OperationError(
-                f"expected a checkpoint that was refused, found {wanted}", hint=f"refused checkpoints: {known}"
-            )
+            said = f"expected a checkpoint that was refused, found {wanted}"
+            raise OperationError(said, hint=f"refused checkpoints: {known}")
         self._coordinator.wake()
         return lifted
 
@@ -256,17 +239,12 @@ class Operations:
         return self._store.free_bytes()
 
     def verify_live(self, timeout_s: float) -> list[Checked]:
-        """Have each worker compare the weights that it has in memory with their checkpoint, while it serves.
+        """Have each worker compare the weights in its memory with their checkpoint; raises `OperationError`."""
 
-        Raises:
-            OperationError: no worker is alive, or one has not answered in time.
-        """
-        return ask_workers(
-            self._operator_requests,
-            lambda: {row.pid for row in self.status().workers},
-            self._coordinator.wake,
-            timeout_s,
-        )
+        def living() -> set[int]:
+            return {row.pid for row in self._coordinator.membership.survey().alive.values()}
+
+        return ask_workers(self._operator_requests, living, self._coordinator.wake, timeout_s)
 
     def look(self) -> None:
         """Have the workers look at the watched place now."""
@@ -285,13 +263,52 @@ class Operations:
         if not fitting:
             kept = sorted({entry.version for entry in older if self._store.has(entry.sha256)})
             what = "an older version" if version is None else f"version {version} among the older ones"
-            raise OperationError(
-                f"expected {what}, found none; committed is version {last.version}",
-                hint="can be rolled back to: " + (", ".join(kept) or "nothing"),
-            )
+            hint = "can be rolled back to: " + (", ".join(kept) or "nothing")
+            raise OperationError(f"expected {what}, found none; committed is version {last.version}", hint)
         if not self._store.has(fitting[0].sha256):
-            raise OperationError(
-                f"version {fitting[0].version}: its checkpoint is not in the store any more",
-                hint="publish it again, and raise keep",
-            )
+            said = f"version {fitting[0].version}: its checkpoint is not in the store any more"
+            raise OperationError(said, hint="publish it again, and raise keep")
         return fitting[0]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `verify_checkpoints` found about one marked checkpoint."""
+
+    path: Path
+    sha256: str | None  # of its bytes, where they could be read
+    version: str | None
+    problem: str | None
+
+
+def verify_checkpoints(path: Path) -> list[Verdict]:
+    """Check the marked checkpoints of a directory, or one, against their markers; raises `OperationError`."""
+    if not path.exists():
+        said = f"{path}: expected a directory of checkpoints, found nothing"
+        raise OperationError(said, hint="see: python -m serve verify --help")
+    return [_verify(seen) for seen in LocalSource(path).observe()]
+
+
+def _verify(seen: Observation) -> Verdict:
+    sha256, version = None, None
+    try:
+        if seen.problem is not None:
+            raise CheckpointError("marker", seen.problem)
+        manifest = parse_marker(seen.text)
+        version = manifest.version
+        if seen.checkpoint is None:
+            raise CheckpointError("missing", "the checkpoint: expected beside its marker, found nothing")
+        is_index = sharded.is_index(seen.path)
+        sha256 = sharded.hash_joined(seen.path) if is_index else durable_files.hash_file(seen.path)
+        found_bytes = seen.checkpoint.size_bytes
+        if manifest.size_bytes not in (None, found_bytes):
+            raise CheckpointError("size", f"the size: expected {manifest.size_bytes} bytes, found {found_bytes}")
+        if manifest.sha256 not in (None, sha256):
+            raise CheckpointError("hash", f"the sha256: expected {manifest.sha256}, found {sha256}")
+        if not is_index and detect_format(seen.path) == SAFETENSORS:
+            read_safetensors_interface(seen.path)
+    except CheckpointError as error:
+        return Verdict(seen.path, sha256, version, error.message)
+    except OSError as error:
+        return Verdict(seen.path, sha256, version, f"it cannot be read: {error.strerror}")
+    return Verdict(seen.path, sha256, version, None)

@@ -1,6 +1,7 @@
-"""The chain from an answer to the bytes that made it, and a signed statement of its middle.
+"""The chain from an answer to the bytes that made it, a signed statement of its middle, and a bill of materials.
 
-No network is used: what is at hand is the answer, the ledger, the checkpoint, signed statements and the lock.
+No network is used: what is at hand is the answer, the ledger, the checkpoint, signed statements and the lock. The same
+ledger and environment give the same bill. Source: CycloneDX 1.7, `machine-learning-model`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -54,15 +56,7 @@ class Evidence:
 
 
 def read_answer(text: str, request: str | None = None) -> dict[str, str]:
-    """Read what an answer states of its origin.
-
-    Args:
-        text: the answer's head as `curl -D` writes it, or lines of an access log.
-        request: the trace id, or the span id, of one of those lines.
-
-    Raises:
-        OperationError: nothing of it is found.
-    """
+    """Read an answer's origin from its head, or from the line of an access log by an id; raises `OperationError`."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         if line.startswith("{"):
@@ -79,10 +73,7 @@ def read_answer(text: str, request: str | None = None) -> dict[str, str]:
 
 
 def attest(entry: Entry, env_digest: str | None, key_file: Path) -> dict[str, Any]:
-    """Return a signed statement that a checkpoint passed every gate and was committed.
-
-    `key_file` is a private key in PEM, Ed25519 or ECDSA; raises `SignatureError` where it cannot be used.
-    """
+    """Return a signed statement that a checkpoint passed every gate and was committed; raises `SignatureError`."""
     manifest = manifest_of(entry.marker)
     predicate = {
         "entry": _facts_of(entry), "environment": env_digest, "publisher": publisher_of(manifest),
@@ -126,11 +117,8 @@ def _generation(answer: Mapping[str, str], store: Path | None) -> tuple[Entry | 
     if entry is None:
         return None, Link("generation", UNKNOWN, f"no ledger has generation {answer.get('generation')}")
     found = {"sha256": entry.sha256, "version": entry.version}
-    differing = [
-        f"{key}: expected {answer[key]}, found {found[key]}"
-        for key in found
-        if answer.get(key, found[key]) != found[key]
-    ]
+    others = [key for key in found if answer.get(key, found[key]) != found[key]]
+    differing = [f"{key}: expected {answer[key]}, found {found[key]}" for key in others]
     about = "; ".join(differing) or f"{entry.generation}, committed {entry.committed}"
     return entry, _judge("generation", not differing, about)
 
@@ -170,15 +158,14 @@ def _open(path: Path, keys: Sequence[Any]) -> dict[str, Any] | Link:
 
 def _about(stated: Sequence[Mapping[str, Any]], kind: str, sha256: str | None) -> Iterator[Mapping[str, Any]]:
     for statement in stated:
-        if statement["predicateType"] == kind and any(
-            one["digest"].get("sha256") == sha256 for one in statement["subject"]
-        ):
+        # In this order: what a statement of another kind is about need not have a digest.
+        of_kind = statement["subject"] if statement["predicateType"] == kind else ()
+        if any(one["digest"].get("sha256") == sha256 for one in of_kind):
             yield statement
 
 
 def _facts_of(entry: Entry) -> dict[str, Any]:
-    marker = hashlib.sha256(entry.marker.encode()).hexdigest()
-    return {**asdict(entry), "marker": marker}
+    return {**asdict(entry), "marker": hashlib.sha256(entry.marker.encode()).hexdigest()}
 
 
 def _statement(answer: Mapping[str, str], entry: Entry | None, stated: Sequence[Mapping[str, Any]]) -> Link:
@@ -215,3 +202,46 @@ def _environment(answer: Mapping[str, str], stated: Sequence[Mapping[str, Any]],
     if made is not None:
         inputs = [one["uri"] for one in made["predicate"]["buildDefinition"]["resolvedDependencies"]]
         yield Link("provenance", VERIFIED, f"{made['file']}: from {', '.join(inputs)}")
+
+
+def bill_of_materials(entry: Entry, env_digest: str | None, environment: bytes | None, specification: str) -> str:
+    """Return the bill of materials of one generation, as JSON of that version of CycloneDX.
+
+    The components of `environment`, which `envtool export cyclonedx` wrote, are added; raises `OperationError`.
+    """
+    manifest = manifest_of(entry.marker)
+    facts = {
+        "generation": entry.generation, "committed": entry.committed, "format": manifest.format,
+        "publisher": publisher_of(manifest), "golden_requests": len(manifest.golden), "env_digest": env_digest,
+        **{f"marker:{name}": json.dumps(value, sort_keys=True) for name, value in manifest.rest.items()},
+    }  # fmt: skip
+    model = {
+        "type": "machine-learning-model", "bom-ref": f"model:{entry.sha256}", "name": entry.name,
+        "version": entry.version, "hashes": [{"alg": "SHA-256", "content": entry.sha256}],
+        "modelCard": {
+            "modelParameters": {side: [{"format": form}] for side, form in manifest.interface.items()},
+            "quantitativeAnalysis": {
+                "performanceMetrics": [{"type": name, "value": str(value)} for name, value in manifest.metrics.items()]
+            },
+        },
+        "properties": [
+            {"name": f"serve:{name}", "value": str(value)} for name, value in facts.items() if value is not None
+        ],
+    }  # fmt: skip
+    try:
+        inside: Mapping[str, Any] = json.loads(environment) if environment else {}
+        root = inside.get("metadata", {}).get("component")
+        components = [model, *([root] if root else []), *inside.get("components", ())]
+    except (ValueError, AttributeError) as error:
+        raise OperationError(f"the environment: expected CycloneDX JSON ({error})") from error
+    needs = {"ref": "service", "dependsOn": [component["bom-ref"] for component in components[: 2 if root else 1]]}
+    tool = {"type": "application", "name": "serve", "version": version("envserve")}
+    bom: dict[str, Any] = {
+        "bomFormat": "CycloneDX", "specVersion": specification, "version": 1,
+        "metadata": {"component": {"type": "application", "bom-ref": "service", "name": "serve"},
+                     "tools": {"components": [tool]}},
+        "components": components, "dependencies": [needs, *inside.get("dependencies", ())],
+    }  # fmt: skip
+    digest = hashlib.sha256(json.dumps(bom, sort_keys=True).encode()).hexdigest()
+    bom["serialNumber"] = f"urn:uuid:{uuid.UUID(digest[:32], version=4)}"
+    return json.dumps(bom, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

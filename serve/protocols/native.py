@@ -1,15 +1,13 @@
 """`POST /predict`: `{"inputs": [[…], …]}` to `{"outputs": […], "model": {…}}`.
 
 Inputs may come as `.npy`, safetensors or an image as well, recognized by the content type or by their first bytes, and
-outputs go as `.npy` or safetensors to clients that ask for them by `Accept`. The whole request runs on one generation,
-which the answer names. Where the server has several models, `/predict/NAME` names one; the header `X-Model-Label` asks
-for a label.
+outputs go as `.npy` or safetensors to clients that ask for them by `Accept`.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from serve.checkpoint.provenance import Provenance
@@ -18,7 +16,7 @@ from serve.codec.datatypes import Array
 from serve.errors import RequestError, excerpt
 from serve.http.messages import Body, Request, Response, fail, pack, read_content
 from serve.inference.body_layout import MATRIX, BodyLayout, find_numbers, write_lists
-from serve.inference.prediction import Prediction, Prepare, Registry, ask
+from serve.inference.prediction import Dialect, Prediction, Prepare, Registry, ask
 
 if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
@@ -58,14 +56,10 @@ def read_inputs(kind: str, body: Body, predictor: TorchPredictor) -> Prepare:
     names = [form.name for form in predictor.inputs]
     if not names:
         raise RequestError(415, f"the body: expected JSON, as this model's inputs are no arrays, found {kind}")
-    arrays = safetensors.decode(bytes(body)) if kind == SAFETENSORS else _sole(npy.decode(bytes(body)), names)
-    return lambda predictor: predictor.prepare_arrays(arrays)
-
-
-def _sole(array: Array, names: Sequence[str]) -> dict[str, Array]:
-    if len(names) != 1:
+    if kind == NPY and len(names) > 1:
         raise RequestError(415, f"the body: expected {', '.join(names)} by name, found .npy, which has no names")
-    return {names[0]: array}
+    arrays = safetensors.decode(bytes(body)) if kind == SAFETENSORS else {names[0]: npy.decode(bytes(body))}
+    return lambda predictor: predictor.prepare_arrays(arrays)
 
 
 def choose(accepted: str | None) -> str | None:
@@ -89,16 +83,13 @@ def write_outputs(kind: str, arrays: Mapping[str, Array]) -> tuple[str, bytes]:
     return npy.CONTENT_TYPES[0], npy.encode(next(iter(arrays.values())))
 
 
-class PlainDialect(abc.ABC):
-    """Reads the inputs of one request."""
+class PlainDialect(Dialect):
+    """Reads the inputs of one request, in JSON or as arrays."""
 
-    def __init__(self, request: Request, limit_bytes: int) -> None:
-        self._request, self._limit_bytes = request, limit_bytes
-
-    def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
-        """Understand a request; `serve.inference.prediction` describes the methods of a dialect."""
-        body = read_content(request, self._limit_bytes)
-        kind = detect(request.headers.get("content-type"), body)
+    def read(self, predictor: TorchPredictor) -> Prepare:
+        """Understand the request."""
+        body = read_content(self._request, self._limit_bytes)
+        kind = detect(self._request.headers.get("content-type"), body)
         if kind is not None:
             return read_inputs(kind, body, predictor)
         inputs = self._pick(strict_json.parse(bytes(body)))
@@ -121,12 +112,8 @@ class PlainDialect(abc.ABC):
 
 
 def predict(server: Registry, request: Request) -> Response | Prediction:
-    """Answer one prediction.
-
-    In the end 200; 400 for a malformed body, 404 for a model that is not served, 415 for an unknown form, 422 where the
-    inputs do not fit, 503 while no model is live.
-    """
-    return ask(server, request, _Native(request, server.settings.max_body_bytes))
+    """Answer one prediction."""
+    return ask(server, request, _Native)
 
 
 class _Native(PlainDialect):
@@ -149,6 +136,5 @@ class _Native(PlainDialect):
         return pack(Response(200, {"Content-Type": content_type}, body), self._request)
 
     def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
-        if status != 422:
-            return fail(status, message)
-        return fail(status, message, expected_shape=list(predictor.expected_shape))
+        shape = {"expected_shape": list(predictor.expected_shape)} if status == 422 else {}
+        return fail(status, message, None, **shape)

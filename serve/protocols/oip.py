@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from serve.checkpoint.provenance import Provenance, version
-from serve.codec.datatypes import BYTES, DTYPES, Array, name_of
+from serve.codec.datatypes import BYTES, DTYPES, Array, name_of, text_array
 from serve.codec.oip import HEADER, InferAnswer, InferRequest, TensorSpec, encode_infer, is_raw, parse_infer, parse_raw
 from serve.errors import RequestError
 from serve.http.messages import Body, Request, Response, fail, pack, read_content, succeed
 from serve.inference.body_layout import FLAT, MATRIX, BodyLayout, find_numbers, write_bytes, write_flat
-from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
-from serve.model.array_form import TEXT, ArrayForm
+from serve.inference.prediction import Dialect, Found, Prediction, Prepare, Registry, ask, describe_selected, select
+from serve.model.answers import TEXT, ArrayForm
 from serve.model.slot import Generation
 
 if TYPE_CHECKING:
@@ -23,20 +23,15 @@ if TYPE_CHECKING:
 
 def infer(server: Registry, request: Request) -> Response | Prediction:
     """Answer one infer request of the Open Inference Protocol."""
-    return ask(server, request, _OipInfer(request, server.settings.max_body_bytes))
+    return ask(server, request, _OipInfer)
 
 
-_NOTHING = InferRequest(())
+class _OipInfer(Dialect):
+    _asked = InferRequest(())
 
-
-class _OipInfer:
-    def __init__(self, request: Request, limit_bytes: int) -> None:
-        self._request, self._limit_bytes = request, limit_bytes
-        self._asked = _NOTHING
-
-    def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
-        body = read_content(request, self._limit_bytes)
-        asked = self._asked = _parse(body, request.headers.get(HEADER.lower()), predictor)
+    def read(self, predictor: TorchPredictor) -> Prepare:
+        body = read_content(self._request, self._limit_bytes)
+        asked = self._asked = _parse(body, self._request.headers.get(HEADER.lower()), predictor)
         arrays = {tensor.name: _with_texts(tensor.array, tensor.name) for tensor in asked.inputs}
         return lambda predictor: predictor.prepare_arrays(arrays)
 
@@ -48,9 +43,6 @@ class _OipInfer:
         except RequestError as error:
             return fail(error.status, error.message)
         return pack(Response(200, headers, parts), self._request)
-
-    def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
-        return fail(status, message)
 
     def layout(self, predictor: TorchPredictor) -> BodyLayout | None:
         asked, headers = self._asked, self._request.headers
@@ -89,9 +81,7 @@ def _with_texts(array: Array, name: str) -> Array:
         texts = [element.decode() for element in array.ravel()]
     except UnicodeDecodeError as error:
         raise RequestError(400, f"{name}: expected texts in UTF-8, found {error.object[:20]!r}") from error
-    found = np.empty(len(texts), object)
-    found[:] = texts
-    return found.reshape(array.shape)
+    return text_array(texts).reshape(array.shape)
 
 
 PLATFORM = "envserve_pytorch"
@@ -129,16 +119,15 @@ def model_metadata(server: Registry, request: Request) -> Response:
 
 def _write_metadata(found: Found, live: Generation) -> Response:
     properties = {**live.provenance.parameters, "model_version": live.provenance.version}
-    return succeed(
-        {
-            "name": found.model.name,
-            "versions": sorted(found.model.versions),
-            "platform": PLATFORM,
-            "inputs": [spec.as_json() for spec in specs_of(live.predictor.inputs)],
-            "outputs": [spec.as_json() for spec in specs_of(live.predictor.outputs)],
-            "properties": {name: str(value) for name, value in properties.items()},
-        }
-    )
+    facts = {
+        "name": found.model.name,
+        "versions": sorted(found.model.versions),
+        "platform": PLATFORM,
+        "inputs": [spec.as_json() for spec in specs_of(live.predictor.inputs)],
+        "outputs": [spec.as_json() for spec in specs_of(live.predictor.outputs)],
+        "properties": {name: str(value) for name, value in properties.items()},
+    }
+    return succeed(facts)
 
 
 def model_config(server: Registry, request: Request) -> Response:
@@ -147,17 +136,15 @@ def model_config(server: Registry, request: Request) -> Response:
 
 
 def _write_config(found: Found, live: Generation) -> Response:
-    return succeed(
-        {
-            "name": found.model.name,
-            "platform": PLATFORM,
-            "backend": "envserve",
-            # 0: the shapes below are whole, rows included; a request may have any number of rows.
-            "max_batch_size": 0,
-            "input": [_as_config(spec) for spec in specs_of(live.predictor.inputs)],
-            "output": [_as_config(spec) for spec in specs_of(live.predictor.outputs)],
-        }
-    )
+    facts = {
+        "name": found.model.name,
+        "platform": PLATFORM,
+        "backend": "envserve",
+        "max_batch_size": 0,  # the shapes below are whole, rows included; a request may have any number of rows
+        "input": [_as_config(spec) for spec in specs_of(live.predictor.inputs)],
+        "output": [_as_config(spec) for spec in specs_of(live.predictor.outputs)],
+    }
+    return succeed(facts)
 
 
 def _as_config(spec: TensorSpec) -> dict[str, object]:

@@ -1,9 +1,7 @@
-"""TensorFlow Serving's REST interface: `POST /v1/models/NAME:predict`, status and metadata.
+"""TensorFlow Serving's REST interface ("RESTful API"): `POST /v1/models/NAME:predict`, status and metadata.
 
 `instances` lists the examples and is answered by `predictions`; `inputs` holds columns and is answered by `outputs`.
 Bytes come as `{"b64": "…"}`.
-
-Source: TensorFlow Serving, "RESTful API".
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ from serve.codec import strict_json
 from serve.codec.oip import TensorSpec
 from serve.errors import RequestError, excerpt
 from serve.http.messages import Request, Response, fail, pack, read_content, succeed
-from serve.inference.prediction import Found, Prediction, Prepare, Registry, ask, describe_selected, select
-from serve.model.array_form import INPUTS, OUTPUTS
+from serve.inference.prediction import Dialect, Found, Prediction, Prepare, Registry, ask, describe_selected, select
+from serve.model.answers import INPUTS, OUTPUTS
 from serve.model.slot import Generation
 from serve.protocols.oip import specs_of
 
@@ -32,16 +30,14 @@ _DTYPES = {"FP16": "DT_HALF", "FP32": "DT_FLOAT", "FP64": "DT_DOUBLE", "BYTES": 
 
 def predict(server: Registry, request: Request) -> Response | Prediction:
     """Answer one predict request of TensorFlow Serving."""
-    return ask(server, request, _TensorFlowServing(request, server.settings.max_body_bytes))
+    return ask(server, request, _TensorFlowServing)
 
 
-class _TensorFlowServing:
-    def __init__(self, request: Request, limit_bytes: int) -> None:
-        self._request, self._limit_bytes = request, limit_bytes
-        self._asked = PredictRequest({}, is_by_row=True)
+class _TensorFlowServing(Dialect):
+    _asked: PredictRequest
 
-    def read(self, request: Request, predictor: TorchPredictor) -> Prepare:
-        asked = self._asked = parse_predict(bytes(read_content(request, self._limit_bytes)))
+    def read(self, predictor: TorchPredictor) -> Prepare:
+        asked = self._asked = parse_predict(bytes(read_content(self._request, self._limit_bytes)))
         inputs, names = asked.columns.get("", asked.columns), {form.name for form in predictor.inputs}
         if set(asked.columns) == {INPUTS} == names:
             inputs = asked.columns[INPUTS]
@@ -54,12 +50,6 @@ class _TensorFlowServing:
         named: Mapping[str, object] = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
         headers = {"Content-Type": "application/json"}
         return pack(Response(200, headers, encode_predict(named, self._asked)), self._request)
-
-    def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
-        return fail(status, message)
-
-    def layout(self, predictor: TorchPredictor) -> None:
-        return None
 
 
 def models(server: Registry, request: Request) -> Response:
@@ -94,12 +84,9 @@ def _write_metadata(found: Found, live: Generation) -> Response:
         "outputs": {spec.name: _as_info(spec) for spec in specs_of(live.predictor.outputs)},
         "method_name": "tensorflow/serving/predict",
     }
-    return succeed(
-        {
-            "model_spec": {"name": found.model.name, "signature_name": "", "version": live.provenance.version},
-            "metadata": {"signature_def": {"signature_def": {"serving_default": signature}}},
-        }
-    )
+    spec = {"name": found.model.name, "signature_name": "", "version": live.provenance.version}
+    metadata = {"signature_def": {"signature_def": {"serving_default": signature}}}
+    return succeed({"model_spec": spec, "metadata": metadata})
 
 
 def _as_info(spec: TensorSpec) -> dict[str, object]:
@@ -120,8 +107,7 @@ _B64 = "b64"
 class PredictRequest:
     """A predict request."""
 
-    # The inputs by name, each with its examples; the name is empty where the request names none.
-    columns: Mapping[str, object]
+    columns: Mapping[str, object]  # the inputs by name, each with its examples; no name where none is stated
     is_by_row: bool  # whether the answer lists examples (`predictions`), or columns (`outputs`)
 
 
@@ -132,10 +118,9 @@ def parse_predict(body: bytes) -> PredictRequest:
         raise RequestError(400, f"the body: expected an object with instances or inputs, found {excerpt(content)}")
     if not set(content) <= _KEYS:
         raise RequestError(400, f"the body: expected {', '.join(sorted(_KEYS))}, found {excerpt(sorted(content))}")
-    if content.get("signature_name", _DEFAULT_SIGNATURE) not in (_DEFAULT_SIGNATURE, ""):
-        raise RequestError(
-            400, f"signature_name: expected {_DEFAULT_SIGNATURE}, found {excerpt(content['signature_name'])}"
-        )
+    signature = content.get("signature_name", _DEFAULT_SIGNATURE)
+    if signature not in (_DEFAULT_SIGNATURE, ""):
+        raise RequestError(400, f"signature_name: expected {_DEFAULT_SIGNATURE}, found {excerpt(signature)}")
     if _B64.encode() in body or b"\\u" in body:  # it may be written with escapes
         content = _decode_base64(content)
     if "instances" in content:
@@ -152,9 +137,8 @@ def _to_columns(instances: object) -> dict[str, object]:
     names = set(instances[0])
     for index, instance in enumerate(instances):
         if not isinstance(instance, dict) or set(instance) != names:
-            raise RequestError(
-                400, f"instances[{index}]: expected the names {excerpt(sorted(names))}, found {excerpt(instance)}"
-            )
+            expected = f"expected the names {excerpt(sorted(names))}"
+            raise RequestError(400, f"instances[{index}]: {expected}, found {excerpt(instance)}")
     return {name: [instance[name] for instance in instances] for name in sorted(names)}
 
 
@@ -174,11 +158,7 @@ def _decode_base64(value: object) -> Any:
 
 
 def encode_predict(outputs: Mapping[str, object], request: PredictRequest) -> bytes:
-    """Write outputs, by name: `predictions` by example, each an object where there are several; or `outputs` by name.
-
-    Raises:
-        ValueError: an output has NaN or infinities, or outputs of several names have no rows.
-    """
+    """Write outputs by name: `predictions` by example, or `outputs` by name; raises `ValueError` for unfit ones."""
     only = next(iter(outputs.values())) if len(outputs) == 1 else None
     if not request.is_by_row:
         return strict_json.dump({"outputs": dict(outputs) if only is None else only})

@@ -18,8 +18,7 @@ from serve.protocols.native import PlainDialect
 if TYPE_CHECKING:
     from serve.model.torch_predictor import TorchPredictor
 
-# Clients wrap the inputs of their handler under one of these.
-_WRAPPERS = ("data", "body", "instances", "inputs")
+_WRAPPERS = ("data", "body", "instances", "inputs")  # clients wrap the inputs of their handler under one of these
 
 
 def ping(server: Registry, request: Request) -> Response:
@@ -30,7 +29,7 @@ def ping(server: Registry, request: Request) -> Response:
 
 def predictions(server: Registry, request: Request) -> Response | Prediction:
     """Answer one prediction with the outputs alone."""
-    return ask(server, request, _TorchServe(request, server.settings.max_body_bytes))
+    return ask(server, request, _TorchServe)
 
 
 class _TorchServe(PlainDialect):
@@ -43,9 +42,6 @@ class _TorchServe(PlainDialect):
         body = strict_json.dump(predictor.postprocess(raw))
         return pack(Response(200, {"Content-Type": "application/json"}, body), self._request)
 
-    def refuse(self, status: int, message: str, predictor: TorchPredictor) -> Response:
-        return fail(status, message)
-
 
 def models(server: Registry, request: Request) -> Response:
     """List the models: `limit` of them from `next_page_token` on, and where the next page begins."""
@@ -56,12 +52,9 @@ def models(server: Registry, request: Request) -> Response:
             raise ValueError
     except ValueError:
         return fail(400, "limit, next_page_token: expected whole numbers from 1 and from 0 on, found others")
-    several = list(server.models.items())
-    page = [
-        {"modelName": name, "modelUrl": model.stable.settings.checkpoints.name}
-        for name, model in several[first : first + limit]
-    ]
-    following = {"nextPageToken": str(first + limit)} if first + limit < len(several) else {}
+    shown = list(server.models.items())[first : first + limit]
+    page = [{"modelName": name, "modelUrl": model.stable.settings.checkpoints.name} for name, model in shown]
+    following = {"nextPageToken": str(first + limit)} if first + limit < len(server.models) else {}
     return succeed({**following, "models": page})
 
 
@@ -79,10 +72,7 @@ def versions(server: Registry, request: Request) -> Response:
 
 def _describe(found: Found, live: Generation) -> dict[str, object]:
     return {
-        "modelName": found.model.name,
-        "modelVersion": live.provenance.version,
-        "modelUrl": found.instance.settings.checkpoints.name,
-        "runtime": "python",
-        "loadedAtStartup": live.provenance.generation == 1,
-        "metadata": live.provenance.as_json(),
-    }
+        "modelName": found.model.name, "modelVersion": live.provenance.version,
+        "modelUrl": found.instance.settings.checkpoints.name, "runtime": "python",
+        "loadedAtStartup": live.provenance.generation == 1, "metadata": live.provenance.as_json(),
+    }  # fmt: skip

@@ -1,10 +1,8 @@
 """On the trainer's side: a state dict that torch.save wrote becomes safetensors, which run no code when they are read.
 
-A pickle names what it wants called. Of one that holds objects beside its tensors, each name leads either to what builds
-tensors, or to a class that takes everything and does nothing: `find_class` is the only way from a pickle to code.
-
-Needs torch and safetensors, so only `serve.publishing.converted_source` imports it, and only when there is something
-to convert.
+Of a pickle that holds objects beside its tensors, each name leads either to what builds tensors, or to a class that
+takes everything and does nothing: `find_class` is the only way from a pickle to code. Needs torch, so it is imported
+only when there is something to convert.
 """
 
 from __future__ import annotations
@@ -26,8 +24,7 @@ from serve.model import state_dicts, weights
 from serve.model.state_dicts import strip_wrappers
 from serve.model.tensors import storage_of
 
-# The code of what is a whole state dict, but nothing that safetensors can hold.
-UNFIT = "unfit"
+UNFIT = "unfit"  # the code of what is a whole state dict, but nothing that safetensors can hold
 _MOST_SHOWN = 5
 
 

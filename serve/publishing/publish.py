@@ -1,36 +1,32 @@
-"""Publishing of a checkpoint: whole, synced, and marked last.
+"""Publishing of a checkpoint: converted where it can be, whole, synced, and marked last.
 
-At no moment do a marker and a checkpoint lie side by side that do not belong together: the old marker goes before the
-new bytes come. A server that looks in between keeps what it serves.
+What safetensors wrote stays byte for byte what it was, unless its names are to be shortened. At no moment do a marker
+and a checkpoint lie side by side that do not belong together: the old marker goes before the new bytes come.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple, Union
 
 from serve import durable_files
 from serve.checkpoint import sharded
-from serve.checkpoint.formats import SAFETENSORS, detect_format, read_safetensors_interface
+from serve.checkpoint.formats import EXPORT, SAFETENSORS, TORCH, TORCHSCRIPT, detect_format, read_safetensors_interface
 from serve.checkpoint.manifest import parse_marker, read_object
 from serve.checkpoint.provenance import WORD
 from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
-from serve.publishing import golden_file
-from serve.publishing.converted_source import Conversion, Ready, prepare
-from serve.publishing.rank import Rank, find_rank
-from serve.publishing.remote_publish import RemotePlace, find_place, split_place
+from serve.publishing.remote_publish import MlflowTarget, Rank, RemotePlace, find_place, find_rank, split_place
 from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
 from serve.source.observation import MARKER_SUFFIX
-
-if TYPE_CHECKING:
-    from serve.publishing.mlflow_publish import MlflowTarget
 
 _SHORT_SHA256 = 12
 
@@ -52,47 +48,34 @@ class Published:
 
 @dataclass(frozen=True)
 class Extras:
-    """What a marker may state beside what `publish` finds out.
-
-    Args:
-        golden_from: `recorded` for golden requests out of those that the server of the settings has recorded.
-        model: which model of the settings computes answers that the file leaves out, where there are several.
-        convert: whether what torch.save wrote becomes safetensors; `None` where that can be done safely.
-        check: whether the model class of the settings must take it before anything is written.
-    """
+    """What a marker may state beside what `publish` finds out."""
 
     metrics: Mapping[str, float] = field(default_factory=dict)
     golden: Path | None = None
-    golden_from: str | None = None
-    model: str | None = None
+    golden_from: str | None = None  # `recorded`: out of what the server of the settings has recorded
+    model: str | None = None  # which of the settings computes answers that the file leaves out
     key: Path | None = None
-    convert: bool | None = None
+    convert: bool | None = None  # whether what torch.save wrote becomes safetensors; `None` where that is safe
     generation: int = 0
     weights_key: str | None = None
     strip_prefix: str | None = None
-    check: bool = False
+    check: bool = False  # whether the model class of the settings must take it before anything is written
     openssf_key: Path | None = None
 
 
 _NOTHING = Extras()
+Elsewhere = Union[RemotePlace, MlflowTarget]
 
 
 def publish(
     source: Path, directory: Path | str, name: str | None = None, version: str | None = None, extras: Extras = _NOTHING
 ) -> Published:
-    """Publish a file as a checkpoint.
+    """Publish a file, the index where it is sharded, as a checkpoint.
 
-    Args:
-        source: the file that the trainer wrote; the index, where it is sharded.
-        directory: the watched place, as the setting `checkpoints` has it: a directory, created when absent, one
-            checkpoint, whose name ends as such names do, or a URL of either.
-        name: the checkpoint's file name in the directory; the source's by default.
-        version: a name for this content; the start of its sha256 by default.
-
-    Raises:
-        PublishError: the source is no checkpoint, a name does not fit, or nothing can be published there. Nothing was
-            changed, unless a place on another machine failed later: it has no marker then.
-        SignatureError: the key cannot be used. Nothing was changed.
+    `directory` is the watched place as the setting `checkpoints` has it: a directory, created when absent, one
+    checkpoint, whose name ends as such names do, or a URL of either. By default the name is the source's, and the
+    version the start of its sha256. Raises `PublishError` or `SignatureError`, with nothing changed, unless a place on
+    another machine failed later: it has no marker then.
     """
     directory, name = split_place(str(directory), name)
     for what, given in (("name", name), ("version", version)):
@@ -127,9 +110,7 @@ def _examine(source: Path, extras: Extras) -> tuple[str, dict[str, object]]:
     return format, _find_extras(extras, source)
 
 
-def _publish_remote(
-    source: Path, place: RemotePlace | MlflowTarget, name: str, version: str | None, extras: Extras
-) -> Published:
+def _publish_remote(source: Path, place: Elsewhere, name: str, version: str | None, extras: Extras) -> Published:
     format, found = _examine(source, extras)
     sha256, size_bytes = durable_files.hash_file(source), source.stat().st_size
     published = _describe(f"{place.shown}/{name}", sha256, size_bytes, version, format, Rank(0))
@@ -146,7 +127,7 @@ def _publish_file(source: Path, target: Path, version: str | None, extras: Extra
     format, found = _examine(source, extras)
     with _copy(source, target) as copied:
         rank = find_rank(LocalSource(target.parent), extras.generation)
-        published = _describe(target, copied.sha256, copied.size_bytes, version, format, rank)
+        published = _describe(str(target), copied.sha256, copied.size_bytes, version, format, rank)
         marker = _write_marker(published, found, extras)
         _unmark(target)
     bundle = read_object(marker).get(OPENSSF)
@@ -167,15 +148,14 @@ def _publish_sharded(source: Path, directory: Path, name: str, version: str | No
     sha256 = sharded.hash_joined(source)
     weight_map = sharded.read_index(source)
     shards = sorted(set(weight_map.values()))
-    # Shards of another version must not be overwritten: those of each index have its name.
-    stem = name[: -len(sharded.INDEX_SUFFIX)]
+    stem = name[: -len(sharded.INDEX_SUFFIX)]  # not overwriting those of another version: each index has its own
     names = {shard: f"{stem}-{place:05}-of-{len(shards):05}.safetensors" for place, shard in enumerate(shards, 1)}
     metadata = json.loads(source.read_bytes()).get("metadata", {})
     index = {"metadata": metadata, "weight_map": {tensor: names[shard] for tensor, shard in weight_map.items()}}
     text = json.dumps(index, indent=2).encode() + b"\n"
     size_bytes = len(text) + sum(shard.stat().st_size for shard in shards)
     rank = find_rank(LocalSource(directory), extras.generation)
-    published = _describe(target, sha256, size_bytes, version, SAFETENSORS, rank)
+    published = _describe(str(target), sha256, size_bytes, version, SAFETENSORS, rank)
     marker = _write_marker(published, found, extras)
     _unmark(target)
     for shard in shards:
@@ -212,21 +192,23 @@ def _unmark(target: Path) -> None:
     durable_files.sync_directory(target.parent)
 
 
-def _describe(
-    target: Path | str, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank
-) -> Published:
+def _describe(place: str, sha256: str, size_bytes: int, version: str | None, format: str, rank: Rank) -> Published:
     version, created = version or sha256[:_SHORT_SHA256], datetime.now(timezone.utc).isoformat(timespec="microseconds")
-    return Published(str(target), sha256, size_bytes, version, created, format, rank.generation, rank.outranked_by)
+    return Published(place, sha256, size_bytes, version, created, format, rank.generation, rank.outranked_by)
 
 
 def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
     found: dict[str, object] = {"metrics": dict(extras.metrics)} if extras.metrics else {}
+    if not (extras.check or extras.golden or extras.golden_from):
+        return found
+    from serve.publishing import golden  # brings numpy
+
     if extras.check:
-        golden_file.check(checkpoint, extras.model)
+        golden.check(checkpoint, extras.model)
     if extras.golden is not None:
-        found["golden"] = golden_file.read_golden(extras.golden, checkpoint, extras.model)
+        found["golden"] = golden.read_golden(extras.golden, checkpoint, extras.model)
     elif extras.golden_from is not None:
-        found["golden"] = golden_file.record_golden(checkpoint, extras.model)
+        found["golden"] = golden.record_golden(checkpoint, extras.model)
     return found
 
 
@@ -245,3 +227,80 @@ def _write_marker(published: Published, found: Mapping[str, object], extras: Ext
         hint = "give fewer or smaller golden requests"
         raise PublishError(f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes, found {len(text)}", hint)
     return text
+
+
+_NO_TORCH = "torch is not installed here"
+_PROGRAM = 'a server takes it only with format = "{format}"{more}'
+
+
+class Conversion(NamedTuple):
+    """What may become of a file on its way."""
+
+    wanted: bool | None = None  # whether what torch.save wrote becomes safetensors; `None`: where that is safe
+    key: str | None = None  # under which the weights lie in it, joined by dots; `None` where it is clear
+    prefix: str | None = None  # taken off the tensors' names, without those that lack it; `None` for a known wrapper's
+
+    @property
+    def is_stated(self) -> bool:
+        """Whether the file must be changed."""
+        return bool(self.wanted or self.key is not None or self.prefix is not None)
+
+
+class Ready(NamedTuple):
+    """A file that is ready to be published. `name`: that of the source, with the suffix of what it has become."""
+
+    path: Path
+    name: str
+    notes: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def prepare(source: Path, how: Conversion) -> Iterator[Ready]:
+    """Give the file to publish, gone afterwards if it was made; raises `CheckpointError` or `PublishError`."""
+    if sharded.is_index(source):
+        with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+            yield _join(source, Path(directory), how)
+        return
+    format = detect_format(source)
+    if format == TORCH and how.wanted is False and not (how.key or how.prefix):
+        yield Ready(source, source.name, notes=("not converted, as --no-convert states",))
+    elif format in (TORCHSCRIPT, EXPORT):
+        more = ", and by its sha256 in allowed_pickles or signed" if format == EXPORT else ""
+        yield Ready(source, source.name, notes=(_PROGRAM.format(format=format, more=more),))
+    elif format == SAFETENSORS and how.key is None and how.prefix is None:
+        yield Ready(source, source.name)
+    elif importlib.util.find_spec("torch") is None:
+        if how.is_stated:
+            hint = "run it where the model was trained"
+            raise PublishError(f"{source}: it cannot be converted: {_NO_TORCH}", hint)
+        yield Ready(source, source.name, notes=(f"not converted: {_NO_TORCH}",))
+    else:
+        with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+            yield _convert(source, format, Path(directory), how)
+
+
+def _join(index: Path, directory: Path, how: Conversion) -> Ready:
+    if how.key is not None:
+        raise PublishError(f"{index}: --key: expected one file, found an index of shards", hint="give --strip-prefix")
+    joined = directory / "joined.safetensors"
+    sharded.join_hashed(index, joined, how.prefix or "")
+    took_off = [f'took off "{how.prefix}"'] if how.prefix else []
+    return Ready(joined, sharded.joined_name(index.name), ("joined the shards into one file", *took_off))
+
+
+def _convert(source: Path, format: str, directory: Path, how: Conversion) -> Ready:
+    from serve.publishing import conversion  # brings torch
+
+    alias = directory / "source"  # torch.load goes by the suffix where it is that of safetensors
+    alias.symlink_to(source.absolute())
+    target = directory / "converted.safetensors"
+    try:
+        done = conversion.convert(alias, format, target, bool(how.wanted), how.key, how.prefix)
+    except CheckpointError as error:
+        # Some servers may unpickle it, and it may be what no safetensors can hold; all else is wrong everywhere.
+        if how.is_stated or error.code not in ("pickle", conversion.UNFIT):
+            raise
+        hint = f" ({error.hint})" if error.code == "pickle" else ""
+        return Ready(source, source.name, (f"not converted: {error.message}{hint}",))
+    notes = (*(["converted to safetensors"] if format == TORCH else []), *done)
+    return Ready(target, source.with_suffix(".safetensors").name, notes)

@@ -1,36 +1,34 @@
-"""Publishing where fsspec writes: `s3://…`, `gs://…`, `sftp://…`, each place that `serve.source.remote` can watch.
+"""Publishing where fsspec writes, each place that `serve.source.remote` can watch, and to MLflow's registry.
 
-The old marker goes first, then the checkpoint comes, then its marker. A checkpoint that is there already, left by a
-run that was stopped before its marker, is proven by its bytes and not sent again; to S3, neither are the parts of one.
-
-The times of markers are the store's own. Where a time cannot put a marker above the others, a generation does.
+The old marker goes first, then the checkpoint comes, then its marker. A checkpoint that a run left which was stopped
+before its marker is proven by its bytes and not sent again; to S3, neither are the parts of one. The times of markers
+are the store's own; where they cannot put one above the others, a generation does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Callable
 
 from serve import durable_files
 from serve.checkpoint import sharded
 from serve.errors import PublishError
-from serve.publishing.mlflow_publish import MlflowTarget, explained
-from serve.publishing.rank import Rank, WriteMarker, find_rank
 from serve.settings.parsers import mlflow_alias
-from serve.source import remote
+from serve.source import mlflow_registry, remote
+from serve.source.local import Listed, LocalSource
 from serve.source.observation import MARKER_SUFFIX, Identity
 
-# fsspec reads these, and writes to some of them in ways that publish nothing.
-_READ_ONLY = frozenset({"http", "https", "github", "git", "data"})
+_READ_ONLY = frozenset({"http", "https", "github", "git", "data"})  # fsspec's writes publish nothing
 _SUFFIXES = (".safetensors", sharded.INDEX_SUFFIX, ".pt", ".pth", ".ckpt", ".bin", ".pt2")
-# S3 tells times in seconds.
-_GRAIN_S = 1.1
+_GRAIN_S = 1.1  # S3 tells times in seconds
 _PART_BYTES = 32 * 2**20
 _HINT = "check the URL, the credentials and the rights"
 
@@ -73,9 +71,7 @@ class RemotePlace:
         with explained(self.shown, _HINT):
             self._system, self._path = remote.open_url(url)
 
-    def put(
-        self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker
-    ) -> Mapping[str, Any]:
+    def put(self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker) -> Facts:
         """Publish a checkpoint; the marker is written once beforehand. After a `PublishError` there is none."""
         target = f"{self._path}/{name}"
         place = remote.RemotePlace(Path(self.url), self.url, (self._system, self._path))
@@ -140,8 +136,7 @@ class _S3Upload:
             if not page.get("IsTruncated"):
                 break
             place = int(page["NextPartNumberMarker"])
-        # S3 takes ten thousand parts at most.
-        self._part_bytes, self._held = max(_PART_BYTES, -(-size_bytes // 10_000)), bytearray()
+        self._part_bytes, self._held = max(_PART_BYTES, -(-size_bytes // 10_000)), bytearray()  # S3 takes no more parts
         self._parts: list[dict[str, object]] = []
 
     def write(self, data: bytes) -> None:
@@ -184,3 +179,109 @@ def _hash(reader: Any, size_bytes: int, what: str, write: Callable[[bytes], obje
     if is_watched:
         sys.stderr.write("\n")
     return digest.hexdigest()
+
+
+_DIRECTORY = "envserve"
+_SHORT_SHA256 = 12
+_MLFLOW_HINT = "check MLFLOW_TRACKING_URI, the credentials and the rights"
+
+
+@contextlib.contextmanager
+def explained(shown: str, hint: str) -> Iterator[None]:
+    """Have what other people's packages raise about a place, which is named so, raised as a `PublishError`."""
+    try:
+        yield
+    except PublishError:
+        raise
+    except Exception as error:  # a missing package, a transport's, each protocol's own
+        # Not `message`, which some have too: beside it their texts have a status, an URL, a request's id.
+        reason = str(error) or type(error).__name__
+        raise PublishError(f"{shown}: {reason}", hint=getattr(error, "hint", None) or hint) from error
+
+
+class MlflowTarget:
+    """An alias of a registered model, moved last; raises `PublishError` where MLflow cannot open its registry."""
+
+    def __init__(self, name: str, alias: str) -> None:
+        self._name, self._alias = name, alias
+        self.shown = f"models:/{name}"  # as messages name it
+        with explained(self.shown, _MLFLOW_HINT):
+            self._client: Any = mlflow_registry.open_client()
+
+    def put(self, source: Path, name: str, sha256: str, generation: int, write_marker: WriteMarker) -> Facts:
+        """Register a checkpoint, as `RemotePlace.put`; after a `PublishError` the alias names what it did before."""
+        rank = Rank(generation)
+        write_marker(rank, {})
+        with explained(self.shown, _MLFLOW_HINT), tempfile.TemporaryDirectory(prefix="envserve-") as directory:
+            run, is_own = self._open_run()
+            run_id, place = run.info.run_id, f"{_DIRECTORY}/{sha256[:_SHORT_SHA256]}"
+            named = Path(directory) / name
+            named.symlink_to(source.absolute())
+            self._client.log_artifact(run_id, str(named), place)
+            version = self._register(f"{run.info.artifact_uri}/{place}", run_id)
+            more = {"version": str(version), **mlflow_registry.describe(self._name, version, run_id)}
+            marker = named.with_name(name + MARKER_SUFFIX)
+            marker.write_bytes(write_marker(rank, {**more, "metrics": mlflow_registry.metrics_of(run)}))
+            self._client.log_artifact(run_id, str(marker), place)
+            self._client.set_registered_model_alias(self._name, self._alias, str(version))
+            if is_own:
+                self._client.set_terminated(run_id)
+        note = f"version {version} of {self._name} is {self._alias}; its run is {run_id}"
+        return {"checkpoint": f"{self.shown}/{version}", "version": str(version), "notes": (note,)}
+
+    def _open_run(self) -> tuple[Any, bool]:
+        """Return the run of the trainer, or a new one, and whether it is new."""
+        run_id = mlflow_registry.active_run_id() or os.environ.get("MLFLOW_RUN_ID")
+        if run_id:
+            return self._client.get_run(run_id), False
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+        known = self._client.get_experiment_by_name(name) if name else None
+        created = self._client.create_experiment(name) if name and known is None else None
+        experiment = known.experiment_id if known else created or os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
+        return self._client.create_run(experiment), True
+
+    def _register(self, artifacts: str, run_id: str) -> object:
+        try:
+            self._client.get_registered_model(self._name)
+        except Exception as error:  # MLflow's own; which one it is, is in its code
+            if getattr(error, "error_code", None) not in mlflow_registry.MISSING:
+                raise
+            self._client.create_registered_model(self._name)
+        return self._client.create_model_version(self._name, artifacts, run_id).version
+
+
+# Writes the text of a marker for a rank, with what the place states beside it.
+Facts = Mapping[str, Any]
+WriteMarker = Callable[["Rank", Facts], bytes]
+
+
+@dataclass(frozen=True)
+class Rank:
+    """The rank of a marker to write: later than the one `above`, if any, or `outranked_by` a higher generation.
+
+    A clock that runs behind, or markers that came with times of their own, must not make a new checkpoint an old one.
+    """
+
+    generation: int
+    above: Listed | None = None
+    outranked_by: str | None = None
+
+    @property
+    def after_ns(self) -> int:
+        """The time that its time must be later than, in nanoseconds; 0 where any will do."""
+        return self.above.marker.mtime_ns if self.above is not None else 0
+
+    def is_high(self, name: str, marker: Identity) -> bool:
+        """Whether a marker that was written with this rank outranks the others."""
+        order = (self.generation, marker.mtime_ns, name)
+        return self.above is None or order > self.above.order
+
+
+def find_rank(place: LocalSource, generation: int) -> Rank:
+    """Find the rank that outranks the markers of a place; without a generation of its own it takes over the highest."""
+    highest = max(place.list(), key=lambda listed: listed.order, default=None)
+    if highest is None or generation > highest.generation:
+        return Rank(generation)
+    if generation and generation < highest.generation:
+        return Rank(generation, outranked_by=highest.path.name)
+    return Rank(highest.generation, highest)

@@ -1,4 +1,4 @@
-"""The decision about a generation that is on trial. Pure: it reads no clock and no file.
+"""The rules of trials, and the decision about a generation that is on trial. Pure: it reads no clock and no file.
 
 Each signal is a share of bad answers, of which a rule tolerates some. The test is Wald's sequential likelihood ratio of
 "twenty times the tolerated share", and of "three times", against "the tolerated share": under the latter it exceeds
@@ -13,20 +13,20 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-ERRORS, FINITE, RANGE, UNHEALTHY, SLOWER, DISAGREED = SIGNALS = (
-    *("errors", "finite", "range", "unhealthy", "slower", "disagreed"),
-)
+if TYPE_CHECKING:
+    from serve.settings.settings import Settings
+
+SPOILED = ERRORS, FINITE, RANGE, UNHEALTHY = "errors", "finite", "range", "unhealthy"
+SLOWER, DISAGREED = "slower", "disagreed"
+SIGNALS = (*SPOILED, SLOWER, DISAGREED)
 CRASH = "crash"
-# One worker may die of something else.
-_CRASHES_ALLOWED = 1
-# Many are found soon, few are found at all.
-_TIMES_TOLERATED = (20, 3)
-# Runs of about the same number of rows, before their median means anything.
-_FEWEST_RUNS = 20
-# Of the answers that are enough, before their agreement means anything: comparisons under load are skipped.
-_FEWEST_COMPARED = 0.1
+LONG_S = 0.05  # longer runs are timed on both only on suspicion: a request would wait for too long
+_CRASHES_ALLOWED = 1  # one worker may die of something else
+_TIMES_TOLERATED = (20, 3)  # many are found soon, few are found at all
+_FEWEST_RUNS = 20  # runs of about the same number of rows, before their median means anything
+_FEWEST_COMPARED = 0.1  # of the answers that are enough, before they agree or not: under load most are skipped
 TIME_BOUNDS_S = tuple(20e-6 * 1.25**power for power in range(63))
 
 
@@ -187,7 +187,7 @@ def _recent(evidence: Evidence, signal: str, times: int) -> Count:
 
 def _unmet(evidence: Evidence, rule: Rule) -> list[str]:
     """What is wanted and not so."""
-    errors = sum(evidence.counts.get(signal, Count()).bad for signal in (ERRORS, FINITE, RANGE, UNHEALTHY))
+    errors = sum(evidence.counts.get(signal, Count()).bad for signal in SPOILED)
     compared = evidence.counts.get(DISAGREED, Count())
     found = {
         "errors": errors / max(evidence.answers, 1),
@@ -199,3 +199,54 @@ def _unmet(evidence: Evidence, rule: Rule) -> list[str]:
         for name, limit in rule.wanted.items()
         if (found[name] < limit if name == "agreement" else found[name] > limit)
     ]
+
+
+_NOISE = 0.001  # a share of requests in which a good model may fail, for reasons of the machine
+# Of pairs of runs, one on each generation, the share in which a good model seems to be several times slower: as seen
+# where twenty processes wanted each core.
+_NOISE_OF_TIMES = 0.2
+
+
+def probation_of(settings: Settings) -> Rule | None:
+    """Return the rule of a probation; `None` where there is none: `why_no_probation`."""
+    if why_no_probation(settings):
+        return None
+    stated = settings.probation_rule
+    return Rule(
+        ends_s=settings.probation_s, enough=settings.probation_requests, tolerated=_tolerated(stated),
+        slower=stated.get("slower", 3.0), alarm=stated.get("false_alarm", 1e-8),
+    )  # fmt: skip
+
+
+def why_no_probation(settings: Settings) -> str:
+    """Return why a new generation is not watched, in words; nothing where it is."""
+    if settings.probation_s <= 0:
+        return "probation_s is 0"
+    if settings.memory == "resource":
+        return 'memory = "resource" keeps no second model'
+    if settings.commit == "worker":
+        return 'commit = "worker" moves each worker for itself'
+    if settings.commit == "fleet":
+        return 'commit = "fleet" moves all hosts, and what one of them saw is not yet counted together'
+    return "a shadow's answers reach no client" if settings.label == "shadow" else ""
+
+
+def rollout_of(settings: Settings) -> Rule | None:
+    """Return the rule by which a canary or a shadow is judged; `None` where `promote` states none."""
+    promote, abort = settings.promote, settings.abort
+    if not promote or settings.commit != "host":
+        return None
+    wanted = {key: limit for key, limit in promote.items() if key != "requests"}
+    if settings.label == "shadow":
+        tolerated = {DISAGREED: max(1 - promote.get("agreement", 1.0), _NOISE)}
+    else:
+        tolerated = {**_tolerated(abort), DISAGREED: abort.get("disagreed", 1.0)}
+    return Rule(
+        ends_s=settings.timeout_s, enough=int(promote.get("requests", 1000)), tolerated=tolerated, wanted=wanted,
+        slower=abort.get("slower", 3.0), at_end=Step.BACK,
+    )  # fmt: skip
+
+
+def _tolerated(stated: Mapping[str, float]) -> dict[str, float]:
+    shares = {signal: stated.get(signal, _NOISE) for signal in SPOILED}
+    return {**shares, SLOWER: _NOISE_OF_TIMES if stated.get("slower", 3.0) else 1.0}

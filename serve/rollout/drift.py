@@ -16,8 +16,7 @@ INPUTS, ANSWERS, CLASSES = KINDS = "inputs", "answers", "classes"
 _PER_DOUBLING, _LEAST = 4, -16  # from 2 to the power of -16 to that of 16; what is beyond is in the outermost buckets
 _MAGNITUDES = 2 * -_LEAST * _PER_DOUBLING
 BUCKETS = 2 * _MAGNITUDES + 1
-# One more for all others.
-CLASS_COUNT = 64
+CLASS_COUNT = 64  # one more for all others
 _MOST_NUMBERS = 1024  # of one array; of a longer one every so many
 _MOST_COMPARED = 2**20  # numbers, for their classes
 _LARGEST = 1e100

@@ -1,9 +1,8 @@
 """What the workers of a host have seen of the live generation and of the one before, in memory that they share.
 
-A file beside the store, mapped by every worker, with a row for each. A worker writes only its own row; what it has
-counted stays when it dies. Each row has two sections, of the generation that the worker runs and of the one that it
-ran before. Counting one run takes about two microseconds. Behind the evidence are the
-sketches of `serve.rollout.drift`.
+A file beside the store, mapped by every worker, with a row for each, which it alone writes and which stays when it
+dies: two sections, of the generation that it runs and of the one before. Counting one run takes about two microseconds.
+Behind the evidence are the sketches of `serve.rollout.drift`.
 """
 
 from __future__ import annotations
@@ -17,23 +16,14 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Protocol
 
-from serve.rollout import drift
-from serve.rollout.decision import (
-    DISAGREED,
-    ERRORS,
-    FINITE,
-    RANGE,
-    SIGNALS,
-    SLOWER,
-    TIME_BOUNDS_S,
-    UNHEALTHY,
-    Count,
-    Evidence,
-    quantile,
-)
+from serve.events.event_log import EventLog
+from serve.rollout import decision, drift
+from serve.rollout.decision import DISAGREED, LONG_S, SIGNALS, SLOWER, SPOILED, TIME_BOUNDS_S, Count, Evidence, quantile
+from serve.store.quarantine import explain
 
 ROWS = 128
 _MAGNITUDES, _BUCKETS = 6, len(TIME_BOUNDS_S) + 1
@@ -55,8 +45,7 @@ class EvidenceBoard:
     def __init__(self, root: Path) -> None:
         descriptor = os.open(root / BOARD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            # Really allocated, as a hole on a full disk would be a SIGBUS.
-            os.posix_fallocate(descriptor, 0, _SIZE_BYTES)
+            os.posix_fallocate(descriptor, 0, _SIZE_BYTES)  # really: a hole on a full disk would be a SIGBUS
             mapped = mmap.mmap(descriptor, _SIZE_BYTES)
         finally:
             os.close(descriptor)
@@ -116,7 +105,7 @@ class EvidenceBoard:
         found = self.read(generation, 0, 0.0)
         if not found.answers:
             return {}
-        spoiled = sum(found.counts[signal].bad for signal in (ERRORS, FINITE, RANGE, UNHEALTHY))
+        spoiled = sum(found.counts[signal].bad for signal in SPOILED)
         times = [sum(column) for column in zip(*found.times)]
         return {"answers": found.answers, "spoiled": spoiled, "p99_s": round(quantile(times, 0.99), 6)}
 
@@ -127,9 +116,8 @@ class EvidenceBoard:
     def _read_sketches(self, generation: int) -> dict[str, drift.Sketch]:
         place, found = _FIRST_SKETCH, {}
         for kind, count in _SKETCHES.items():
-            total, squares = (
-                sum(self._floats[start + at] for start in self._starts(generation)) for at in (place, place + 1)
-            )
+            starts = self._starts(generation)
+            total, squares = (sum(self._floats[start + at] for start in starts) for at in (place, place + 1))
             found[kind] = drift.Sketch(total, squares, self._add_up(generation, place + 2, count))
             place += 2 + count
         return found
@@ -156,60 +144,40 @@ class EvidenceBoard:
         return start
 
 
-# After so many answers that both generations spoil, and none that only the new one does, a signal means nothing.
-_MOST_SHARED = 50
-# Of pairs of runs: for one suspicion, for a new generation, and after one that was slower.
-_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4
-# The share of a worker's time for pairs that look for a suspicion, and the longest pause between them.
-_PAIRS_SHARE, _PAUSE_S = 0.002, 10.0
-# Longer runs are timed on both only on suspicion: a request would wait for too long.
-LONG_S = 0.05
+_MOST_SHARED = 50  # after so many answers that both spoil, and none that only the new one does, nothing is meant
+_SUSPECTED_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4  # for a suspicion, a new generation, a slower one
+_PAIRS_SHARE, _PAIRS_PAUSE_S = 0.002, 10.0  # of a worker's time, to look for a suspicion; the longest pause
 
 
+ReadTrial = Callable[[], tuple[int, int]]
+
+
+@dataclass(eq=False)
 class Guard:
-    """Counts for the trials of one model in one worker; until `open`, it counts nothing.
+    """Counts for the trials of one model in one worker; until `open`, it counts nothing."""
 
-    Args:
-        retry: which spoiled answers are made again: `finite`, `all` or `off`.
-        slower: how many times longer than before a run may take.
-        is_rolled_out: whether the label has a rule.
-        is_canary: whether its answers are looked at for as long as its rollout goes on.
-        drift_share: the share of this worker's time in which runs are sketched.
-    """
+    retry: str = "off"  # which spoiled answers are made again: `finite`, `all` or `off`
+    slower: float = 3.0  # how many times longer than before a run may take
+    is_rolled_out: bool = False  # whether the label has a rule
+    is_canary: bool = False  # whether its answers are looked at for as long as its rollout goes on
+    drift_share: float = 0.0  # of this worker's time, in which runs are sketched
+    elsewhere: Any = None  # what is asked instead of the generation before: for a canary the stable label
+    board: EvidenceBoard | None = None
+    wake: Callable[[], None] = lambda: None  # has the evidence looked at
+    pairs_wanted: int = 0
+    left_to_writer: int = 0  # the generation whose answers are looked at when they are written, and not before
 
-    def __init__(
-        self,
-        retry: str = "off",
-        slower: float = 3.0,
-        is_rolled_out: bool = False,
-        is_canary: bool = False,
-        drift_share: float = 0.0,
-    ) -> None:
-        self.retry, self.slower, self.is_rolled_out, self.drift_share = retry, slower, is_rolled_out, drift_share
-        self._sketch_at_s, self._is_counting = 0.0, False
-        self.is_judged = is_rolled_out and is_canary
-        # What is asked instead of the generation before: for a canary the stable label.
-        self.elsewhere: Any = None
-        self.board: EvidenceBoard | None = None
-        # Has the evidence looked at.
-        self.wake: Callable[[], None] = lambda: None
-        self.pairs_wanted, self._pair_at_s, self._paired, self._is_long = 0, 0.0, 0, False
-        # The generation whose answers are looked at when they are written, and not before.
-        self.left_to_writer = 0
-        self._row = 0
-        self._read_trial: Callable[[], tuple[int, int]] = lambda: (0, 0)
+    def __post_init__(self) -> None:
+        self.is_judged = self.is_rolled_out and self.is_canary
+        self._sketch_at_s, self._pair_at_s, self._paired, self._row = 0.0, 0.0, 0, 0
+        self._is_counting = self._is_long = False
+        self._read_trial: ReadTrial = lambda: (0, 0)
         self._shared: Counter[tuple[int, str]] = Counter()
 
-    def open(
-        self, board: EvidenceBoard, row: int, read_trial: Callable[[], tuple[int, int]], is_counting: bool = True
-    ) -> None:
-        """Begin to count in this worker's row.
-
-        `read_trial` returns the generation that is on trial, or 0, and the number of the last return. Without
-        `is_counting` runs are only sketched, as counting costs each of them a microsecond.
-        """
-        self._row, self._read_trial, self._is_counting = row, read_trial, is_counting
-        self.board = board
+    def open(self, board: EvidenceBoard, row: int, read_trial: ReadTrial, is_counting: bool = True) -> None:
+        """Begin to count in this row; `read_trial` gives the generation on trial, or 0, and the last return."""
+        # What is not counted, which costs each run a microsecond, may still be sketched.
+        self.board, self._row, self._read_trial, self._is_counting = board, row, read_trial, is_counting
 
     def sketch(self, generation: int, read: Callable[[], tuple[object, object]]) -> None:
         """Sketch a run, if the last one is long enough ago; `read` returns what the module took and gave."""
@@ -252,18 +220,89 @@ class Guard:
 
     def suspect(self) -> None:
         """Have the next runs compared with those of the generation before."""
-        self.pairs_wanted = _PAIRS
+        self.pairs_wanted = _SUSPECTED_PAIRS
 
     def wants_pair(self, generation: int) -> bool:
-        """Whether a run is to be timed on both generations: the first ones, then some now and then, or on suspicion.
-
-        What was counted before the swap is of another moment, in which the machine may have been busier.
-        """
+        """Whether to time a run on both generations at one moment: the first ones, now and then, or on suspicion."""
         if generation != self._paired and not self._is_long:
             self._paired, self.pairs_wanted = generation, _FIRST_PAIRS
         return self.pairs_wanted > 0 or (not self._is_long and time.monotonic() >= self._pair_at_s)
 
     def note_pair(self, is_slower: bool, took_s: float) -> None:
         """Note that a run was timed on both generations; what seems slower is looked at more closely."""
-        self._pair_at_s = time.monotonic() + min(took_s / _PAIRS_SHARE, _PAUSE_S)
+        self._pair_at_s = time.monotonic() + min(took_s / _PAIRS_SHARE, _PAIRS_PAUSE_S)
         self.pairs_wanted = max(self.pairs_wanted - 1, _MORE_PAIRS if is_slower else 0)
+
+
+_LOOK_S, _PAUSE_S, _IDLE_S = 0.25, 0.02, 2.0
+_SUSPICION_S = 2.0  # between two suspicions: where the machine is slow and not the model, pairs are wasted
+
+
+class Trial(Protocol):
+    """What a watch is over."""
+
+    def find(self) -> int:
+        """Return the generation that is on trial, or 0."""
+
+    def read(self, number: int) -> Evidence:
+        """Return what is known of it."""
+
+    def carry_out(self, number: int, verdict: decision.Verdict, evidence: Evidence) -> None:
+        """Do what follows from a verdict, once on the host."""
+
+
+class Watch:
+    """Watches one trial in a thread; every worker has one and sees the same, so it does not matter which one acts."""
+
+    def __init__(self, trial: Trial, rule: decision.Rule, guard: Guard, log: EventLog) -> None:
+        self._trial, self._rule, self._guard, self._log = trial, rule, guard, log
+        self._number, self._suspect_at_s = 0, 0.0
+        self._settled: decision.Settled = {}
+        self._lock, self._wake_up, self._is_stopping = threading.Lock(), threading.Event(), False
+        self._thread: threading.Thread | None = None
+
+    def start(self, name: str) -> None:
+        """Begin to look, once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._thread.start()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._wake_up.set()
+
+    def stop(self) -> None:
+        """End the thread; the worker ends."""
+        self._is_stopping = True
+        self._wake_up.set()
+
+    def look(self) -> decision.Verdict | None:
+        """Decide about what is on trial, and do it; `None` where nothing is."""
+        with self._lock:
+            number, now_s = self._trial.find(), time.monotonic()
+            if not number:
+                return None
+            if number != self._number:
+                self._number, self._settled = number, {}
+            evidence = replace(self._trial.read(number), settled=self._settled)
+            self._settled = decision.settle(evidence, self._rule)
+            if now_s > self._suspect_at_s and decision.is_suspect(evidence, self._rule):
+                self._suspect_at_s = now_s + _SUSPICION_S
+                self._guard.suspect()
+            verdict = decision.decide(evidence, self._rule, now_s)
+            if verdict.step is not decision.Step.WAIT:
+                self._trial.carry_out(number, verdict, evidence)
+            return verdict
+
+    def _run(self) -> None:
+        last_fault, is_on_trial = "", True
+        while not self._is_stopping:
+            try:
+                is_on_trial, last_fault = self.look() is not None, ""
+            except Exception as error:  # a full disk, for example: the next look tries again
+                if explain(error) != last_fault:
+                    last_fault = explain(error)
+                    self._log.emit("fault", reason=last_fault)
+            time.sleep(_PAUSE_S)  # what comes together is looked at once
+            self._wake_up.wait(_LOOK_S if is_on_trial else _IDLE_S)
+            self._wake_up.clear()

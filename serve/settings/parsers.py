@@ -1,24 +1,25 @@
-"""Parsers of single values of the settings, be they values of the TOML file or the text of a variable.
+"""Parsers of single values of the settings, of the TOML file or a variable, and how keys are declared and layered.
 
-Each parser takes the value and the directory to which paths are relative, and raises `ValueError` with what was
-expected and what was found.
+Each takes the value and the directory to which paths are relative; raises `ValueError`: what was expected and found.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from serve.checkpoint.provenance import WORD
+from serve.errors import Issue
 
 _IMPORT_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
-# Whoever guesses it can roll back.
-_SHORTEST_TOKEN = 16
+_SHORTEST_TOKEN = 16  # whoever guesses it can roll back
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s,]+")
 _FLEET = re.compile(r"etcd:https?://[\w.:\[\]-]+(,https?://[\w.:\[\]-]+)*/[\w./-]*\w|ray:/.*\S")
 _MLFLOW = re.compile(r"mlflow:models:/{1,3}([^/:@]+)@([^/:@]+)")
@@ -39,18 +40,18 @@ def optional_text(value: object, base: Path) -> str:
     return value.strip()
 
 
-def word(value: object, base: Path) -> str:
-    """Read a name that fits in a response header, or an empty text."""
-    if value != "" and (not isinstance(value, str) or not WORD.fullmatch(value)):
-        raise ValueError(f"expected letters, digits and ._+-, found {value!r}")
-    return str(value)
+def _in_the_form(pattern: re.Pattern[str], expected: str, is_required: bool = False) -> Callable[[object, Path], str]:
+    def parse(value: object, base: Path) -> str:
+        if (value != "" or is_required) and (not isinstance(value, str) or not pattern.fullmatch(value)):
+            raise ValueError(f"expected {expected}, found {value!r}")
+        return str(value)
+
+    return parse
 
 
-def import_name(value: object, base: Path) -> str:
-    """Read `module:Class`."""
-    if not isinstance(value, str) or not _IMPORT_NAME.fullmatch(value):
-        raise ValueError(f"expected module:Class, found {value!r}")
-    return value
+word = _in_the_form(WORD, "letters, digits and ._+-")  # what fits in a response header
+import_name = _in_the_form(_IMPORT_NAME, "module:Class", is_required=True)
+fleet = _in_the_form(_FLEET, "etcd:URL,URL/PREFIX or ray:/DIRECTORY")
 
 
 def path(value: object, base: Path) -> Path:
@@ -72,13 +73,6 @@ def token_file(value: object, base: Path) -> Path | None:
     return found
 
 
-def fleet(value: object, base: Path) -> str:
-    """Read the address of a fleet, or an empty text for none."""
-    if value != "" and (not isinstance(value, str) or not _FLEET.fullmatch(value)):
-        raise ValueError(f"expected etcd:URL,URL/PREFIX or ray:/DIRECTORY, found {value!r}")
-    return str(value)
-
-
 def optional_path(value: object, base: Path) -> Path | None:
     """Read a path, or an empty text for none."""
     return None if value == "" else path(value, base)
@@ -91,11 +85,7 @@ def place(value: object, base: Path) -> Path:
 
 
 def mlflow_alias(stated: str) -> tuple[str, str] | None:
-    """Return the model and the alias that a place of MLflow's registry names, or `None` for a place of another kind.
-
-    Raises:
-        ValueError: it is a place of MLflow, and names none.
-    """
+    """Return model and alias of a place of MLflow's registry, `None` for another place; raises `ValueError`."""
     found = _MLFLOW.fullmatch(stated)
     if found is None and stated.startswith("mlflow:"):
         raise ValueError(f"expected mlflow:models:/NAME@ALIAS, found {stated}")
@@ -238,3 +228,78 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else "known: " + ", ".join(known)
+
+
+PREFIX = "SERVE_"
+MODEL, SERVER = "model", "server"
+REQUIRED = object()
+Parse = Callable[[object, Path], Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One key of the settings."""
+
+    key: str
+    parse: Parse  # turns a value of the file, or the text of a variable, into the setting
+    default: object  # in the form of the file
+    help: str
+    scope: str = MODEL  # whether each model may have its own (`model`), or the process has one (`server`)
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return PREFIX + self.key.upper()
+
+    def default_as_json(self) -> dict[str, object]:
+        """Return the default under the key `default`; nothing where a value is required."""
+        return {} if self.default is REQUIRED else {"default": self.default}
+
+
+def key(parse: Parse, default: object, help: str, **scope: str) -> Any:
+    """Declare a field of a settings class as a key; `Field` describes the arguments."""
+    return dataclasses.field(metadata={"parse": parse, "default": default, "help": help, **scope})
+
+
+def fields_of(declared: type, scope: str) -> Iterator[Field]:
+    """Return the keys that a settings class declares, in their order."""
+    for field in dataclasses.fields(declared):
+        if field.metadata:
+            yield Field(field.name, **{"scope": scope, **field.metadata})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The keys that one table of the file states, or the environment."""
+
+    place: str
+    stated: Mapping[str, object]
+    base: Path  # the directory to which paths are relative
+    is_environment: bool = False
+
+    def name(self, key: str) -> str:
+        """Return what a message calls a key of this layer."""
+        return PREFIX + key.upper() if self.is_environment else self.place + key
+
+    def without(self, keys: Collection[str]) -> Layer:
+        """Return this layer without some keys."""
+        return dataclasses.replace(self, stated={key: self.stated[key] for key in self.stated if key not in keys})
+
+
+def parse(layers: Iterable[Layer], fields: Iterable[Field], issues: list[Issue]) -> dict[str, object]:
+    """Return the values of some fields by key, those of the first layer that states them; what is wrong is an issue."""
+    layers = tuple(layers)
+    parsed = {}
+    for known in fields:
+        layer = next((layer for layer in layers if known.key in layer.stated), None)
+        if layer is None and known.default is REQUIRED:
+            named = layers[1].name(known.key) if len(layers) > 2 else known.key
+            hint = f"set it in the settings file, or as {known.variable}" if len(layers) == 2 else "set it there"
+            issues.append(Issue(named, f"missing; it is {known.help}", hint))
+            continue
+        found, where = (layer.stated[known.key], layer) if layer else (known.default, layers[-1])
+        try:
+            parsed[known.key] = known.parse(found, where.base)
+        except ValueError as error:
+            issues.append(Issue(where.name(known.key), str(error), f"it is {known.help}"))
+    return parsed

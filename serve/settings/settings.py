@@ -1,13 +1,9 @@
 """The settings: a TOML file, with `SERVE_*` variables over it.
 
-The file is the one that `SERVE_CONFIG` names, or `serve.toml` in the working directory where there is one. Every key
-can be set as a variable by its name in capitals: `poll_s` as `SERVE_POLL_S`. Paths in the file are relative to the
-file, paths in variables to the working directory. People write settings by hand, so an unknown key is an error, and
-all problems are reported at once.
-
-A server of one model has its keys at the top. A server of several has a table for each, `[models.NAME]`; what stands
-at the top holds for all of them. A model may have a canary and a shadow, `[models.NAME.canary]` and
-`[models.NAME.shadow]`: each watches a place of its own, and takes all that it does not say from the model's table.
+Paths in the file are relative to the file, paths in variables to the working directory. People write settings by hand,
+so an unknown key is an error, and all problems are reported at once. A server of several models has a table for each,
+`[models.NAME]`; what stands at the top holds for all of them. A canary and a shadow, `[models.NAME.canary]` and
+`[models.NAME.shadow]`, watch a place of their own, and take what they do not say from the model's table.
 """
 
 # ruff: noqa: RUF009 - what `key` returns is a field of a dataclass
@@ -21,7 +17,7 @@ from typing import Any
 
 from serve.errors import Issue, SettingsError
 from serve.settings import parsers
-from serve.settings.fields import MODEL, PREFIX, REQUIRED, SERVER, Field, Layer, fields_of, key, parse
+from serve.settings.parsers import MODEL, PREFIX, REQUIRED, SERVER, Field, Layer, fields_of, key, parse
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -232,10 +228,7 @@ class ServerSettings:
         return {label.full_name: label for model in self.models for label in model.labels.values()}
 
     def find(self, wanted: str | None = None) -> Settings:
-        """Find how one model, or one label of it, is to be served: `NAME` or `NAME@LABEL`; by default the only one.
-
-        Raises `SettingsError` where there is no such model, or none was named and there are several.
-        """
+        """Find the settings of `NAME` or `NAME@LABEL`, by default of the only model; raises `SettingsError`."""
         known = self.by_name
         if wanted is None and len(known) == 1:
             return next(iter(known.values()))
@@ -245,8 +238,7 @@ class ServerSettings:
         return known[wanted]
 
 
-# Of one model, then of the whole server.
-FIELDS = (*fields_of(Settings, MODEL), *fields_of(ServerSettings, SERVER))
+FIELDS = (*fields_of(Settings, MODEL), *fields_of(ServerSettings, SERVER))  # of one model, then of the whole server
 _OF_SERVER = [known for known in FIELDS if known.scope == SERVER]
 _OF_MODEL = [known for known in FIELDS if known.scope == MODEL]
 _OF_TABLE = [known for known in _OF_MODEL if known.key not in ("name", "store")]
@@ -256,21 +248,12 @@ _STORE = next(known for known in FIELDS if known.key == "store")
 def load_settings(
     environ: Mapping[str, str], directory: Path, keys: Mapping[str, object] | None = None
 ) -> ServerSettings:
-    """Read and check all settings.
-
-    Args:
-        directory: where the file is looked for, and to which paths in variables are relative.
-        keys: of the settings, in the place of a file; paths are relative to `directory`.
-
-    Raises:
-        SettingsError: with every issue found in the file and in the variables.
-    """
+    """Read all settings; `keys` come in place of a file in `directory`. Raises `SettingsError` with every issue."""
     issues: list[Issue] = []
     file, stated = read_file(environ, directory, issues) if keys is None else (directory / "keywords", dict(keys))
     models = stated.pop(_MODELS, None)
-    variables = Layer(
-        "", {field.key: environ[field.variable] for field in FIELDS if field.variable in environ}, directory, True
-    )
+    set_by_variables = {field.key: environ[field.variable] for field in FIELDS if field.variable in environ}
+    variables = Layer("", set_by_variables, directory, is_environment=True)
     top = Layer(f"{file.name}: ", stated, file.parent)
     known = {field.variable for field in FIELDS} | {CONFIG_VARIABLE}
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
@@ -336,8 +319,7 @@ def _parse_model(
     model = Layer(place, table, top.base).without(_OF_LABELS)
     issues += _unknown(model, [*_OF_TABLE, _STORE])
     found = {STABLE: _parse_label(store, [variables, model, top], _OF_TABLE, issues)}
-    for label in (label for label in _OF_LABELS if label in table):
-        stated = table[label]
+    for label, stated in ((label, table[label]) for label in _OF_LABELS if label in table):
         if not isinstance(stated, dict):
             issues.append(Issue(place + label, f"expected a table, found {stated!r}"))
             continue

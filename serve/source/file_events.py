@@ -24,8 +24,7 @@ POLL, INOTIFY = "poll", "inotify"
 # Reading a marker makes events too (opened, closed_no_write); waking for those would never end, and merely being told
 # of them costs a worker three threads' turns each time that any of them reads one.
 _WRITING_EVENTS = [events.FileCreatedEvent, events.FileModifiedEvent, events.FileMovedEvent, events.FileClosedEvent]
-# A burst of events is one look.
-_SHORTEST_PAUSE_S = 0.02
+_SHORTEST_PAUSE_S = 0.02  # a burst of events is one look
 _ASK_S = 0.04
 _REBUILD_PAUSE_S = 5.0
 # What the kernel says when a user has too many inotify instances, and too many watches (inotify_init1(2)).
@@ -35,12 +34,7 @@ _Watched = tuple[Path, int, int]
 
 
 class FileEvents(events.FileSystemEventHandler):
-    """A wait that file events can cut short.
-
-    Args:
-        watch: `"auto"` for events where they can be trusted, `"inotify"` wherever there are any, `"poll"` for none.
-        report: called in words when events stop coming or come again.
-    """
+    """A wait that file events cut short: with `auto` where they can be trusted, with `inotify` wherever there are."""
 
     def __init__(self, watch: str, report: Callable[[str], None]) -> None:
         self._watch, self._report, self._woken = watch, report, threading.Event()
@@ -83,9 +77,8 @@ class FileEvents(events.FileSystemEventHandler):
             self.close()
             return
         wanted = (directory, seen.st_dev, seen.st_ino)
-        is_alive = self._observer is not None and all(
-            thread.is_alive() for thread in (self._observer, *self._observer.emitters)
-        )
+        threads = (self._observer, *self._observer.emitters) if self._observer is not None else ()
+        is_alive = bool(threads) and all(thread.is_alive() for thread in threads)
         is_right = wanted == self._polled or (is_alive and wanted == self._watched)
         if is_right or time.monotonic() < self._rebuild_at_s:
             return
@@ -126,9 +119,8 @@ class FileEvents(events.FileSystemEventHandler):
 
 
 _MOUNTS = Path("/proc/self/mountinfo")
-_REMOTE = frozenset(
-    "nfs nfs4 cifs smb3 smbfs 9p virtiofs ceph glusterfs lustre afs beegfs gpfs orangefs vboxsf prl_fs".split()  # noqa: SIM905
-)
+_REMOTE = frozenset(("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "ceph", "glusterfs", "lustre", "afs"))
+_REMOTE |= {"beegfs", "gpfs", "orangefs", "vboxsf", "prl_fs"}
 
 
 def find_type(mounts: str, path: str) -> str | None:

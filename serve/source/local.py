@@ -20,10 +20,8 @@ from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
 MARKER_LIMIT_BYTES = 1024 * 1024
 MARKER_TOO_LONG = f"the marker: expected at most {MARKER_LIMIT_BYTES} bytes"
-# Looking at the markers of thousands of checkpoints takes at most this part of a core.
-_MOST_SHARE = 0.01
-# Times of directories are as coarse as this on some file systems: what changed since then may not have changed them.
-_COARSEST_S = 2.0
+_MOST_SHARE = 0.01  # looking at the markers of thousands of checkpoints takes at most this part of a core
+_COARSEST_S = 2.0  # times of directories are this coarse on some file systems: later changes may not show
 
 
 class Listed(NamedTuple):

@@ -1,10 +1,8 @@
 """The door to MLflow: the version of a registered model that an alias names, `mlflow:models:/NAME@ALIAS`.
 
-Where the registry is, and how it is entered, is set as for every other client of MLflow, by MLFLOW_TRACKING_URI and its
-like. What the alias names is the order: moved back, it is followed back. Needs the extra `[mlflow]`.
-
-A version that `publish` made has its marker beside its checkpoint. For any other one a manifest is written here, from
-what the registry states; it has no sha256, as nobody has stated one.
+Where the registry is, is set as for every other client of MLflow. What the alias names is the order: moved back, it is
+followed back. A version that `publish` made has its marker beside its checkpoint. For any other one a manifest is
+written here, without a sha256, as nobody has stated one.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +23,15 @@ from serve.errors import ModelError
 from serve.source.local import MARKER_LIMIT_BYTES, MARKER_TOO_LONG, Listed, LocalSource
 from serve.source.observation import MARKER_SUFFIX, Identity, Observation
 
-# What a missing model and a missing alias are called.
-MISSING = frozenset(("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"))
+MISSING = frozenset(("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"))  # of a missing model or alias
 # Which artifact is the checkpoint, where no marker tells: the first kind that there is.
 _SUFFIXES = ((".safetensors",), (".pt", ".pth", ".ckpt", ".bin", ".pt2"))
 _MOST_SHOWN = 5
 # A client that waits for minutes keeps a worker from following its host; nothing but data goes to standard output.
 _DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_DISABLE_TELEMETRY": "true",
+}  # fmt: skip
 
 
 def open_client() -> Any:
@@ -118,7 +113,7 @@ class MlflowPlace(LocalSource):
             shown = ", ".join(found[:_MOST_SHOWN]) or "none"
             problem = f"{uri}: expected one checkpoint among its artifacts, found {shown}"
             return Observation(self.path, None, marker, b"", problem)
-        name, source = found[0], MlflowSource(f"{uri}/{found[0]}")
+        name, copy = found[0], partial(_copy, f"{uri}/{found[0]}")
         checkpoint = Identity(0, marker.inode, sizes[name], marker.mtime_ns)
         if not marked:
             created = datetime.fromtimestamp(version.creation_timestamp / 1000, timezone.utc)
@@ -126,25 +121,18 @@ class MlflowPlace(LocalSource):
             stated = {"version": str(version.version), "created": created.isoformat(), "metrics": metrics}
             text = json.dumps({**stated, **describe(self._name, version.version, version.run_id)}).encode()
         elif sizes[name + MARKER_SUFFIX] > MARKER_LIMIT_BYTES:
-            return Observation(self.path, checkpoint, marker, b"", MARKER_TOO_LONG, source=source)
+            return Observation(self.path, checkpoint, marker, b"", MARKER_TOO_LONG, copy=copy)
         else:
             with tempfile.TemporaryDirectory(prefix="envserve-") as directory:
-                text = _download(source.uri + MARKER_SUFFIX, Path(directory)).read_bytes()
-        return Observation(self.path, checkpoint, marker, text, source=source)
+                text = _download(f"{uri}/{name}{MARKER_SUFFIX}", Path(directory)).read_bytes()
+        return Observation(self.path, checkpoint, marker, text, copy=copy)
 
 
-@dataclass(frozen=True)
-class MlflowSource:
-    """A version's checkpoint, by the URI of its artifact, which nobody changes once it is registered."""
-
-    uri: str
-
-    def copy_hashed(self, target: Path) -> durable_files.Copied:
-        """As `RemoteSource.copy_hashed`; raises what MLflow does, with `target` there in part."""
-        with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
-            downloaded = _download(self.uri, Path(directory))
-            with downloaded.open("rb") as reader:
-                return durable_files.copy_hashed(reader.fileno(), target)
+def _copy(uri: str, target: Path) -> durable_files.Copied:
+    """Copy an artifact, which nobody changes once it is registered; raises what MLflow does."""
+    temporary = tempfile.TemporaryDirectory(dir=target.parent, suffix=".part")
+    with temporary as directory, _download(uri, Path(directory)).open("rb") as reader:
+        return durable_files.copy_hashed(reader.fileno(), target)
 
 
 def describe(name: str, version: object, run_id: str | None) -> Mapping[str, object]:

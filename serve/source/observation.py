@@ -10,7 +10,7 @@ import functools
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, Union
+from typing import Callable, Union
 
 from serve.checkpoint.manifest import Manifest, parse_marker
 from serve.durable_files import Copied
@@ -31,13 +31,6 @@ class Identity:
     mtime_ns: int
 
 
-class Source(Protocol):
-    """Where the bytes of a checkpoint come from that is no file of this machine."""
-
-    def copy_hashed(self, target: Path) -> Copied:
-        """Copy it into a new, synced file, and hash exactly the bytes that were written."""
-
-
 @dataclass(frozen=True)
 class Observation:
     """One look at a marker and its checkpoint, whose `generation` is the publisher's number, 0 where none is stated."""
@@ -48,7 +41,8 @@ class Observation:
     text: bytes
     problem: str | None = None
     generation: int = 0
-    source: Source | None = field(default=None, repr=False, compare=False)
+    # Copies a checkpoint that is no file of this machine, as `durable_files.write_hashed` does.
+    copy: Callable[[Path], Copied] | None = field(default=None, repr=False, compare=False)
 
     @property
     def order(self) -> tuple[int, int, str]:

@@ -1,9 +1,8 @@
 """A watched place that is no directory of this machine: `s3://…`, `gs://…`, `memory://…`, whatever fsspec can open.
 
 Such a place has no events, so it is polled. The marker is read first, and the checkpoint is copied from there into the
-store when it is decided to load it; shards are joined there. Objects of such stores appear whole; one that changes
-while it is copied is found out by looking before and after. Needs the extra `[remote]`, and the package of the store's
-own protocol, for example s3fs, whose settings are its own (for example `AWS_ENDPOINT_URL`).
+store when it is decided to load it; shards are joined there. One that changes while it is copied is found out by
+looking before and after. Needs the extra `[remote]`, and the package of the store's own protocol, for example s3fs.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +149,8 @@ class RemotePlace(LocalSource):
         if marker.size_bytes > MARKER_LIMIT_BYTES:
             return Observation(path, checkpoint, marker, b"", MARKER_TOO_LONG)
         text = self._markers_read[name + MARKER_SUFFIX][1]
-        source = RemoteSource(self._open()[0], parts, checkpoint)
-        return Observation(path, checkpoint, marker, text, generation=listed.generation, source=source)
+        copy = partial(_copy, self._open()[0], parts, checkpoint)
+        return Observation(path, checkpoint, marker, text, generation=listed.generation, copy=copy)
 
     def _parts_of(self, name: str) -> tuple[str, ...]:
         """Name the files of a checkpoint, the index first."""
@@ -175,37 +174,30 @@ class RemotePlace(LocalSource):
         return self._opened
 
 
-@dataclass(frozen=True)
-class RemoteSource:
-    """Where the store gets the bytes of a remote checkpoint. `parts`: its file, or its index and shards."""
+def _copy(system: Any, parts: Sequence[str], seen: Identity | None, target: Path) -> durable_files.Copied:
+    """Copy a file, or join an index and its shards; raises `CheckpointMovedError` after a change, `CheckpointError`."""
 
-    system: Any
-    parts: tuple[str, ...]
-    seen: Identity | None
-
-    def copy_hashed(self, target: Path) -> durable_files.Copied:
-        """As `durable_files.write_hashed`; raises `CheckpointMovedError` after a change, `CheckpointError` too."""
-        self._require_unchanged()
-        if len(self.parts) == 1:
-            copied = durable_files.write_hashed(self._read(self.parts[0]), target)
-        else:
-            with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
-                copies = [Path(directory) / part.rpartition("/")[2] for part in self.parts]
-                for part, copy in zip(self.parts, copies):
-                    durable_files.write_hashed(self._read(part), copy)
-                self._require_unchanged()
-                copied = sharded.join_hashed(copies[0], target)
-        self._require_unchanged()
-        return copied
-
-    def _read(self, part: str) -> Iterator[bytes]:
-        with self.system.open(part, "rb", cache_type="none") as reader:
+    def read(part: str) -> Iterator[bytes]:
+        with system.open(part, "rb", cache_type="none") as reader:
             yield from iter(lambda: reader.read(durable_files.CHUNK_BYTES), b"")
 
-    def _require_unchanged(self) -> None:
-        self.system.invalidate_cache()
-        if _join([self.system.info(part) for part in self.parts]) != self.seen:
-            raise CheckpointMovedError(f"{self.parts[0]}: it changed since it was observed")
+    def require_unchanged() -> None:
+        system.invalidate_cache()
+        if _join([system.info(part) for part in parts]) != seen:
+            raise CheckpointMovedError(f"{parts[0]}: it changed since it was observed")
+
+    require_unchanged()
+    if len(parts) == 1:
+        copied = durable_files.write_hashed(read(parts[0]), target)
+    else:
+        with tempfile.TemporaryDirectory(dir=target.parent, suffix=".part") as directory:
+            copies = [Path(directory) / part.rpartition("/")[2] for part in parts]
+            for part, copy in zip(parts, copies):
+                durable_files.write_hashed(read(part), copy)
+            require_unchanged()
+            copied = sharded.join_hashed(copies[0], target)
+    require_unchanged()
+    return copied
 
 
 def _join(parts: Sequence[Mapping[str, Any] | None]) -> Identity | None:

@@ -34,8 +34,7 @@ from serve.source.observation import Load
 
 _READ_ONLY = 0o444
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-# What was found or admitted so lately may be about to be proposed by another worker.
-_FRESH_S = 10.0
+_FRESH_S = 10.0  # what was found or admitted so lately may be about to be proposed by another worker
 
 
 class Store:
@@ -71,10 +70,7 @@ class Store:
     def admit(self, candidate: Load, needed: Callable[[], frozenset[str]] | None = None) -> Stored:
         """Copy a checkpoint into the store, unless it has its bytes; on a full disk all go that are not `needed`.
 
-        Raises:
-            CheckpointError: the bytes are not what the marker states.
-            CheckpointMovedError: the checkpoint changed while it was copied, or since it was observed.
-            OSError: reading or writing failed; the store is as it was.
+        Raises `CheckpointError` for other bytes than stated, `CheckpointMovedError` for a change meanwhile, `OSError`.
         """
         stated = candidate.manifest.sha256
         stored = None if stated is None else self.find(stated)
@@ -160,8 +156,7 @@ class Store:
                 raise CheckpointError("hash", expected)
             there = self._find_proven(copied.sha256)
             if there is not None:
-                # A marker that states no hash, of bytes that were there: one file is mapped by all workers.
-                part.unlink()
+                part.unlink()  # bytes that were there: one file is mapped by all workers
                 self._remember(candidate, copied.sha256)
                 return replace(there, copy_s=copied.copy_s, hash_s=copied.hash_s)
             part.chmod(_READ_ONLY)
@@ -177,18 +172,18 @@ class Store:
 
     def _copy_observed(self, candidate: Load, part: Path) -> durable_files.Copied:
         seen = candidate.observation
-        if seen.source is not None:
+        if seen.copy is not None:
             self._require_space(seen.checkpoint.size_bytes if seen.checkpoint is not None else 0)
-            return seen.source.copy_hashed(part)
+            return seen.copy(part)
         source = os.open(seen.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             before = identify(source, seen.path)
             if before is None or before != seen.checkpoint:
                 raise CheckpointMovedError(f"{seen.path.name}: it changed since it was observed")
-            copied = None if sharded.is_index(seen.path) else durable_files.clone_hashed(source, part)
+            is_index = sharded.is_index(seen.path)
+            copied = None if is_index else durable_files.clone_hashed(source, part)
             if copied is None:
                 self._require_space(before.size_bytes)
-                is_index = sharded.is_index(seen.path)
                 copied = sharded.join_hashed(seen.path, part) if is_index else durable_files.copy_hashed(source, part)
             if identify(source, seen.path) != before:
                 raise CheckpointMovedError(f"{seen.path.name}: it changed while it was copied")
@@ -197,8 +192,7 @@ class Store:
             os.close(source)
 
     def _require_space(self, size_bytes: int) -> None:
-        free_bytes = self.free_bytes()
-        if free_bytes < size_bytes:
+        if (free_bytes := self.free_bytes()) < size_bytes:
             hint = "free some space, lower keep, or point SERVE_STORE to another disk; see: python -m serve store"
             raise StoreFullError(f"{self.root}: expected {size_bytes} free bytes, found {free_bytes}", hint)
 
@@ -232,8 +226,7 @@ class Store:
     def _note_proof(self, path: Path) -> None:
         """Note that a checkpoint was just hashed, and is what its name states."""
         with contextlib.suppress(OSError):  # without it the checkpoint is only hashed again
-            # Good for this boot only, so that it need not survive a power cut.
-            content = json.dumps(_describe(path.stat())).encode()
+            content = json.dumps(_describe(path.stat())).encode()  # good for this boot only, not for a power cut
             durable_files.replace_file(self._proofs / path.name, content, is_lasting=False)
 
     def entries(self) -> dict[str, int]:
@@ -251,7 +244,6 @@ class Store:
         return disk.f_bavail * disk.f_frsize
 
     def _parts(self) -> list[Path]:
-        """Return the unfinished copies."""
         return list(self.incoming.iterdir()) if self.incoming.is_dir() else []
 
     def _drop_parts(self) -> None:
@@ -268,7 +260,6 @@ class Store:
         return bool(superfluous)
 
     def _find_superfluous(self, keep: frozenset[str], before_s: float) -> list[Path]:
-        """Find what is not needed any more."""
         found = []
         with contextlib.suppress(FileNotFoundError):
             for path in self.proven.iterdir():

@@ -22,21 +22,13 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint"
 ROLLBACK = "rollback"
-# From a generation that did not hold, by itself.
-RETURN = "return"
-# From a canary or a shadow whose rule came true.
-PROMOTION = "promotion"
+RETURN = "return"  # from a generation that did not hold, by itself
+PROMOTION = "promotion"  # from a canary or a shadow whose rule came true
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One generation.
-
-    Args:
-        committed: when, as ISO 8601.
-        marker_generation: the publisher's own number for it, or 0.
-        marker: the marker's text, for workers that prepare it later and did not see it themselves.
-    """
+    """One generation."""
 
     generation: int
     sha256: str
@@ -45,10 +37,10 @@ class Entry:
     name: str
     marker_mtime_ns: int
     fingerprint: str
-    committed: str = ""
-    marker_generation: int = 0
+    committed: str = ""  # when, as ISO 8601
+    marker_generation: int = 0  # the publisher's own number for it, or 0
     cause: str = CHECKPOINT
-    marker: str = ""
+    marker: str = ""  # its text, for workers that prepare it later and did not see it themselves
 
     @property
     def order(self) -> tuple[int, int, str]:
@@ -122,13 +114,10 @@ class Ledger:
         return entries[-1] if entries else None
 
     def commit(self, proposed: Entry, after: int = 0) -> Entry:
-        """Number a generation; the same observation gets the same number in every worker.
+        """Number a generation, the same in every worker, and return the entry as the file has it.
 
-        Args:
-            after: the generation that the worker answers with: what was live before it may come again.
-
-        Returns:
-            The entry as the file has it. It is not the last one when another worker was faster by a generation.
+        `after`: what the worker answers with, before which the same may have been live. Another worker may be ahead by
+        one.
         """
         with durable_files.hold(self.lock_path):
             entries = self.read()

@@ -42,14 +42,9 @@ class Rollback:
         return f"{self.cause}:{self.id}"
 
     def propose(self, earlier: Entry) -> Entry:
-        """Return the generation that carries the order out.
-
-        It has the rank of the earlier one: what it replaces stays the newest that was seen, and does not come back by
-        itself.
-        """
-        return replace(
-            earlier, generation=0, version=self.version, fingerprint=self.fingerprint, committed="", cause=self.cause
-        )
+        """Return the generation that carries it out, of the earlier one's rank: what it replaces stays the newest."""
+        own: dict[str, Any] = {"version": self.version, "fingerprint": self.fingerprint, "cause": self.cause}
+        return replace(earlier, generation=0, committed="", **own)
 
 
 @dataclass(frozen=True)
@@ -87,11 +82,10 @@ class OperatorRequests:
         self._write(self._rollback, asdict(order))
         return order
 
-    def order_promotion(self, id: str, entry: Entry, path: Path) -> Rollback:
+    def order_promotion(self, id: str, entry: Entry, path: Path) -> None:
         """Order what another label serves; one id is carried out once. Raises `OSError`."""
         order = Rollback(id, entry.generation, entry.sha256, entry.version, _now(), str(path), asdict(entry))
         self._write(self._rollback, asdict(order))
-        return order
 
     def withdraw(self, order: Rollback) -> None:
         """Take a rollback back, unless another one was ordered since."""
@@ -146,13 +140,13 @@ class OperatorRequests:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         stated = json.loads(path.read_bytes())
+        if not isinstance(stated, dict):
+            raise ValueError(type(stated).__name__)
+        return stated
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise LedgerError(f"{path}: expected JSON, found {error}", hint="delete the file") from error
-    if not isinstance(stated, dict):
-        raise LedgerError(f"{path}: expected an object, found {type(stated).__name__}", hint="delete the file")
-    return stated
+        raise LedgerError(f"{path}: expected a JSON object, found {error}", hint="delete the file") from error
 
 
 def _now() -> str:

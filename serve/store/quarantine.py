@@ -18,8 +18,7 @@ from serve.durable_files import Records
 from serve.errors import CheckpointError, DeadlineError, ModelError, ServeError, TrialError, plain
 from serve.store.ledger import ROLLBACK, Entry
 
-# Another worker may have seen and refused what this one has not listed yet, and publishing again takes a moment.
-_GRACE_S = 2.0
+_GRACE_S = 2.0  # another worker may have seen what this one has not listed yet; publishing takes a moment
 # These faults may lie in what the marker states; the same bytes under another marker are judged anew.
 _OF_MARKER = frozenset(("format", "golden", "interface", "marker", "signature"))
 
@@ -27,10 +26,8 @@ _OF_MARKER = frozenset(("format", "golden", "interface", "marker", "signature"))
 class Quarantine:
     """The file of rejections.
 
-    Args:
-        read_judge: names what judges here, so that a rejection by another one does not count; asked when there is
-            something to judge.
-        start: names the start of the server, which is a request to look again at all that the bytes do not prove.
+    `read_judge` names what judges here, as another's rejections do not count; `start` names the start of the server,
+    which asks to look again at all that the bytes do not prove.
     """
 
     def __init__(self, root: Path, read_judge: Callable[[], str] = str, start: str = "") -> None:
@@ -105,8 +102,7 @@ class Quarantine:
 
 # Loading a large model again each minute would cost requests more than it may bring.
 _FIRST_RETRY_S, _LONGEST_RETRY_S, _LONGEST_COSTLY_RETRY_S = 1.0, 60.0, 600.0
-# The first and the longest pause where requests are answered 503 meanwhile.
-_DISRUPTIVE_RETRY_S = (600.0, 86400.0)
+_DISRUPTIVE_RETRY_S = (600.0, 86400.0)  # the first and the longest pause where requests are answered 503 meanwhile
 _MOST_RECORDS = 500
 _SHORTEST_DIGEST = 8
 _MOST_FINGERPRINTS = 100
@@ -116,51 +112,36 @@ _OF_BYTES = frozenset(("content", "damaged", "finite", "format", "hash", "marker
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a checkpoint is not served.
-
-    Args:
-        sha256: of its bytes, or nothing where they are not known.
-        is_lasting: whether trying the same again cannot help.
-        marker: the marker's text, by which a rejection that was logged is recognized.
-        is_costly: whether trying it again takes loading a model.
-        is_disruptive: whether trying it again takes the live model away meanwhile.
-    """
+    """Why a checkpoint is not served."""
 
     name: str
     code: str
     reason: str
     fingerprint: str
-    sha256: str = ""
+    sha256: str = ""  # of its bytes, or nothing where they are not known
     version: str = ""
-    is_lasting: bool = True
-    marker: str = ""
-    is_costly: bool = False
-    is_disruptive: bool = False
+    is_lasting: bool = True  # whether trying the same again cannot help
+    marker: str = ""  # its text, by which a rejection that was logged is recognized
+    is_costly: bool = False  # whether trying it again takes loading a model
+    is_disruptive: bool = False  # whether trying it again takes the live model away meanwhile
 
 
 @dataclass(frozen=True)
 class Record:
-    """A rejection as the file has it.
+    """A rejection as the file has it."""
 
-    Args:
-        subject: the sha256, or the name where the bytes are not known.
-        retry_at_s: from when it may be tried again, on the wall clock; `None` for never.
-        fingerprints: of the observations and orders that led to it.
-        tried_s: when it was last tried, on the wall clock.
-    """
-
-    subject: str
+    subject: str  # the sha256, or the name where the bytes are not known
     name: str
     code: str
     reason: str
     judge: str
     since: str
     attempts: int = 0
-    retry_at_s: float | None = None
+    retry_at_s: float | None = None  # from when it may be tried again, on the wall clock; `None` for never
     version: str = ""
-    fingerprints: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] = ()  # of the observations and orders that led to it
     marker: str = ""
-    tried_s: float = 0.0
+    tried_s: float = 0.0  # when it was last tried, on the wall clock
     start: str = ""
 
     def __post_init__(self) -> None:
@@ -181,17 +162,14 @@ class Record:
         is_proven = self.retry_at_s is None and self.code in _OF_BYTES
         if self.judge != judge or not (is_proven or self.start == start):
             return False
-        # A clock that was set back must not prolong a pause.
-        return self.retry_at_s is None or self.tried_s <= now_s < self.retry_at_s
+        return self.retry_at_s is None or self.tried_s <= now_s < self.retry_at_s  # not prolonged by a clock set back
 
 
 def explain(error: BaseException) -> str:
     """Write an error on one line, with what to do about it."""
-    if isinstance(error, ServeError):
-        said = error.message + (f" (hint: {error.hint})" if error.hint else "")
-    else:
-        said = f"{type(error).__name__}: {error}"
-    return plain(said)
+    if not isinstance(error, ServeError):
+        return plain(f"{type(error).__name__}: {error}")
+    return plain(error.message + (f" (hint: {error.hint})" if error.hint else ""))
 
 
 def code_of(error: BaseException) -> str:
@@ -232,33 +210,21 @@ def add_rejection(
     if old is not None and not rejection.is_lasting and old.retry_at_s is None and old.holds(judge, now_s, start):
         return records, False  # what the bytes prove is not taken back, because a worker's copy has gone meanwhile
     attempts = old.attempts if old is not None and (old.judge, old.start) == (judge, start) else 0
-    since = datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="milliseconds")
-    record = Record(
-        subject=subject,
-        name=rejection.name,
-        code=rejection.code,
-        reason=rejection.reason,
-        judge=judge,
-        since=old.since if old is not None else since,
-        attempts=attempts + 1,
-        retry_at_s=None if rejection.is_lasting else now_s + _pause_s(rejection, attempts),
-        version=rejection.version,
-        fingerprints=add_fingerprint(old.fingerprints if old is not None else (), rejection.fingerprint),
-        marker=rejection.marker,
-        tried_s=now_s,
-        start=start,
-    )
-    others = [other for other in records.values() if other.subject != subject]
-    kept = [*others, record][-_MOST_RECORDS:]
-    return {one.subject: one for one in kept}, not is_same
-
-
-def _pause_s(rejection: Rejection, attempts: int) -> float:
     first_s, longest_s = _FIRST_RETRY_S, _LONGEST_COSTLY_RETRY_S if rejection.is_costly else _LONGEST_RETRY_S
     if rejection.is_disruptive:
         first_s, longest_s = _DISRUPTIVE_RETRY_S
-    # Bounded, so that the power stays a small number.
-    return min(first_s * 2.0 ** min(attempts, 10), longest_s)
+    pause_s = min(first_s * 2.0 ** min(attempts, 10), longest_s)  # bounded, so that the power stays a small number
+    since = datetime.fromtimestamp(now_s, timezone.utc).isoformat(timespec="milliseconds")
+    record = Record(
+        subject=subject, name=rejection.name, code=rejection.code, reason=rejection.reason, judge=judge,
+        since=old.since if old is not None else since, attempts=attempts + 1,
+        retry_at_s=None if rejection.is_lasting else now_s + pause_s, version=rejection.version,
+        fingerprints=add_fingerprint(old.fingerprints if old is not None else (), rejection.fingerprint),
+        marker=rejection.marker, tried_s=now_s, start=start,
+    )  # fmt: skip
+    others = [other for other in records.values() if other.subject != subject]
+    kept = [*others, record][-_MOST_RECORDS:]
+    return {one.subject: one for one in kept}, not is_same
 
 
 def add_fingerprint(fingerprints: tuple[str, ...], new: str) -> tuple[str, ...]:

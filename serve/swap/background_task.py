@@ -6,55 +6,42 @@ import contextlib
 import os
 import sys
 import threading
+from concurrent.futures import Future, wait
 from typing import Callable, Generic, TypeVar
 
 T = TypeVar("T")
-# How the names of its threads begin.
-PREPARATION = "prepare"
+PREPARATION = "prepare"  # how the names of its threads begin
 
 
 class BackgroundTask(Generic[T]):
     """Some work that has begun, and its result when it has one; on Linux it may be nicer than the process."""
 
     def __init__(self, work: Callable[[], T], name: str, niceness: int = 0) -> None:
-        self._work: Callable[[], T] | None = work
-        self._niceness = niceness
-        self._result: T | None = None
-        self._is_abandoned = False
-        self._lock = threading.Lock()
-        self._done = threading.Event()
-        self.error: BaseException | None = None
-        threading.Thread(target=self._run, name=f"{PREPARATION}-{name}", daemon=True).start()
+        self._future: Future[T] = Future()
+        given = self._future, work, niceness
+        threading.Thread(target=_run, args=given, name=f"{PREPARATION}-{name}", daemon=True).start()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end of the work, and return whether it has ended."""
-        return self._done.wait(timeout_s)
+        return bool(wait([self._future], timeout_s).done)
 
     def take(self) -> T:
-        """Hand the result over; the preparation holds it no longer. Raises `BaseException`: what the work raised."""
-        if self.error is not None:
-            raise self.error
-        result, self._result = self._result, None
-        if result is None:
-            raise LookupError("the result was taken already")
-        return result
+        """Hand the result over, once it is there; this holds it no longer. Raises what the work raised."""
+        future = self._future
+        self.abandon()
+        return future.result(0)
 
     def abandon(self) -> None:
         """Let go of the result, should it still come. A thread cannot be ended from outside."""
-        with self._lock:
-            self._is_abandoned, self._result = True, None
+        self._future = Future()
 
-    def _run(self) -> None:
-        work, self._work = self._work, None
-        give_way(self._niceness)
-        try:
-            result = work() if work else None
-            with self._lock:
-                self._result = None if self._is_abandoned else result
-        except BaseException as error:  # the user's code may even call sys.exit
-            self.error = error
-        finally:
-            self._done.set()
+
+def _run(future: Future[T], work: Callable[[], T], niceness: int) -> None:
+    give_way(niceness)
+    try:
+        future.set_result(work())
+    except BaseException as error:  # the user's code may even call sys.exit
+        future.set_exception(error)
 
 
 def give_way(niceness: int) -> None:

@@ -1,10 +1,8 @@
 """Weights in memory that are not the published ones: found while they serve, and when an operator asks.
 
-A generation whose weights are no longer the published ones is named, and where that may not be, refused after all: the
-host goes back to the newest kept one of other content, as after `rollback`, or serves nothing where there is none.
-
-To have the weights in the workers' memory compared with their checkpoint, a request is put beside the store as a file;
-each worker answers with another, and whoever asked deletes both.
+A generation whose weights have changed is named, and where that may not be, refused after all: the host goes back to
+the newest kept one of other content, as after `rollback`, or serves nothing. An operator's request lies beside the
+store as a file; each worker answers with another, and whoever asked deletes both.
 """
 
 from __future__ import annotations
@@ -31,8 +29,7 @@ if TYPE_CHECKING:
     from serve.store.operator_requests import OperatorRequests
     from serve.swap.context import Committer, Context
 
-# So many times as long as a look at the versions takes, none follows: it costs half a percent of a core at most.
-_REST = 200
+_REST = 200  # so many times as long as a look at the versions takes, none follows: half a percent of a core
 _MOST_NAMES = 100
 
 
@@ -55,35 +52,29 @@ class ChangedWeights:
 
     def __init__(self, context: Context, committer: Committer) -> None:
         self._context, self._committer = context, committer
-        self._records = changed_tensors(context.operator_requests.root)
+        self._records = changed_tensors(context.store.root)
+        self._may_change = context.settings.stateful == "allow"
         self._next_look_s = 0.0
 
     def look(self) -> bool:
         """Name what has changed, once; return whether this worker serves its generation no longer."""
-        live = self._context.slot.live
+        context, live = self._context, self._context.slot.live
         if live is None:
             return False
-        self.name(live, self._find(live))
-        if self._context.may_change or not is_ended(self._context, live.provenance.sha256):
+        began_s, versions = time.monotonic(), live.predictor.versions
+        if versions is not None and began_s >= self._next_look_s:
+            written = versions.written()
+            self._next_look_s = began_s + _REST * (time.monotonic() - began_s)
+            self.name(live, written)
+        if self._may_change or not is_ended(context, live.provenance.sha256):
             return False
-        order = self._context.operator_requests.rollback()
-        if order is not None and not (
-            self._committer.is_done(order) or self._context.quarantine.find(order.fingerprint)
-        ):
+        order = context.operator_requests.rollback()
+        if order and not self._committer.is_done(order) and not context.quarantine.find(order.fingerprint):
             return False  # it answers until the host has gone back
-        self._context.slot.vacate()
-        self._context.log.emit("unloaded", **identify(live), reason="its weights have changed")
+        context.slot.vacate()
+        context.log.emit("unloaded", **identify(live), reason="its weights have changed")
         self._committer.report()
         return True
-
-    def _find(self, live: Generation) -> list[str]:
-        versions = getattr(live.predictor, "versions", None)
-        if versions is None or time.monotonic() < self._next_look_s:
-            return []
-        began_s = time.monotonic()
-        written: list[str] = versions.written()
-        self._next_look_s = began_s + _REST * (time.monotonic() - began_s)
-        return written
 
     def name(self, live: Generation, tensors: list[str]) -> None:
         """Name tensors that differ from the published ones: in the log, the description of the model and the status."""
@@ -93,12 +84,10 @@ class ChangedWeights:
             return
         number, since = live.provenance.generation, datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         new = {name: Changed(name, number, since) for name in tensors[:_MOST_NAMES]}
-        self._records.change(
-            lambda known: {**new, **{name: old for name, old in known.items() if old.generation == number}}
-        )
+        self._records.change(lambda old: {**new, **{one: old[one] for one in old if old[one].generation == number}})
         live.facts["changed_tensors"] = tensors
         self._context.log.emit("weights_changed", **identify(live), tensors=tensors)
-        if not self._context.may_change:
+        if not self._may_change:
             self._refuse(live, tensors)
 
     def _refuse(self, live: Generation, tensors: list[str]) -> None:
@@ -140,10 +129,11 @@ def ask_workers(
     if not missing:
         raise OperationError("expected living workers, found none", hint="start the server")
     id, until_s = operator_requests.order_check(), time.monotonic() + timeout_s
+    answers = f"checked-{id}-*.json"
     wake()
     try:
         while True:
-            found = [Checked(**json.loads(path.read_bytes())) for path in _answers(operator_requests, id)]
+            found = [Checked(**json.loads(path.read_bytes())) for path in operator_requests.root.glob(answers)]
             missing = (missing & living()) - {checked.worker for checked in found}
             if not missing:
                 return sorted(found, key=lambda checked: checked.worker)
@@ -154,12 +144,8 @@ def ask_workers(
             time.sleep(_LOOK_S)
     finally:
         operator_requests.withdraw_check()
-        for path in _answers(operator_requests, id):
+        for path in list(operator_requests.root.glob(answers)):
             path.unlink(missing_ok=True)
-
-
-def _answers(operator_requests: OperatorRequests, id: str) -> list[Path]:
-    return sorted(operator_requests.root.glob(f"checked-{id}-*.json"))
 
 
 class LiveCheck:

@@ -1,4 +1,4 @@
-"""The context of a reloader, the objects of one worker, made from its settings.
+"""The context of a reloader: the objects of one worker, made from its settings.
 
 When and with whom a worker swaps is `serve.swap.host_committer` (all workers of a host at once) or
 `serve.swap.worker_committer` (each worker for itself).
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Callable, Union
 
 from serve.policy import Policy
+from serve.rollout.decision import Rule, probation_of, rollout_of
 from serve.rollout.evidence_board import Guard
-from serve.rollout.rules import probation_of, rollout_of
 from serve.settings.settings import CANARY, Settings
 from serve.source.observation import Ignore
 from serve.source.remote import make_place
@@ -22,22 +22,20 @@ from serve.store.ledger import Ledger
 from serve.store.operator_requests import OperatorRequests
 from serve.store.quarantine import Quarantine, Rejection
 from serve.swap.host_committer import HostCommitter
-from serve.swap.reloader import Pace, Reloader
 from serve.swap.seen_checkpoints import Unserved
 from serve.swap.worker_committer import WorkerCommitter
 
 if TYPE_CHECKING:
     from serve.events.event_log import EventLog
-    from serve.model.loader import ModelLoader
     from serve.model.slot import Slot
-    from serve.rollout.decision import Rule
     from serve.source.local import LocalSource
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a committer works with. `may_change`: whether answering may change the weights (`stateful = "allow"`)."""
+    """What a committer works with."""
 
+    settings: Settings
     source: LocalSource
     store: Store
     slot: Slot
@@ -46,14 +44,10 @@ class Context:
     unserved: Unserved
     operator_requests: OperatorRequests
     log: EventLog
-    name: str
-    label: str
     env_digest: str | None
-    keep: int
     guard: Guard
     probation: Rule | None
     policy: Policy
-    may_change: bool = False
 
     def reject(self, rejection: Rejection, needed: Callable[[], frozenset[str]]) -> Ignore:
         """Quarantine something, log it once on this host, and drop the copy of what can never serve."""
@@ -81,36 +75,19 @@ def make_context(
 
     store, rule, rollout = Store(settings.store, report_damage), probation_of(settings), rollout_of(settings)
     slower = next((one.slower for one in (rollout, rule) if one is not None), 0.0)
+    is_canary = settings.label == CANARY
     return Context(
-        source=make_place(settings.checkpoints),
-        store=store,
-        slot=slot,
-        ledger=Ledger(store),
-        quarantine=Quarantine(settings.store, read_judge, start),
-        unserved=Unserved(settings.store),
-        operator_requests=OperatorRequests(settings.store),
-        log=log,
-        name=settings.name,
-        label=settings.label,
-        env_digest=env_digest,
-        keep=settings.keep,
-        may_change=settings.stateful == "allow",
-        guard=Guard(
-            settings.retry_spoiled, slower, rollout is not None, settings.label == CANARY, settings.drift_share
-        ),
-        probation=rule,
-        policy=Policy(os.environ, env_digest),
-    )
+        settings=settings, source=make_place(settings.checkpoints), store=store, slot=slot, ledger=Ledger(store),
+        quarantine=Quarantine(settings.store, read_judge, start), unserved=Unserved(settings.store),
+        operator_requests=OperatorRequests(settings.store), log=log, env_digest=env_digest,
+        guard=Guard(settings.retry_spoiled, slower, rollout is not None, is_canary, settings.drift_share),
+        probation=rule, policy=Policy(os.environ, env_digest),
+    )  # fmt: skip
 
 
-def make_reloader(
-    settings: Settings, context: Context, make_loader: Callable[[], ModelLoader], committer: Committer | None = None
-) -> Reloader:
-    """Make the reloader; its `run` begins the work. A fleet's committer is handed in."""
-    watch = settings.watch if context.source.has_events else "poll"
-    pace = Pace(settings.poll_s, settings.settle_s, watch)
+def make_committer(context: Context) -> Committer:
+    """Make the committer that the settings name, unless it is a fleet's."""
+    settings = context.settings
     if settings.commit == "worker":
-        committer = WorkerCommitter(context, settings.store)
-    elif committer is None:
-        committer = HostCommitter(context, settings.store, settings.commit_timeout_s)
-    return Reloader(context, committer, pace, make_loader)
+        return WorkerCommitter(context, settings.store)
+    return HostCommitter(context, settings.store, settings.commit_timeout_s)

@@ -19,54 +19,37 @@ if TYPE_CHECKING:
     from serve.store.ledger import Entry
     from serve.swap.context import Context
 
-# The kernel stamps files with a clock that may be a tick behind.
-_CTIME_SLACK_S = 1.0
-# A candidate that another worker has just admitted, and is about to propose, stays.
-_FRESH_S = 60.0
-# The code under which weights that changed are refused, before or after they were live.
-ENDED = "stateful"
+_CTIME_SLACK_S = 1.0  # the kernel stamps files with a clock that may be a tick behind
+_FRESH_S = 60.0  # a candidate that another worker has just admitted, and is about to propose, stays
+ENDED = "stateful"  # the code under which weights that changed are refused, before or after they were live
 
 
 def make(context: Context, loaded: Loaded, stored: Stored, entry: Entry, before_bytes: int) -> Generation:
     """Make a generation of a model that is ready. `before_bytes`: the memory of the process before it was loaded."""
     trim_memory()  # loading and warming up leave behind what was needed only once
-    provenance = Provenance(
-        context.name, entry.version, entry.generation, entry.sha256, context.env_digest, context.label
-    )
+    name, label = context.settings.name, context.settings.label
+    provenance = Provenance(name, entry.version, entry.generation, entry.sha256, context.env_digest, label)
     facts: dict[str, object] = {
-        "checkpoint": entry.name,
-        "cause": entry.cause,
-        "size_bytes": stored.size_bytes,
-        "format": loaded.format,
-        "committed": entry.committed,
-        "marker_mtime_ns": entry.marker_mtime_ns,
-        "copy_s": round(stored.copy_s, 6),
-        "hash_s": round(stored.hash_s, 6),
-        "load_s": round(loaded.load_s, 6),
-        "warm_up_s": round(loaded.warm_up_s, 6),
-        "memory_before_bytes": before_bytes,
-        "memory_after_bytes": used_bytes(),
-    }
+        "checkpoint": entry.name, "cause": entry.cause, "size_bytes": stored.size_bytes, "format": loaded.format,
+        "committed": entry.committed, "marker_mtime_ns": entry.marker_mtime_ns, "copy_s": round(stored.copy_s, 6),
+        "hash_s": round(stored.hash_s, 6), "load_s": round(loaded.load_s, 6), "warm_up_s": round(loaded.warm_up_s, 6),
+        "memory_before_bytes": before_bytes, "memory_after_bytes": used_bytes(),
+    }  # fmt: skip
     return Generation(loaded.predictor, provenance, facts)
 
 
-def log_live(
-    context: Context, event: str, generation: Generation, previous: Generation | None, commit_s: float
-) -> None:
+def log_live(context: Context, event: str, generation: Generation, before: Generation | None, commit_s: float) -> None:
     """Write the line of a generation that is live now: `swapped`, or `restored` in a worker that starts."""
     board = context.guard.board
-    totals = board.sum_up(previous.provenance.generation) if previous is not None and board is not None else {}
+    totals = board.sum_up(before.provenance.generation) if before is not None and board is not None else {}
     facts = dict(generation.facts)
     marker_mtime_ns = facts.pop("marker_mtime_ns")
     since_s = time.time() - marker_mtime_ns / 1e9 if isinstance(marker_mtime_ns, int) else None
     context.log.emit(
-        event,
-        **identify(generation),
-        **facts,
-        commit_s=round(commit_s, 6),
+        event, **identify(generation), **facts, commit_s=round(commit_s, 6),
         since_marker_s=None if since_s is None else round(since_s, 3),
-        previous={**identify(previous), **totals} if previous else None,
-    )
+        previous={**identify(before), **totals} if before else None,
+    )  # fmt: skip
 
 
 def restore(context: Context, loader: ModelLoader, entry: Entry) -> bool:
@@ -106,7 +89,7 @@ def is_ended(context: Context, sha256: str) -> bool:
 
 def kept(context: Context) -> frozenset[str]:
     """Return the sha256 of the generations that the store keeps."""
-    return frozenset(entry.sha256 for entry in context.ledger.read()[-context.keep :])
+    return frozenset(entry.sha256 for entry in context.ledger.read()[-context.settings.keep :])
 
 
 def prune(context: Context, needed: Callable[[], frozenset[str]]) -> None:
@@ -123,10 +106,8 @@ def free(drained: list[Generation], log: EventLog) -> None:
     while drained:
         generation = drained.pop(0)
         facts, before_bytes, started_s = identify(generation), used_bytes(), time.monotonic()
-        release = getattr(generation.predictor, "release", None)
-        if release is not None:
-            release()
-        del generation, release
+        generation.predictor.release()
+        del generation
         trim_memory()
         seconds = round(time.monotonic() - started_s, 6)
         log.emit("retired", **facts, free_s=seconds, memory_before_bytes=before_bytes, memory_after_bytes=used_bytes())

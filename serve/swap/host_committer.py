@@ -5,31 +5,28 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from serve.checkpoint.manifest import Stored, parse_marker
 from serve.errors import CheckpointError, DeadlineError, MemoryShortError
-from serve.rollout.evidence_board import EvidenceBoard
-from serve.rollout.watch import Watch
+from serve.rollout.decision import Evidence, Step, Verdict
+from serve.rollout.evidence_board import EvidenceBoard, Watch
 from serve.source.observation import SERVED, Ignore, Wait
-from serve.store.ledger import CHECKPOINT
+from serve.store.ledger import CHECKPOINT, Entry
 from serve.store.quarantine import explain, reject_entry
 from serve.swap.background_task import BackgroundTask
 from serve.swap.generation import find_stored, free, kept, load_entry, log_live, make, prune, restore
 from serve.swap.host_coordinator import Coordinator, Proposal, ProposalState
-from serve.swap.probation import PROBATION, Probation
 from serve.swap.shared_state import ON_TRIAL, RETURNED
 from serve.system.resources import used_bytes
 
 if TYPE_CHECKING:
     from serve.model.loader import Loaded, ModelLoader
     from serve.model.slot import Generation
-    from serve.store.ledger import Entry
     from serve.store.operator_requests import Rollback
     from serve.swap.context import Context
 
-# Between two looks at whether the others are prepared: short, because all workers hold two models meanwhile.
-_LOOK_S = 0.002
+_LOOK_S = 0.002  # between two looks at whether the others are prepared: all hold two models meanwhile
 _AGAIN_S = 0.1
 _CATCH_UP_PAUSE_S = 2.0
 
@@ -72,10 +69,16 @@ class HostCommitter:
 
     def boot(self, loader: ModelLoader) -> None:
         """Make the committed generation live, and join the workers that must be prepared."""
-        self._reap()
+        reaped = self._coordinator.reap()
+        if self._watch is not None:
+            self._watch.look()
+        if reaped is not None:
+            entry, count = reaped
+            rejection = reject_entry(CheckpointError("crash", f"{count} workers died while they prepared it"), entry)
+            self._context.reject(replace(rejection, is_lasting=False, is_costly=True), self.kept)
         while not self._is_stopping:
-            entry = self._context.ledger.last()
-            live = entry.generation if entry is not None and self._try_restore(loader, entry) else 0
+            last = self._context.ledger.last()
+            live = last.generation if last is not None and self._try_restore(loader, last) else 0
             self._restore_kept(loader)
             if self._coordinator.join(live):
                 self._begin_to_count()
@@ -167,18 +170,14 @@ class HostCommitter:
         return state
 
     def _prepare(
-        self,
-        loader: ModelLoader,
-        proposal: Proposal,
-        background_task: BackgroundTask[tuple[Stored, Loaded]],
-        before_bytes: int,
+        self, loader: ModelLoader, proposal: Proposal, task: BackgroundTask[tuple[Stored, Loaded]], before_bytes: int
     ) -> Generation | None:
         """Wait for the model, put it where the commit word finds it, and report it."""
-        while not background_task.wait(_LOOK_S * 5):
+        while not task.wait(_LOOK_S * 5):
             if not self._is_waiting(proposal):
                 return None
         try:
-            stored, loaded = background_task.take()
+            stored, loaded = task.take()
         except Exception as error:
             self._close(proposal, error)
             return None
@@ -277,15 +276,6 @@ class HostCommitter:
         if self._coordinator.close(proposal):
             self._context.reject(reject_entry(error, proposal.entry), self.kept)
 
-    def _reap(self) -> None:
-        reaped = self._coordinator.reap()
-        if self._watch is not None:
-            self._watch.look()
-        if reaped is not None:
-            entry, count = reaped
-            rejection = reject_entry(CheckpointError("crash", f"{count} workers died while they prepared it"), entry)
-            self._context.reject(replace(rejection, is_lasting=False, is_costly=True), self.kept)
-
     def _try_restore(self, loader: ModelLoader, entry: Entry) -> bool:
         if self._context.slot.number == entry.generation:
             return True
@@ -294,3 +284,56 @@ class HostCommitter:
         except Exception as error:  # the newest checkpoint may still be good; only the way back is lost
             self._context.log.emit("not_restored", generation=entry.generation, reason=explain(error))
             return False
+
+
+PROBATION = "probation"
+
+
+class Probation:
+    """The probations of one model, seen by one worker; a trial of `serve.rollout.evidence_board`.
+
+    Who sees first that a generation must go back writes one word, which moves all workers at the same instant.
+    """
+
+    def __init__(self, context: Context, coordinator: Coordinator, kept: Callable[[], frozenset[str]]) -> None:
+        self._context, self._coordinator, self._kept = context, coordinator, kept
+        self._board = EvidenceBoard(context.store.root)
+
+    def find(self) -> int:
+        """Return the generation that is on probation, or 0."""
+        shared_state = self._coordinator.shared_state
+        return shared_state.on_trial if shared_state.on_trial == shared_state.committed else 0
+
+    def read(self, number: int) -> Evidence:
+        """Return what all workers know of it."""
+        shared_state = self._coordinator.shared_state
+        evidence = self._board.read(number, shared_state.kept, shared_state.trial_since_ms / 1000)
+        return replace(evidence, crashes=shared_state.crashes)
+
+    def carry_out(self, number: int, verdict: Verdict, evidence: Evidence) -> None:
+        """Let it stay, or take it back."""
+        if self._context.operator_requests.pin() is not None:
+            verdict = Verdict(Step.KEEP, "an operator has pinned it")
+        if verdict.step is Step.KEEP:
+            self.end(number, verdict.reason, evidence)
+            return
+        returned = self._coordinator.take_back(number)
+        if returned is None:
+            return  # another worker was faster
+        bad = next(entry for entry in self._context.ledger.read() if entry.generation == number)
+        previous = {**bad.identity, **self._board.sum_up(number)}
+        facts = {"previous": previous, "signal": verdict.signal, "reason": verdict.reason}
+        self._context.log.emit("returned", **returned.identity, **facts, **_as_facts(evidence))
+        error = CheckpointError(PROBATION, f"taken back from generation {number}: {verdict.reason}")
+        self._context.reject(reject_entry(error, bad), self._kept)
+
+    def end(self, number: int, reason: str, evidence: Evidence | None = None) -> None:
+        """Let it stay, once on this host."""
+        if self._coordinator.end_trial(number):
+            counts = {} if evidence is None else _as_facts(evidence)
+            self._context.log.emit("held", generation=number, reason=reason, **counts)
+
+
+def _as_facts(evidence: Evidence) -> dict[str, object]:
+    seconds = round(time.monotonic() - evidence.started_s, 3)
+    return {"answers": evidence.answers, "bad": evidence.bad, "seconds": seconds}

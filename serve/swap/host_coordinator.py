@@ -30,12 +30,9 @@ from serve import durable_files
 from serve.store.ledger import CHECKPOINT, PROMOTION, RETURN, Entry, Ledger, number
 from serve.swap.shared_state import Membership, SharedState
 
-# In the store of a host that takes part in a fleet.
-FLEET_LOCK = "fleet.lock"
-# How often the kernel is asked who has died, while somebody is not prepared.
-_SURVEY_PAUSE_S = 0.05
-# One worker may die of something else; the second one that dies while it prepares the same bytes dies of them.
-_WORKER_FAILURES_ALLOWED = 1
+FLEET_LOCK = "fleet.lock"  # in the store of a host that takes part in a fleet
+_SURVEY_PAUSE_S = 0.05  # how often the kernel is asked who has died, while somebody is not prepared
+_WORKER_FAILURES_ALLOWED = 1  # the second that dies while it prepares the same bytes dies of them
 
 
 @dataclass(frozen=True)
@@ -136,10 +133,7 @@ class Coordinator:
             return True
 
     def try_commit(self, proposal: Proposal, has_room: bool = True) -> bool:
-        """Move all workers, if each living one is prepared, and return whether it did; raises `OSError`, none moved.
-
-        `has_room`: whether memory allows for a trial, for which the generation before stays.
-        """
+        """Move all workers if each is prepared, and return whether it did (or `OSError`); `has_room`: for a trial."""
         if not self.membership.is_joined or not self._may_commit(proposal):
             return False  # asked again under the lock; this saves taking it for nothing
         with durable_files.hold(self._ledger.lock_path):
@@ -194,11 +188,8 @@ class Coordinator:
     def state_of(self, proposal: Proposal) -> ProposalState:
         """Return the state of a proposal."""
         # In this order, because a commit writes its number and the word first, and closes then.
-        is_open = self.shared_state.open_number == proposal.number
-        if (
-            self.shared_state.done_number == proposal.number
-            and self.shared_state.committed >= proposal.entry.generation
-        ):
+        shared_state, is_open = self.shared_state, self.shared_state.open_number == proposal.number
+        if shared_state.done_number == proposal.number and shared_state.committed >= proposal.entry.generation:
             return ProposalState.COMMITTED
         return ProposalState.WAITING if is_open else ProposalState.CLOSED
 

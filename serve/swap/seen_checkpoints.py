@@ -1,9 +1,8 @@
 """One worker's memory of the watched place between two looks, and the host's notes of what is not served.
 
-The memory is kept by path, so that it stays as small as the place is; it does no I/O and reads no clock. Notes are of
-faultless checkpoints: one whose marker is older than that of what was live, one that waits for its file, and what is
-served though it left the place. Each is logged once on a host, and shown by `status`. What was refused is in
-`serve.store.quarantine`.
+The memory is kept by path, so that it stays as small as the place is. Notes are of faultless checkpoints: one whose
+marker is older than that of what was live, one that waits for its file, and what is served though it left the place.
+Each is logged once on a host, and shown by `status`.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ Order = tuple[int, int, str]
 class _Record(NamedTuple):
     fingerprint: str
     first_seen_s: float
-    # The generation that was live when this state replaced another one; 0 where it was the first that was seen.
-    generation: int
+    generation: int  # live when this state replaced another one; 0 where it was the first that was seen
 
 
 class SeenCheckpoints:
@@ -40,8 +38,7 @@ class SeenCheckpoints:
 
     def __init__(self) -> None:
         self._records: dict[Path, _Record] = {}
-        # The generation that is live in this worker, and the highest rank that ever was.
-        self.answering: Entry | None = None
+        self.answering: Entry | None = None  # what is live in this worker, and the highest rank ever
         self.order: Order | None = None
         self._served: set[str] = set()
         self._withdrawn: str | None = None
@@ -117,12 +114,9 @@ class SeenCheckpoints:
             self._files[seen.path.name] = seen.checkpoint, self.answering.sha256
         return Known(
             served=seen.fingerprint if seen.fingerprint in self._served else None,
-            served_order=self.order if is_ranked else None,
-            first_seen_s=record.first_seen_s,
-            refusal=refusal,
-            answering=describe(self.answering),
-            is_withdrawn=seen.fingerprint == self._withdrawn and not is_changed,
-        )
+            served_order=self.order if is_ranked else None, first_seen_s=record.first_seen_s, refusal=refusal,
+            answering=describe(self.answering), is_withdrawn=seen.fingerprint == self._withdrawn and not is_changed,
+        )  # fmt: skip
 
     def is_live(self, seen: Observation) -> bool:
         """Whether the content of an observation is known to be the live one, whatever its rank is."""
@@ -138,8 +132,7 @@ def describe(answering: Entry | None) -> str:
 
 
 OUTRANKED_CODE, WAITING, REMOVED = "outranked", "waiting", "removed"
-# A trainer that overwrites its checkpoint passes through such states, which need no line in the log.
-_GRACE_S = 2.0
+_GRACE_S = 2.0  # a trainer that overwrites its checkpoint passes through such states, which need no line in the log
 _HINTS = {
     OUTRANKED_CODE: "touch the marker, publish it again, give --generation, or go back with python -m serve rollback",
     WAITING: "write the marker when the checkpoint is whole, or touch it again",
@@ -149,19 +142,13 @@ _HINTS = {
 
 @dataclass(frozen=True)
 class Note:
-    """One checkpoint that is not served, or that is served and has gone.
-
-    Args:
-        code: `outranked`, `waiting` or `removed`.
-        marker: the state of its marker, which another publish changes.
-        marker_mtime_ns: when that was written; 0 where there is nothing to be served.
-    """
+    """One checkpoint that is not served, or that is served and has gone."""
 
     name: str
-    code: str
+    code: str  # `outranked`, `waiting` or `removed`
     reason: str
-    marker: str
-    marker_mtime_ns: int
+    marker: str  # the state of its marker, which another publish changes
+    marker_mtime_ns: int  # when that was written; 0 where there is nothing to be served
     generation: int
     since: str
 

@@ -40,7 +40,7 @@ from serve import durable_files
 from serve.errors import LedgerError
 
 _MAGIC = int.from_bytes(b"envserv1", "little")
-_IDENTITY, _COMMITTED, _TURN, _OPEN, _LAST, _WORKER_FAILURES, _USED, _DONE, _UNBATCHED = range(9)
+_IDENTITY, _COMMITTED = 0, 1
 ON_TRIAL, RETURNED = 9, 11
 _FIRST_ROW, _ROW_CELLS = 16, 8
 _PID, _PREPARING, _PREPARED, _LIVE, _PARENT = range(5)
@@ -75,9 +75,7 @@ class Row:
 class SharedState:
     """The mapped file; opened when it is first read or written, so that a process that forks first has its own."""
 
-    committed, turn, done_number, unbatched, worker_failures = map(
-        Cell, (_COMMITTED, _TURN, _DONE, _UNBATCHED, _WORKER_FAILURES)
-    )
+    committed, turn, _open, _last, worker_failures, _used, done_number, unbatched = map(Cell, range(1, 9))
     on_trial, kept, returned, trial_since_ms, crashes, ended, untried = map(Cell, range(ON_TRIAL, 16))
 
     def __init__(self, path: Path) -> None:
@@ -111,27 +109,26 @@ class SharedState:
 
     def next_turn(self) -> None:
         """Have the workers look."""
-        self.cells[_TURN] += 1
+        self.turn += 1
 
     @property
     def open_number(self) -> int:
         """The number of the open proposal, or 0."""
-        return self.cells[_OPEN]
+        return self._open
 
     @open_number.setter
     def open_number(self, number: int) -> None:
-        self.cells[_OPEN] = number
-        self.cells[_LAST] = max(number, self.cells[_LAST])
+        self._open, self._last = number, max(number, self._last)
 
     @property
     def next_number(self) -> int:
         """The number for the next proposal."""
-        return self.cells[_LAST] + 1
+        return self._last + 1
 
     @property
     def used_rows(self) -> int:
         """How many rows were ever used."""
-        return min(self.cells[_USED], ROWS)
+        return min(self._used, ROWS)
 
     def read_row(self, index: int) -> Row:
         """Read one worker's row."""
@@ -143,9 +140,8 @@ class SharedState:
         start = _FIRST_ROW + index * _ROW_CELLS
         for offset, value in ((_PID, row.pid), (_PREPARING, row.preparing), (_LIVE, row.live), (_PARENT, row.parent)):
             self.cells[start + offset] = value
-        # Last: whoever sees "prepared" may commit at once.
-        self.cells[start + _PREPARED] = row.prepared
-        self.cells[_USED] = max(self.cells[_USED], index + 1)
+        self.cells[start + _PREPARED] = row.prepared  # last: whoever sees "prepared" may commit at once
+        self._used = max(self._used, index + 1)
 
 
 class Survey(NamedTuple):

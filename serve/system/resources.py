@@ -21,8 +21,7 @@ from serve.errors import MemoryShortError
 class Group(NamedTuple):
     """A control group."""
 
-    # Its directory, which need not exist: in a container it may be the host's path, and only the mount is ours.
-    path: Path
+    path: Path  # its directory, which need not exist: in a container it may be the host's path
     is_v2: bool  # whether it is one of cgroup v2, whose files have other names
 
 
@@ -77,8 +76,7 @@ def threads_of_an_operation(cores: int, workers: int, environ: Mapping[str, str]
 # The limit, what is used, and the part of the file cache that the kernel gives up before it kills anybody.
 _V2 = ("memory.max", "memory.current", "inactive_file")
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-# What v1 states for "none" is the largest number of pages that it can count, in bytes.
-_NO_LIMIT_BYTES = 1 << 60
+_NO_LIMIT_BYTES = 1 << 60  # what v1 states for "none" is the largest number of pages that it can count, in bytes
 _MEBIBYTE = 1024 * 1024
 
 
@@ -103,23 +101,13 @@ def read_available(root: Path = _ROOT) -> Available | None:
 def require_memory(needed_bytes: int, available: Available | None, purpose: str, hint: str) -> None:
     """Refuse what would not fit, before anything is allocated; `available`: what is there; unknown counts as enough."""
     if available is not None and needed_bytes > available.size_bytes:
-        raise MemoryShortError(
-            f"memory for {purpose}: expected {_as_mebibytes(needed_bytes)}, "
-            f"found {_as_mebibytes(available.size_bytes)} ({available.source})",
-            hint=hint,
-        )
-
-
-def _as_mebibytes(size_bytes: int) -> str:
-    return f"{size_bytes / _MEBIBYTE:.1f} MiB"
+        needed, found = (f"{size_bytes / _MEBIBYTE:.1f} MiB" for size_bytes in (needed_bytes, available.size_bytes))
+        raise MemoryShortError(f"memory for {purpose}: expected {needed}, found {found} ({available.source})", hint)
 
 
 def _read_group(group: Path, limit_name: str, usage_name: str, cache_name: str) -> Available | None:
-    limit = _read_number(group / limit_name)
-    if limit is None or limit >= _NO_LIMIT_BYTES:
-        return None
-    usage = _read_number(group / usage_name)
-    if usage is None:
+    limit, usage = _read_number(group / limit_name), _read_number(group / usage_name)
+    if limit is None or limit >= _NO_LIMIT_BYTES or usage is None:
         return None
     cache_bytes = _find_number(group / "memory.stat", cache_name + " ") or 0
     return Available(max(0, limit - usage + cache_bytes), f"{group.name or 'cgroup'}/{limit_name}")
@@ -138,8 +126,7 @@ def _find_number(path: Path, key: str) -> int | None:
         text = "\n" + path.read_text()
     except OSError:
         return None
-    # Every candidate is preceded by this, in every worker: the other fifty lines are not parsed.
-    _, _, found = text.partition("\n" + key)
+    _, _, found = text.partition("\n" + key)  # the other fifty lines are not parsed
     word = found.partition("\n")[0].split()
     return int(word[0]) if word and word[0].isdigit() else None
 
@@ -149,10 +136,7 @@ _ENOUGH_BYTES = 200
 
 
 def used_bytes() -> int:
-    """Return how much memory of its own this process uses: resident pages that no file backs.
-
-    Mapped weights are not counted, because all workers share them.
-    """
+    """Return how much memory of its own this process uses: resident pages that no file backs; weights are shared."""
     try:
         _, resident, shared = os.pread(_open_statm(os.getpid()), _ENOUGH_BYTES, 0).split()[:3]
     except (OSError, ValueError):

@@ -22,18 +22,14 @@ from typing import Any, Callable
 
 _CELLS = 4
 _PID, OPEN, IN_HAND, ASKING = range(_CELLS)
-# A move takes one here and adds one there, so a difference of one would only be moved about.
-_MARGIN = 2
+_MARGIN = 2  # a move takes one here and adds one there, so a difference of one would only be moved about
 _LETTER_BYTES = 32 * 1024
 _TICKS_BETWEEN = 2
 _MOST_LETTERS = 16
 
 
 def where(loads: Mapping[int, int], here: int) -> int | None:
-    """Choose the worker that is to take one over from this one; `None` to keep it.
-
-    `loads` are of the workers that take connections, with this one's, the one to be moved included.
-    """
+    """Choose, by the loads of those that take connections, who takes one over from `here`; `None` for nobody."""
     least = min((place for place in loads if place != here), key=lambda place: (loads[place], place), default=None)
     return least if least is not None and loads[least] + _MARGIN <= loads.get(here, 0) else None
 

@@ -34,8 +34,7 @@ from serve.workers.request_head import Bounds, HeaderCache
 
 _SWEEP_S = 1.0
 _KNOWN_ERROR = 3
-# The loop and a thread of a model take turns with the interpreter lock; Python's 5 ms are long against a request.
-_SWITCH_INTERVAL_S = 0.0005
+_SWITCH_INTERVAL_S = 0.0005  # the loop and a model's thread take turns; Python's 5 ms are long against a request
 
 
 class _Uvicorn(Uvicorn):  # type: ignore[misc]

@@ -1,14 +1,10 @@
 """One HTTP connection under uvicorn, with a shorter way for the requests that matter.
 
 A plain prediction request (`POST` to a prediction route, HTTP/1.1, a stated length) goes from the parser to its handler
-without a task, an ASGI message or a copy of the body. Everything else, and everything unusual (chunked bodies,
-`Expect`, HTTP/1.0, pipelined requests, a peer that does not read), takes uvicorn's own way, so that there is
-one implementation of it.
-
-A client sends the same head over and over, and the answers of one generation differ in nothing but their bodies, so
-both heads are remembered by what they are made of. What is remembered is bounded, and never changed.
-
-It adds rules that uvicorn does not have: for a request's head, an offered upgrade, and the time that a peer may take.
+without a task, an ASGI message or a copy of the body. Everything unusual (chunked bodies, `Expect`, pipelined requests,
+a peer that does not read) takes uvicorn's own way, so that there is one implementation of it. Heads that come or go
+over and over are remembered by what they are made of, in bounds. It adds rules that uvicorn does not have: for a
+request's head, an offered upgrade, and the time that a peer may take.
 """
 
 from __future__ import annotations
@@ -24,7 +20,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from serve.gateway.asgi_app import AsgiApp
 from serve.gateway.request_form import AnswerFrame, Understood
 from serve.http.messages import LONGEST_READ_AWAY_BYTES, Request, Response, fail
-from serve.workers.chunk_lines import Splitter
 from serve.workers.request_head import (
     NO_PROXY,
     Bounds,
@@ -32,18 +27,17 @@ from serve.workers.request_head import (
     Field,
     Head,
     HeaderCache,
+    Splitter,
     find_fault,
     too_large,
     without_offer,
 )
 
 _JOINED_BYTES = 64 * 1024
-# How long a connection that is idle when the worker is to end may still bring a request; after that it is closed.
-_LINGER_S = 1.0
+_LINGER_S = 1.0  # of a connection that is idle when the worker is to end; after that it is closed
 
 
-# The event that uvicorn sets on its requests; nothing waits for it here.
-_NOBODY_WAITS = SimpleNamespace(set=lambda: None)
+_NOBODY_WAITS = SimpleNamespace(set=lambda: None)  # uvicorn sets it; nothing waits for it here
 
 
 class RequestCycle:
@@ -138,8 +132,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     def on_message_begin(self) -> None:
         """Begin a request; called by the parser."""
-        # No more than a plain request needs; `_take_uvicorns_way` makes up for it.
-        self.url, self.expect_100_continue = b"", False
+        self.url, self.expect_100_continue = b"", False  # `_take_uvicorns_way` makes up for the rest
         self.headers: list[tuple[bytes, bytes]] = []
         self._is_receiving = self._is_in_head = True
         self._head_bytes, self._left_bytes = 0, LONGEST_READ_AWAY_BYTES
@@ -223,8 +216,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         if self.pipeline:
             super().on_response_complete()
             return
-        # No timer for each answer, as uvicorn has: `check` looks after idle connections.
-        self.server_state.total_requests += 1
+        self.server_state.total_requests += 1  # no timer for each answer: `check` looks after idle ones
         self._answered_s = self.loop.time()
         if self._fault is not None:
             self._write_refusal(self._fault)
@@ -237,8 +229,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         if self.cycle is not None and not self.cycle.response_complete:
             super().shutdown()  # its answer is the last one and states it
         else:
-            # A request that is on its way gets its answer, too.
-            self.loop.call_later(_LINGER_S, self._leave)
+            self.loop.call_later(_LINGER_S, self._leave)  # a request that is on its way gets its answer, too
 
     def pause_writing(self) -> None:
         """Note that the peer does not read; called by the loop."""
@@ -328,8 +319,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             self._write_refusal(fault)
 
 
-# After so many requests in a row on one connection, no other one is expected to join the next.
-_LONG_STREAK = 8
+_LONG_STREAK = 8  # after so many requests in a row on one connection, no other one is expected to join the next
 
 
 class SoleConnection:

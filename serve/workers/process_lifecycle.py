@@ -57,8 +57,7 @@ class Handover:
             del arbiter.manage_workers  # the method of its class is there again
             waiting = set(arbiter.WORKERS) - set(old)
             try:
-                # One may have died before the last was forked.
-                has_died = len(waiting) < arbiter.cfg.workers
+                has_died = len(waiting) < arbiter.cfg.workers  # one may have died before the last was forked
                 reason = "a new worker has died" if has_died else self._wait(arbiter, waiting)
             except HaltServer as error:  # a worker failed to boot; gunicorn 23 says so in a signal handler, anywhere
                 reason = str(error.reason)

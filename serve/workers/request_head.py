@@ -1,21 +1,21 @@
-"""The rules for a request's head, the same under both workers; gunicorn itself has some of them for its threads.
+"""The rules for a request's head, the same under both workers, and the lines between the chunks of its body.
 
 Also the head without an offered upgrade: RFC 9110, 7.8, lets a server ignore the offer, and then body and framing are
 those of any request. httptools takes an offer for the end of HTTP on the connection (httptools#124), so it must not
-see one. A client sends the same head over and over, so what was understood of it is remembered.
+see one. A client sends the same head over and over, so what was understood of it is remembered. And RFC 9112, 7.1.1:
+blanks around the parts of a chunk extension, which httptools refuses, are to be read and removed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Callable, NamedTuple
 
-from serve.http.messages import headers_of
-from serve.http.route import Found, Table
+from serve.http.messages import Found, Table, headers_of
 
 Field = tuple[bytes, bytes]
-# Between name and value, and at the end of the line; gunicorn counts them, too.
-_MARKS_BYTES = len(": \r\n")
+_MARKS_BYTES = len(": \r\n")  # between name and value, and at the end of the line; gunicorn counts them, too
 
 
 class Bounds(NamedTuple):
@@ -61,9 +61,8 @@ def find_fault(bounds: Bounds, version: str, url: bytes, fields: Sequence[Field]
 
 def too_large(bounds: Bounds) -> Fault:
     """The fault of a head that is too large, or goes on for too long."""
-    return Fault(
-        431, f"the head: expected at most {bounds.fields} fields of {bounds.field_bytes} bytes each, found more"
-    )
+    expected = f"expected at most {bounds.fields} fields of {bounds.field_bytes} bytes each"
+    return Fault(431, f"the head: {expected}, found more")
 
 
 def without_offer(method: bytes, url: bytes, version: str, fields: Sequence[Field]) -> bytes:
@@ -122,3 +121,81 @@ class HeaderCache:
             and find_fault(self._bounds, "1.1", url, fields) is None
         )
         return Head(found, path, headers, is_plain)
+
+
+_END = b"\r\n"
+_LONGEST_BYTES = 4096
+_HEAD_END = b"\r\n\r\n"
+_SMALL_BYTES = 2048  # an ordinary request is searched as a whole, which is quicker than to part it
+# A size, and extensions of visible characters and blanks.
+_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
+
+
+class ChunkLines:
+    """Rewrites the lines of one body; the chunks themselves pass as they are."""
+
+    def __init__(self) -> None:
+        self._line, self._left = b"", 0
+        self.is_over = False
+
+    def rewrite(self, data: bytes) -> tuple[bytes, bytes]:
+        """Rewrite what came of a body; return what the parser is given, and what follows the line of the last chunk."""
+        found = []
+        while data and not self.is_over:
+            if self._left:
+                found.append(data[: self._left])
+                data, self._left = data[self._left :], max(0, self._left - len(data))
+                continue
+            begun = len(self._line)
+            line = self._line + data[:_LONGEST_BYTES]
+            end = line.find(_END)
+            if end < 0 and len(line) <= _LONGEST_BYTES:
+                self._line = line
+                return b"".join(found), b""
+            line = line[: end + len(_END)] if end >= 0 else line
+            data, self._line = data[len(line) - begun :], b""
+            stated = _LINE.fullmatch(line)
+            # What is no such line is the parser's to refuse, and what follows it as well.
+            found.append(stated.group(1) + _END if stated else line)
+            size = int(stated.group(1), 16) if stated else 0
+            self._left, self.is_over = size + len(_END), size == 0
+        return b"".join(found), data
+
+
+class Splitter:
+    """Cuts what comes on a connection behind the heads of requests, and rewrites the lines of chunks from there on."""
+
+    def __init__(self) -> None:
+        self._lines: ChunkLines | None = None
+        self._tail, self._is_cut = b"", False
+
+    def split(self, data: bytes, is_in_head: bool, is_in_body: bool, left: Callable[[], int]) -> Iterator[bytes]:
+        """Yield the pieces for the parser, which is given each before the next one is made.
+
+        A head, or a body, may have begun in an earlier segment. `left` tells how many bytes of a body of known length
+        are still to come: no head begins in them.
+        """
+        known = self._tail if is_in_head else b""
+        self._tail = (known + data[1 - len(_HEAD_END) :])[1 - len(_HEAD_END) :]
+        is_begun = is_in_head or is_in_body or self._lines is not None
+        if not is_begun and len(data) <= _SMALL_BYTES and b"chunked" not in data.lower():
+            self._is_cut = False
+            yield data
+            return
+        while data:
+            if self._lines is not None:
+                piece, data = self._lines.rewrite(data)
+                self._lines = None if self._lines.is_over else self._lines
+            else:
+                body = 0 if is_in_head else left()
+                end = body or (known + data).find(_HEAD_END) + len(_HEAD_END) - len(known)
+                self._is_cut = not body and end > len(_HEAD_END) - 1 - len(known)
+                piece, data = (data[:end], data[end:]) if body or self._is_cut else (data, b"")
+            known, is_in_head = b"", False
+            if piece:
+                yield piece
+
+    def note_head(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        """Note that the parser has read the head of a request."""
+        if self._is_cut and any(name == b"transfer-encoding" for name, _ in fields):
+            self._lines = ChunkLines()

@@ -24,30 +24,15 @@ from serve.workers.request_head import NO_PROXY, Bounds, Fault, find_fault
 # was promised to be kept. Measured with gunicorn 23.0.0 under four clients: two requests are lost with each replacement
 # of a server. Later gunicorns read on for a moment, as this does.
 
-# As long as later gunicorns wait for the next request on a connection that was promised to be kept.
-_LINGER_S = 2.0
+_LINGER_S = 2.0  # as long as later gunicorns wait for the next request on a connection that was promised to be kept
 _POLL_S = 0.1
 _FIXED_IN = (24,)
 
 
-class GracefulClose:
-    """What a `ThreadWorker` of gunicorn 23 has to do differently; a mix-in that comes first."""
+class GracefulWorker(ThreadWorker):  # type: ignore[misc]
+    """What a `ThreadWorker` of gunicorn 23 has to do differently."""
 
     alive: bool
-    cfg: Any
-    futures: Any
-    nr_conns: int
-    poller: Any
-    sockets: Any
-    tpool: Any
-    worker_connections: int
-    notify: Any
-    accept: Any
-    is_parent_alive: Any
-    murder_keepalived: Any
-    on_client_socket_readable: Any
-    _keep: Any
-    _lock: Any
 
     def run(self) -> None:
         """Answer requests until asked to end, then read on until no client can be about to send."""
@@ -77,7 +62,7 @@ class GracefulClose:
         """Keep a connection that was promised to be kept, also while ending."""
         conn = fs.conn
         if fs.cancelled() or fs.exception() is not None or not fs.result()[0]:
-            super().finish_request(fs)  # type: ignore[misc]
+            super().finish_request(fs)
             return
         conn.sock.setblocking(False)
         conn.set_timeout()
@@ -96,7 +81,7 @@ class GracefulClose:
         self.murder_keepalived()
 
 
-_Base: Any = ThreadWorker if version_info >= _FIXED_IN else type("ThreadWorker", (GracefulClose, ThreadWorker), {})
+_Base: Any = ThreadWorker if version_info >= _FIXED_IN else GracefulWorker
 # The end of the block for gunicorn 23.
 
 

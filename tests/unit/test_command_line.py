@@ -94,6 +94,14 @@ def test_a_path_that_cannot_be_is_an_error_with_a_hint(tmp_path: Path, command: 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("buffering", [[], ["-u"]])
+def test_an_answer_that_does_not_arrive_is_an_error(buffering: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        argv = [sys.executable, *buffering, "-m", "envtool", "--version"]
+        done = subprocess.run(argv, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (KNOWN_ERROR, "")
+
+
 def test_a_device_or_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     argv = [sys.executable, "-m", "envtool", "init", "--from", "requirements.txt", "-o"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from envtool.errors import EnvtoolError
 from envtool.prefix import layout
 from envtool.prefix.rattler import link_order
 
@@ -24,6 +26,12 @@ def test_each_package_comes_after_those_that_it_needs(depends: dict[str, list[st
     assert sorted(order) == sorted(depends)
     assert all(order.index(each) < order.index(name) for name in kept for each in kept[name] if each in depends)
     assert sorted(link_order(depends, noarch)) == sorted(depends)
+
+
+def test_names_are_given_as_they_were_written() -> None:
+    assert link_order({"Foo": ["bar"], "bar": []}, ()) == ["bar", "Foo"]
+    with pytest.raises(EnvtoolError, match="'a b' is not a valid package name"):
+        link_order({"a b": []}, ())
 
 
 def brought(manager: str) -> st.SearchStrategy[dict[tuple[str, str], list[str]]]:

@@ -20,8 +20,8 @@ from serve.__main__ import main
 from serve.checkpoint import sharded
 from serve.errors import CheckpointMovedError, ModelError, PublishError, SignatureError
 from serve.publishing import remote_publish
-from serve.publishing.mlflow_publish import explained
 from serve.publishing.publish import Extras, publish
+from serve.publishing.remote_publish import explained
 from serve.source.observation import Known, Load, Refuse, decide
 from serve.source.remote import make_place, url_of
 from serve.store.checkpoint_store import Store

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serve.errors import CheckpointError
@@ -11,6 +11,7 @@ from serve.operations.operations import Operations
 from serve.policy import Policy
 from serve.rollout.decision import Rule
 from serve.rollout.evidence_board import Guard
+from serve.settings.settings import load_settings
 from serve.source.remote import make_place
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
@@ -19,17 +20,26 @@ from serve.store.quarantine import Quarantine
 from serve.swap import seen_checkpoints
 from serve.swap.context import Context
 from serve.swap.host_committer import HostCommitter
-from serve.swap.reloader import Pace, Reloader
+from serve.swap.reloader import Reloader
 from serve.swap.seen_checkpoints import Unserved
 from serve.swap.shared_state import SharedState
 from serve.swap.worker_committer import WorkerCommitter
+
+
+class Content(bytes):
+    """Stands for a predictor."""
+
+    versions = None
+
+    def release(self):
+        pass
 
 
 @dataclass(frozen=True)
 class Text:
     """A model that is the content of its checkpoint."""
 
-    predictor: bytes
+    predictor: Content
     format: str = "text"
     load_s: float = 0.0
     warm_up_s: float = 0.0
@@ -54,7 +64,7 @@ class TextLoader:
         self.loads.append(content)
         if content in self.faults:
             raise self.faults[content]
-        return Text(content)
+        return Text(Content(content))
 
 
 class Log(list):
@@ -87,7 +97,10 @@ class Worker:
         )
         self.store, self.quarantine = Store(root), Quarantine(root, lambda: "j", start)
         self.ledger, self.operator_requests = Ledger(self.store), OperatorRequests(root)
+        keys = {"model": "m:m", "checkpoints": str(place), "store": str(root), "keep": keep, "poll_s": 0.01}
+        settings = load_settings({}, root.parent, {**keys, "settle_s": 0.01, "watch": "poll"}).find()
         context = Context(
+            settings=replace(settings, settle_s=0.0),
             source=make_place(place),
             store=self.store,
             slot=self.slot,
@@ -96,17 +109,14 @@ class Worker:
             unserved=Unserved(root),
             operator_requests=self.operator_requests,
             log=self.log,
-            name="m",
-            label="stable",
             env_digest=None,
-            keep=keep,
             guard=Guard(),
             probation=probation,
             policy=Policy({}, None),
         )
         self.guard = context.guard
         self.committer = WorkerCommitter(context, root) if commit == "worker" else HostCommitter(context, root, 60.0)
-        self.reloader = Reloader(context, self.committer, Pace(0.01, 0.0, "poll"), lambda: self.loader)
+        self.reloader = Reloader(context, self.committer, lambda: self.loader)
         if boot:
             self.reloader._boot(self.loader)
 

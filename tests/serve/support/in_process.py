@@ -11,7 +11,7 @@ from uvicorn.server import ServerState
 
 from serve.batching.scheduler import Scheduler
 from serve.gateway.asgi_app import AsgiApp
-from serve.observability.access_log import AccessLog
+from serve.observability.spans import AccessLog
 from serve.workers.connection import WorkerConnection
 from serve.workers.http_protocol import SoleConnection
 from serve.workers.request_head import Bounds, HeaderCache

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.batching.batch_queue import INLINE_S, BatchQueue, LatencyEstimate, Limits, RunTime, Task, run_batch
+from serve.batching.batch_queue import INLINE_S, BatchQueue, LatencyEstimate, RunTime, Task, run_batch
 
 
 def job(inputs=0, key="a", rows=1, run=list, since_s=0.0):
@@ -14,7 +14,7 @@ def job(inputs=0, key="a", rows=1, run=list, since_s=0.0):
 
 
 def batch_queue(*jobs, max_rows=8, delay_s=0.0):
-    made = BatchQueue(Limits(max_rows, delay_s))
+    made = BatchQueue(max_rows, delay_s)
     for each in jobs:
         made.put(each)
     return made

@@ -12,7 +12,7 @@ from predictors import Times, go_live, make_server
 
 from serve.batching.scheduler import Scheduler
 from serve.gateway.asgi_app import AsgiApp
-from serve.gateway.protocol_routes import PREDICTION_ROUTES
+from serve.gateway.routes import PREDICTION_ROUTES
 from serve.http.messages import Request
 from serve.protocols.native import predict
 

@@ -6,7 +6,7 @@ from predictors import make_server
 
 from serve.operations.explanation import explain
 from serve.operations.operations import Status
-from serve.rollout.rules import probation_of, why_no_probation
+from serve.rollout.decision import probation_of, why_no_probation
 from serve.settings.settings import load_settings
 from serve.store.operator_requests import Pin
 

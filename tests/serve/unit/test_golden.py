@@ -6,7 +6,8 @@ import pytest
 
 from serve.checkpoint.manifest import Golden, golden_issues, parse_golden
 from serve.errors import CheckpointError
-from serve.model.answers import differences, require_golden
+from serve.model.answers import differences
+from serve.model.warm_up import require_golden
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
-from serve.gateway.protocol_routes import PREDICTION_ROUTES
-from serve.http.messages import Response
-from serve.http.route import Table
+from serve.gateway.routes import PREDICTION_ROUTES
+from serve.http.messages import Response, Table
 from serve.workers import request_head
 from serve.workers.http_protocol import SoleConnection, write_head
 from serve.workers.request_head import Bounds, HeaderCache

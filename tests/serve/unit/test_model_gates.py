@@ -26,7 +26,7 @@ from serve.checkpoint.manifest import (  # noqa: E402
 )
 from serve.checkpoint.provenance import Provenance  # noqa: E402
 from serve.errors import CheckpointError, MemoryShortError, ModelError  # noqa: E402
-from serve.model import preload_gates, weights  # noqa: E402
+from serve.model import loader, weights  # noqa: E402
 from serve.model.loader import ModelLoader  # noqa: E402
 from serve.model.slot import Generation, Slot  # noqa: E402
 from serve.settings.settings import load_settings  # noqa: E402
@@ -113,7 +113,7 @@ def test_a_model_that_hangs_is_refused_at_the_deadline(tmp_path, trainer):
     ("is_shared", "is_assigned", "expected"), [(True, True, 300), (True, False, 400), (False, True, 600)]
 )
 def test_how_much_three_workers_need(is_shared, is_assigned, expected):
-    assert preload_gates.needed_bytes(100, 3, is_shared, is_assigned) == expected
+    assert loader.needed_bytes(100, 3, is_shared, is_assigned) == expected
 
 
 def test_what_would_not_fit_is_refused_with_the_numbers(tmp_path, trainer, monkeypatch):

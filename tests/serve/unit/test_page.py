@@ -11,7 +11,7 @@ import pytest
 from serve.gateway import monitoring
 from serve.gateway.monitoring import ASSETS, send_asset
 from serve.metrics.worker_metrics import Traffic
-from serve.observability.status_page import Look, describe_model, list_swaps
+from serve.observability.telemetry import describe_status, describe_traffic, list_swaps
 from serve.operations.operations import Status
 from serve.operations.timeline import Past
 from serve.store.ledger import Entry
@@ -102,10 +102,10 @@ def test_a_model_is_described_without_what_is_nobodys_business():
     record = Record("c" * 64, "m3", "hash", "bad", "judge", "2026-01-01", marker="{}", fingerprints=("x",))
     status = Status(ENTRY, (Row(7, 0, 0, 2),), None, None, (record,))
     traffic = Traffic(5, 1, 2, {0.1: 3, float("inf"): 5})
-    told = describe_model(Look("m", "m", "stable", status, HISTORY, EVENTS, "fine", 0.0, traffic, {7: {"pss": 100}}))
+    told = describe_status(status, {7: {"pss": 100}})
     assert list(told["workers"]) == [
         {"pid": 7, "preparing": 0, "prepared": 0, "live": 2, "parent": 0, "state": "serving", "pss_bytes": 100}
     ]
-    assert told["traffic"]["latency"] == [[0.1, 3], [None, 5]]
+    assert describe_traffic(traffic)["latency"] == [(0.1, 3), (None, 5)]
     assert "marker" not in told["committed"]
     assert not {"marker", "judge", "fingerprints"} & set(told["quarantine"][0])

@@ -11,7 +11,7 @@ from predictors import Times, go_live, make_server
 from serve.gateway.health import livez, model, readyz
 from serve.http.messages import Request
 from serve.inference.prediction import complete
-from serve.model.warm_up import GIVEN_UP
+from serve.model.slot import GIVEN_UP
 from serve.protocols.native import predict
 from serve.swap.reloader import ReloaderStatus
 

@@ -15,7 +15,7 @@ from serve.errors import InputError
 from serve.gateway.flask_app import create_app
 from serve.gateway.routes import ROUTES
 from serve.http.drain import EXTENSION
-from serve.model.array_form import ArrayForm
+from serve.model.answers import ArrayForm
 from serve.settings.settings import load_settings
 
 TOML = """

@@ -15,7 +15,7 @@ from serving import wait_until
 
 from serve.errors import PublishError, SettingsError
 from serve.inference.recorder import Recorder, read_recorded
-from serve.publishing.recorded import choose, find_recorded, make_golden, plot, replay
+from serve.publishing.golden import choose, find_recorded, make_golden, plot, replay
 
 PROVENANCE = SimpleNamespace(version="v", generation=1, sha256="a" * 64, env_digest=None)
 

@@ -278,7 +278,8 @@ def test_who_asks_for_a_look_can_wait_for_what_comes_of_it(tmp_path, place):
     thread.start()
 
     def load():
-        return worker.reloader.wait_for(worker.reloader.look_now(), 20)
+        outcome = worker.reloader.wait_for(worker.reloader.look_now(), 20)
+        return outcome.is_live, outcome.is_refused, outcome.verdict
 
     assert load()[:2] == (False, False), "nothing is live"
     put(place, "1-good", b"good")
@@ -287,7 +288,7 @@ def test_who_asks_for_a_look_can_wait_for_what_comes_of_it(tmp_path, place):
     put(place, "2-worse", b"bad")
     outcome = load()
     assert (outcome[:2], worker.live) == ((True, True), b"good")
-    assert "NaN" in outcome.reason
+    assert "NaN" in outcome[2]
     put(place, "3-better", b"better")
     assert load()[:2] == (True, False)
     assert worker.live == b"better"

@@ -13,14 +13,11 @@ from predictors import Times, go_live, make_server
 
 from serve.checkpoint.provenance import Provenance
 from serve.inference.prediction import ModelSpec
-from serve.inference.rollout import Rollout
-from serve.inference.shadow import Asked, Counts, find_disagreement
-from serve.model.answer_check import Declared
+from serve.inference.rollout import Asked, Counts, Rollout, find_disagreement
+from serve.model.answers import Declared
 from serve.model.slot import Generation
-from serve.rollout.decision import Evidence, Step, Verdict
-from serve.rollout.evidence_board import EvidenceBoard
-from serve.rollout.rules import rollout_of
-from serve.rollout.watch import Watch
+from serve.rollout.decision import Evidence, Step, Verdict, rollout_of
+from serve.rollout.evidence_board import EvidenceBoard, Watch
 from serve.store.ledger import Entry
 from serve.swap.context import Context
 

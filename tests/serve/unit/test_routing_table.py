@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from serve.gateway.protocol_routes import PREDICTION_ROUTES
-from serve.http.messages import headers_of
-from serve.http.route import Table
+from serve.gateway.routes import PREDICTION_ROUTES
+from serve.http.messages import Table, headers_of
 
 CASES = [
     ("POST", "/predict", {}),

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.needs_torch
 
 from serve.cli import cli  # noqa: E402 - torch may be missing
 from serve.development import check  # noqa: E402
+from serve.development.project import import_archive  # noqa: E402
 from serve.development.target import Target  # noqa: E402
-from serve.development.torchserve_archive import import_archive  # noqa: E402
 from serve.errors import OperationError  # noqa: E402
 
 NET = """

@@ -127,6 +127,8 @@ def test_pylock_there_and_back() -> None:
     first = LockedPackage("pip", "a", "1.0", "", "https://h.example/a-1.0-py3-none-any.whl", "0" * 64, size_bytes=12)
     second = LockedPackage("pip", "b", "2", "", "https://h.example/b-2-py3-none-any.whl", "1" * 64)
     assert parse_pylock(format_pylock([second, first], "==3.9.*")) == [first, second]
+    unproven = LockedPackage("pip", "c", "3", "", "https://h.example/c-3-py3-none-any.whl", None)
+    assert [each.sha256 for each in parse_pylock(format_pylock([unproven]))] == [""]
 
 
 def test_a_wheel_given_by_its_url_has_the_version_of_its_name() -> None:

@@ -1,28 +1,92 @@
-"""Recorded requests as golden ones, and as a trial of another checkpoint: what would its answers have been?"""
+"""On the trainer's side: a checkpoint, loaded as a server of the settings loads it, and what it is asked.
+
+Golden requests, whose missing answers it gives, or which are made of recorded ones; and recorded requests as a trial:
+what would its answers have been?
+"""
 
 from __future__ import annotations
 
+import json
 import math
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from serve.checkpoint.manifest import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
-from serve.errors import PublishError
+from serve import durable_files
+from serve.checkpoint.manifest import (
+    ABSOLUTE_TOLERANCE,
+    RELATIVE_TOLERANCE,
+    Manifest,
+    Stored,
+    golden_issues,
+    parse_golden,
+)
+from serve.errors import PublishError, ServeError
 from serve.inference.recorder import RECORDED, read_recorded
-from serve.model.answers import as_json, differences, find_top
+from serve.model.answers import as_json, disagreements
+from serve.settings.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from serve.model.loader import Loaded
     from serve.model.torch_predictor import TorchPredictor
-    from serve.settings.settings import Settings
+    from serve.model.trial import Say
 
+_OF_RECORDED = 16
 _REPEATS = 3
-# Of what repeated answers differ by, until a difference is one.
-_MARGIN = 4.0
+_MARGIN = 4.0  # of what repeated answers differ by, until a difference is one
 _MOST_SHOWN, _MOST_PAIRS = 3, 5000
+
+
+def read_golden(path: Path, checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:
+    """Read golden requests, a JSON list of `{"inputs": …}`, and compute missing answers; raises `ServeError`."""
+    try:
+        stated = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise PublishError(f"{path}: {error}", hint='write a JSON list of {"inputs": …}') from error
+    asked = [one for one in stated if isinstance(one, dict)] if isinstance(stated, list) else []
+    missing = [one for one in asked if "inputs" in one and "outputs" not in one]
+    for one in missing:
+        one["outputs"] = None
+    issues = golden_issues(stated)
+    if issues:
+        raise PublishError(f"{path}: " + "; ".join(issues))
+    if missing:
+        predictor = load_own(load_settings(os.environ, Path.cwd()).find(model), checkpoint).predictor
+        for one in missing:
+            one["outputs"] = as_json(predictor.predict(one["inputs"]))
+    return [asdict(one) for one in parse_golden(stated)]
+
+
+def record_golden(checkpoint: Path, model: str | None = None) -> list[dict[str, object]]:
+    """Make golden requests of what was recorded, with the answers of a checkpoint; raises `ServeError`."""
+    settings = load_settings(os.environ, Path.cwd()).find(model)
+    chosen = choose(find_recorded(settings, None), _OF_RECORDED)
+    return make_golden(chosen, load_own(settings, checkpoint).predictor)
+
+
+def check(checkpoint: Path, model: str | None = None) -> None:
+    """Load a checkpoint as a server of the settings does; raises `ServeError` where that would refuse it."""
+    try:
+        load_own(load_settings(os.environ, Path.cwd()).find(model), checkpoint)
+    except ServeError:
+        raise
+    except Exception as error:  # whatever the model's own code raises
+        hint = "a server could not load it"
+        raise PublishError(f"{checkpoint.name}: {type(error).__name__}: {error}", hint) from error
+
+
+def load_own(settings: Settings, checkpoint: Path, say: Say | None = None) -> Loaded:
+    """Load a checkpoint as a server would, with all gates but those that it decides itself; raises `ServeError`."""
+    from serve.model.loader import ModelLoader  # brings torch
+
+    sha256 = durable_files.hash_file(checkpoint)
+    # What a server may unpickle is that server's decision, and a signature comes after this.
+    allowed = replace(settings, allowed_pickles=frozenset({sha256}), verify_key=(), memory="unchecked")
+    return ModelLoader(allowed, say=say).load(Stored(checkpoint, sha256, checkpoint.stat().st_size), Manifest())
 
 
 def find_recorded(settings: Settings, file: Path | None) -> list[dict[str, Any]]:
@@ -39,7 +103,7 @@ def find_recorded(settings: Settings, file: Path | None) -> list[dict[str, Any]]
 
 def choose(recorded: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
     """Choose requests whose answers lie far apart: each time the one farthest from all that were chosen before it."""
-    points = [_point(one["outputs"]) for one in recorded]
+    points = [[number for number in _numbers(one["outputs"]) if math.isfinite(number)] for one in recorded]
     scales = [max((abs(point[place]) for point in points if len(point) > place), default=0.0) or 1.0
               for place in range(max(map(len, points)))]  # fmt: skip
     chosen = [0]
@@ -54,12 +118,7 @@ def choose(recorded: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[st
 
 
 def make_golden(recorded: Sequence[Mapping[str, Any]], predictor: TorchPredictor | None) -> list[dict[str, object]]:
-    """Turn recorded requests into golden ones.
-
-    Args:
-        predictor: answers each some times more, where there is one; its answers, and by how much they differ from each
-            other, then become those of the golden request and its tolerances.
-    """
+    """Turn recorded requests into golden ones, with the answers of a predictor, and tolerances by how those differ."""
     golden = []
     for one in recorded:
         stated: dict[str, object] = {"inputs": one["inputs"], "outputs": one["outputs"]}
@@ -86,25 +145,16 @@ def _answer(predictor: TorchPredictor, inputs: object) -> object:
 
 @dataclass(frozen=True)
 class Replayed:
-    """How a checkpoint answers recorded requests.
-
-    Args:
-        differed: places of the requests whose answers are others.
-        failed: why requests were not answered, by their places.
-        worst: the place of the answer that is farthest from the recorded one, and its largest relative difference.
-        spread: of the largest relative difference of each answer: how many are at most 1e-6, 1e-5 … 1, and above.
-        shown: the first differences, in words.
-        pairs: of the plot: a number of the recorded answer, the one in its place now, and whether the answers differ.
-    """
+    """How a checkpoint answers recorded requests, by their places."""
 
     requests: int
     agreed: int
-    differed: tuple[int, ...]
-    failed: Mapping[int, str]
-    worst: tuple[int, float] | None
-    spread: Mapping[str, int]
-    shown: tuple[str, ...]
-    pairs: tuple[tuple[float, float, bool], ...] = ()
+    differed: tuple[int, ...]  # whose answers are others
+    failed: Mapping[int, str]  # why they were not answered
+    worst: tuple[int, float] | None  # whose answer is farthest from the recorded one, and by which relative difference
+    spread: Mapping[str, int]  # how many answers differ by at most 1e-6, 1e-5 … 1, and more
+    shown: tuple[str, ...]  # the first differences, in words
+    pairs: tuple[tuple[float, float, bool], ...] = ()  # a number then and now; whether the answers differ
 
     def as_json(self) -> dict[str, Any]:
         """Return it as an object, without the pairs; numbers that JSON does not have are null."""
@@ -131,10 +181,7 @@ def replay(recorded: Sequence[Mapping[str, Any]], predictor: TorchPredictor, com
         expected = one["outputs"]
         distances[place] = _largest(expected, actual)
         numbers = list(zip(_numbers(expected), _numbers(actual)))
-        if compare == "top1":
-            expected, actual = find_top(expected), find_top(actual)
-        tolerances = (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE) if compare == "tolerance" else (0.0, 0.0)
-        issues = list(differences(expected, actual, *tolerances))
+        issues = disagreements(expected, actual, compare, (RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE))
         if issues:
             differed.append(place)
             shown += [f"request {place}: outputs{issue}" for issue in issues[:1]]
@@ -177,10 +224,6 @@ def plot(found: Replayed, title: str) -> str:
 
 def _label(bound: float) -> str:
     return "more" if math.isinf(bound) else f"{bound:g}"
-
-
-def _point(outputs: object) -> list[float]:
-    return [number for number in _numbers(outputs) if math.isfinite(number)]
 
 
 def _distance(one: Sequence[float], other: Sequence[float], scales: Sequence[float]) -> float:
