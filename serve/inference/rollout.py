@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.model.torch_predictor import TorchPredictor
 
-_WAITING = 64
+_WAITING = 16
 _BURST_S, _LEAST = 0.05, 1e-4  # the rests begin after a burst: a few requests in a while are all compared
 _NICENESS = 10
 _MOST_SHOWN = 3
