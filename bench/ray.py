@@ -87,7 +87,7 @@ def main() -> None:
     stated = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="envserve-ray-"))
     trainer = Trainer(directory / "work", directory / "checkpoints")
-    hosts = RayHosts(directory, trainer.directory, cpus=stated.replicas)
+    hosts = RayHosts(directory, trainer.directory, cpus=-(-stated.replicas // 2))
     generations = range(2, 2 + stated.updates)
     try:
         hosts.begin("ab")

@@ -11,7 +11,6 @@ from typing import Any
 import click
 
 from serve.cli.options import PATH, answer, json_option, model_option, settings_of
-from serve.publishing import golden as recorded
 from serve.publishing.publish import Extras, Published
 from serve.publishing.publish import publish as publish_checkpoint
 
@@ -116,6 +115,8 @@ def golden(file: Path | None, count: int, against: Path | None, output: Path | N
       python -m serve golden --against weights.safetensors --count 8 -o golden.json
       python -m serve publish weights.safetensors --to checkpoints --golden golden.json
     """
+    from serve.publishing import golden as recorded  # brings numpy
+
     settings = settings_of(model)
     chosen = recorded.choose(recorded.find_recorded(settings, file), count)
     predictor = None if against is None else recorded.load_own(settings, against).predictor
@@ -145,6 +146,8 @@ def replay(file: Path | None, against: Path, compare: str, plot: Path | None, mo
       python -m serve replay recorded.jsonl --against weights.safetensors --compare top1 --json
       python -m serve replay --against weights.safetensors --plot answers.svg
     """
+    from serve.publishing import golden as recorded  # brings numpy
+
     settings = settings_of(model)
     predictor = recorded.load_own(settings, against).predictor
     found = recorded.replay(recorded.find_recorded(settings, file), predictor, compare)

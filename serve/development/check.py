@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from serve.development.target import Target
 from serve.errors import ModelError, ServeError
-from serve.publishing.golden import load_own
 from serve.publishing.publish import publish
 
 if TYPE_CHECKING:
@@ -99,6 +98,8 @@ def check(target: Target, weights: Path | None) -> list[Finding]:
 
 
 def _try_out(prepared: Prepared, home: Path) -> Iterator[Finding]:
+    from serve.publishing.golden import load_own  # brings numpy
+
     said: dict[str, dict[str, object]] = {}
     settings = prepared.target.settings(home)
     published = publish(prepared.weights, home / "checkpoints")

@@ -106,7 +106,8 @@ class Prediction(NamedTuple):
         return answer._replace(headers={**answer.headers, RETRIED: reason})
 
     def _show(self, shadow: ModelInstance, raw: Any) -> None:
-        number = 0 if shadow.settings.label == SHADOW else self.generation.provenance.generation
+        answered = self.generation.provenance.generation
+        number = 0 if shadow.settings.label == SHADOW else answered
         if not self.server.shadow.has_room(shadow, number):
             return
         # Now, while the generation is leased and its weights are there.
@@ -114,7 +115,7 @@ class Prediction(NamedTuple):
             outputs = self.generation.predictor.postprocess(raw)
         except Exception:  # outputs that no JSON can hold; the request is answered, and nothing may fail it any more
             return
-        self.server.shadow.offer(Asked(shadow, self.prepare, outputs, self.instance, number))
+        self.server.shadow.offer(Asked(shadow, self.prepare, outputs, self.instance, number, answered))
 
     def end(self) -> None:
         """End the lease without a response; for a module that failed."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
     from serve.model.torch_predictor import TorchPredictor
 
-_WAITING = 64
+_WAITING = 16
 _BURST_S, _LEAST = 0.05, 1e-4  # the rests begin after a burst: a few requests in a while are all compared
 _NICENESS = 10
 _MOST_SHOWN = 3
@@ -46,6 +46,7 @@ class Asked:
     outputs: object
     by: ModelInstance | None = None  # what has answered; a canary is judged by the comparison, otherwise the shadow is
     generation: int = 0  # of `by`, where that is judged; 0 where the shadow is
+    answered: int = 0  # the generation of `by` that has answered
 
     @property
     def judged(self) -> ModelInstance:
@@ -130,6 +131,9 @@ class Shadow:
 
     def _compare(self, asked: Asked, counts: Counts) -> None:
         judged, number = asked.judged, asked.generation
+        if asked.by is not None and asked.answered not in (0, asked.by.slot.number):
+            counts.skipped += 1  # it has waited through a rest, and what answered has gone: it speaks of nobody
+            return
         try:
             with asked.instance.slot.lease() as generation:
                 number = number or generation.provenance.generation

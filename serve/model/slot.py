@@ -9,7 +9,6 @@ last lease has ended, and, while its successor is on trial, kept: after a return
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -46,7 +45,7 @@ class Slot:
         self._live: Generation | None = None
         self._standby: Generation | None = None
         self._kept: Generation | None = None
-        self._leases: dict[int, int] = defaultdict(int)
+        self._leases: dict[int, int] = {}
         self._draining: list[Generation] = []
         self._lock = threading.Lock()
 
@@ -199,4 +198,5 @@ class Slot:
         return replaced
 
     def _add_lease(self, generation: Generation) -> None:
-        self._leases[id(generation.predictor)] += 1  # by predictor: a generation that comes back has a new number
+        key = id(generation.predictor)  # a generation that comes back has a new number
+        self._leases[key] = self._leases.get(key, 0) + 1  # no default: a lease that ends twice must not pass unseen

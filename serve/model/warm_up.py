@@ -82,7 +82,7 @@ def _try(candidate: Candidate, sizes: Sequence[int]) -> Tried:
         if verdict is False:
             raise TrialError("validate", "validate(model): expected True or None, found False")
     examined = candidate.examine()
-    asked = [inputs for inputs in (candidate.example, candidate.longer) if inputs is not None]
+    asked = [candidate.example, *([] if candidate.longer is None else [candidate.longer])]
     raw = [predictor.run(predictor.prepare(inputs)) for inputs in asked]
     return Tried(form, describe_outputs(predictor, raw), examined)
 

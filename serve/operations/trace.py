@@ -158,8 +158,9 @@ def _open(path: Path, keys: Sequence[Any]) -> dict[str, Any] | Link:
 
 def _about(stated: Sequence[Mapping[str, Any]], kind: str, sha256: str | None) -> Iterator[Mapping[str, Any]]:
     for statement in stated:
-        is_named = any(one["digest"].get("sha256") == sha256 for one in statement["subject"])
-        if statement["predicateType"] == kind and is_named:
+        # In this order: what a statement of another kind is about need not have a digest.
+        of_kind = statement["subject"] if statement["predicateType"] == kind else ()
+        if any(one["digest"].get("sha256") == sha256 for one in of_kind):
             yield statement
 
 

@@ -24,7 +24,6 @@ from serve.checkpoint.manifest import parse_marker, read_object
 from serve.checkpoint.provenance import WORD
 from serve.checkpoint.signature import OPENSSF, SIDECARS, sign, sign_openssf
 from serve.errors import CheckpointError, PublishError
-from serve.publishing import golden
 from serve.publishing.remote_publish import MlflowTarget, Rank, RemotePlace, find_place, find_rank, split_place
 from serve.source.local import MARKER_LIMIT_BYTES, LocalSource
 from serve.source.observation import MARKER_SUFFIX
@@ -200,6 +199,10 @@ def _describe(place: str, sha256: str, size_bytes: int, version: str | None, for
 
 def _find_extras(extras: Extras, checkpoint: Path) -> dict[str, object]:
     found: dict[str, object] = {"metrics": dict(extras.metrics)} if extras.metrics else {}
+    if not (extras.check or extras.golden or extras.golden_from):
+        return found
+    from serve.publishing import golden  # brings numpy
+
     if extras.check:
         golden.check(checkpoint, extras.model)
     if extras.golden is not None:

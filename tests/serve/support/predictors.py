@@ -19,7 +19,7 @@ class Times:
     inputs = (ArrayForm("inputs", "float32", (None,)),)
     outputs = (ArrayForm("outputs", "float32", (None,)),)
     can_batch = True
-    takes_images = False
+    takes_images = joins_arrays = False
     example = (1.0, 2.0)
 
     def __init__(self, factor: float = 2) -> None:

@@ -42,7 +42,7 @@ SMALL = {
 class RayHosts:
     """Raylets, each a host with a name, a store and `cpus` of its own, and an application over all of them."""
 
-    def __init__(self, directory: Path, checkpoints: Path, cpus: int = 2) -> None:
+    def __init__(self, directory: Path, checkpoints: Path, cpus: int = 1) -> None:
         for name in [name for name in os.environ if name.startswith(("SERVE_", "RAY_"))]:
             del os.environ[name]
         # Its sockets' paths must be short.
@@ -90,9 +90,8 @@ class RayHosts:
         from serve.ray_app import application
 
         self._settings.update(settings)
-        # On both nodes, where there is more than one; Ray would pack them.
-        options = {"num_replicas": replicas, "max_replicas_per_node": -(-replicas // 2)}
-        options["ray_actor_options"] = {"num_cpus": 1}
+        # As many on a node as it has processors; with another bound in each deployment, Ray waits for room for ever.
+        options = {"num_replicas": replicas, "ray_actor_options": {"num_cpus": 1}}
         app = application({"settings": self._settings, **options})
         self.serve.run(app, name="affine") if wait else self.serve._run(app, name="affine", _blocking=False)
 
@@ -147,6 +146,11 @@ class RayHosts:
     def events(self, name: str, kind: str) -> list[dict]:
         lines = map(json.loads, (self.store(name) / "events.jsonl").read_text().splitlines())
         return [line for line in lines if line["event"] == kind]
+
+    def wait_settled(self, generation: int, names: str) -> None:
+        """Wait until Ray has started and ended all that it means to, and hosts are ready."""
+        wait_until(lambda: self.serve.status().applications["affine"].status == "RUNNING", "Ray's word")
+        self.wait_ready(generation, names)
 
     def wait_ready(self, generation: int, names: str) -> None:
         """Wait until every replica of some hosts answers with a generation, and these are all hosts."""

@@ -28,6 +28,12 @@ def test_what_the_master_imports_brings_no_torch(module, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("module", ["serve.cli.publish_commands", "serve.cli.development_commands"])
+def test_a_trainers_commands_begin_without_numpy(module):
+    code = f"import sys, {module}; print('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], stdout=-1, text=True, check=True).stdout == "False\n"
+
+
 def test_an_environment_without_torch_is_said_to_be_so(tmp_path):
     code = """if True:
         import sys

@@ -79,6 +79,27 @@ def test_a_shadow_that_is_slow_makes_nobody_wait(server):
     wait_for(server, agreed=201 - skipped, skipped=skipped)
 
 
+def test_an_answer_whose_generation_has_gone_meanwhile_is_not_compared(server):
+    goes_on = threading.Event()
+
+    class Slow(Times):
+        def run(self, taken):
+            goes_on.wait(60)
+            return super().run(taken)
+
+    stable, shadow = server.find("a").stable, server.find("a").labels["shadow"]
+    go_live(stable)
+    go_live(shadow, Slow(3))
+    for outputs in ([3, 6], [2, 4]):
+        prepare = lambda predictor: predictor.prepare([1, 2])  # noqa: E731
+        server.shadow.offer(Asked(shadow, prepare, outputs, stable, answered=1))
+    while server.shadow._waiting.qsize() != 1:
+        time.sleep(0.001)
+    go_live(stable, Times(3), generation=2)
+    goes_on.set()
+    wait_for(server, skipped=1, agreed=1)
+
+
 def test_comparisons_take_no_more_than_their_share_of_the_time(tmp_path):
     class Slow(Times):
         def run(self, taken):

@@ -19,6 +19,14 @@ def test_nothing_is_live_at_first():
         pass
 
 
+def test_a_lease_that_ends_twice_is_a_fault():
+    slot = Slot()
+    slot.swap(make(1))
+    slot.release(held := slot.acquire())
+    with pytest.raises(KeyError):
+        slot.release(held)
+
+
 def test_a_lease_outlives_a_swap():
     slot, old, new = Slot(), make(1), make(2)
     assert slot.swap(old) is None

@@ -91,3 +91,14 @@ def test_what_hangs_is_refused_at_the_deadline_and_ends():
     while any(thread.name == "warm-up" for thread in threading.enumerate()):
         assert time.monotonic() < until_s, "the thread still hangs"
         time.sleep(0.01)
+
+
+def test_a_model_whose_example_is_null_has_outputs_all_the_same():
+    class Constant(Times):
+        def prepare(self, inputs):
+            return super().prepare([1])
+
+        def predict(self, inputs):
+            return [2]
+
+    assert warm_up(Candidate(Constant(), None), (), 30.0).outputs == (ArrayForm("outputs", "float32", (None,)),)
