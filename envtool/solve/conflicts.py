@@ -59,10 +59,7 @@ def explain(error: UnsatisfiableError, request: LockRequest, sources: Sources) -
             return False
         return True
 
-    alone = []
-    for line, newest in missing:
-        why = f"such a version or build; the newest is {package_name(line.text)} {newest}"
-        alone.append(f"{_shown(line)} (no channel has {why if newest else 'a package of this name'})")
+    alone = [_unknown(*each) for each in missing]
     spelling = "mind the spelling, ask for what there is, or add a channel that has it"
     if missing and is_satisfiable(platform.conda, platform.virtual_packages):
         return [*_reason(error), *_each_alone(alone)], spelling
@@ -103,6 +100,11 @@ def _each_alone(shown: Sequence[str]) -> list[str]:
         return []
     what = "this line" if len(shown) == 1 else f"each of these {len(shown)} lines"
     return [f"{what} cannot be satisfied:", *shown]
+
+
+def _unknown(line: Dependency, newest: str | None) -> str:
+    why = f"such a version or build; the newest is {package_name(line.text)} {newest}"
+    return f"{_shown(line)} (no channel has {why if newest else 'a package of this name'})"
 
 
 def _shown(line: Dependency) -> str:

@@ -204,7 +204,6 @@ class FleetCommitter(HostCommitter):
         self._keys: Keys | None = None
         self._thread: threading.Thread | None = None
         self._member: FleetMember | None = None
-
         self._describe: Callable[[], Member] | None = None
 
     @property

@@ -20,7 +20,8 @@ from serve.fleet.keys import Change, Item, LeaseLostError, Snapshot, Transaction
 from serve.fleet.messages import View
 from serve.fleet.state import leave
 
-# Below it, by host, the names of its replicas; none is taken away before it is known to be dead.
+# Below it, by host, the names of its replicas; none is taken away before it is known to be dead. In the order of keys
+# it comes before all that hosts watch.
 REPLICAS = "actors/"
 _NONE = Item("", 0, 0)
 # Those of a process that died may have been higher than what it wrote down.

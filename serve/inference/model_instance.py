@@ -46,7 +46,7 @@ _NOT_JUDGING = frozenset(
     | {"event_hook", "store", "checkpoints", "share", "max_batch_size", "max_batch_delay_ms", "unload"}
     | {"optimize", "torch_threads", "batch_check_share", "probation_s", "probation_requests", "probation_rule"}
     | {"drift_share", "record_share", "record_keep", "record_redact", "record_key"}
-    | {"retry_spoiled", "promote", "abort", "timeout_s", "compare", "compare_time", "then"}
+    | {"retry_spoiled", "promote", "abort", "timeout_s", "compare", "compare_share", "then"}
     | {"fleet", "fleet_secrets", "fleet_host", "fleet_cut_off", "fleet_lease_s", "fleet_hold_s", "fleet_evict_s"}
 )
 _OF_A_HOST = frozenset({"python_path", "verify_key"})  # what differs from host to host for good reasons

@@ -2,7 +2,7 @@
 
 Comparing happens in one thread and never makes a request wait: while it is behind, a request is counted as skipped. It
 shares the interpreter's lock and the cores with the requests, so that it rests after each comparison until it has had
-no more than `compare_time` of the time.
+no more than `compare_share` of the time.
 
 The first worker to decide a rollout acts, under the lock of the label's commits. The order that promotes has the same
 id whoever writes it, and is written before the rollout counts as ended, as is the quarantine of one that was at fault:
@@ -124,7 +124,7 @@ class Shadow:
         while (asked := self._waiting.get()) is not None:
             began_s = time.monotonic()
             self._compare(asked, self._counts_of(asked.instance, asked.generation))
-            share, now_s = max(asked.judged.settings.compare_time, _LEAST), time.monotonic()
+            share, now_s = max(asked.judged.settings.compare_share, _LEAST), time.monotonic()
             due_s = max(due_s, now_s - _BURST_S / share) + (now_s - began_s) / share
             if share < 1 and due_s > now_s:
                 self._is_over.wait(due_s - now_s)

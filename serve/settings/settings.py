@@ -34,7 +34,7 @@ _PROMOTE = Field("promote", parsers.numbers("requests", "errors", "p99_ratio", "
 _TIMEOUT = Field("timeout_s", parsers.seconds(1.0), 3600.0, "seconds after which it ends without promote")
 _COMPARE = Field("compare", parsers.one_of("tolerance", "exact", "top1"), "tolerance",
     "when two answers agree: within the tolerances of golden requests, exactly, or by the place of the largest number")
-_COMPARE_TIME = Field("compare_time", parsers.share, 0.01,
+_COMPARE_SHARE = Field("compare_share", parsers.share, 0.01,
     "share of a worker's time that comparisons may take; the rest is skipped. More is a verdict sooner and a worse p99")
 _OF_LABELS = {
     CANARY: (
@@ -44,7 +44,7 @@ _OF_LABELS = {
             "by signal, the share of bad answers that is noise; slower: how many times slower a run may be"),
         _TIMEOUT,
         _COMPARE,
-        _COMPARE_TIME,
+        _COMPARE_SHARE,
     ),
     SHADOW: (
         Field("share", parsers.share, 1.0, "which part of the requests it is asked as well: 1 is all"),
@@ -54,7 +54,7 @@ _OF_LABELS = {
             "refused"),
         _TIMEOUT,
         _COMPARE,
-        _COMPARE_TIME,
+        _COMPARE_SHARE,
     ),
 }
 # fmt: on
@@ -169,7 +169,7 @@ class Settings:
     abort: Mapping[str, float] = field(default_factory=dict)
     timeout_s: float = 3600.0
     compare: str = "tolerance"
-    compare_time: float = 0.01
+    compare_share: float = 0.01
     then: str = "promote"
 
     @property

@@ -277,6 +277,7 @@ def test_the_page_shows_every_host(hosts, trainer, tmp_path):
         browser.wait_for("document.querySelectorAll('[data-host]').length === 2")
         hosts.kill("b")
         browser.wait_for("document.querySelector('[data-host=b]').innerText.includes('its lease is over')")
+        assert "has a lease" in browser.evaluate("document.querySelector('[data-host=a]').innerText")
     finally:
         browser.close()
 
