@@ -27,13 +27,15 @@ def make_environment(
         finish: what is done to the environment's directory last; another text of it makes another environment.
     """
     last = ["finish:", inspect.getsource(finish)] if finish else []
-    wanted = "\n".join([sys.version, *requirements, "alone:", *alone, *last])
+    # An environment is a link to the Python that made it, which may lie in a clone that is gone, or goes tomorrow.
+    made_by = os.path.realpath(sys.executable)
+    wanted = "\n".join([sys.version, made_by, *requirements, "alone:", *alone, *last])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "envserve-tests"
     place = cache / hashlib.sha256(wanted.encode()).hexdigest()[:16]
     cache.mkdir(parents=True, exist_ok=True)
     with place.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (place / "done").exists():
+        if not ((place / "done").exists() and (place / "bin" / "python").exists()):
             shutil.rmtree(place, ignore_errors=True)
             _make(place, requirements, alone)
             if finish:
