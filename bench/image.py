@@ -243,7 +243,10 @@ def make_base(scratch: Path, rootfs: Path | None) -> Path:
     container = run("buildah", *storage, "from", "scratch").strip()
     run("buildah", *storage, "add", container, rootfs, "/")
     run("buildah", *storage, "config", "--arch", "amd64", "--cmd", "bash", container)
-    run("buildah", *storage, "commit", "-q", container, f"oci:{scratch / 'base'}:latest")
+    run("buildah", *storage, "commit", "-q", container, "localhost/base")
+    # skopeo compresses, as it does when the other side's layers are pushed.
+    stored = f"containers-storage:[overlay@{storage[1]}+{storage[3]}]localhost/base:latest"
+    run("skopeo", "copy", "-q", stored, f"oci:{scratch / 'base'}:latest")
     return scratch / "base"
 
 

@@ -1,7 +1,8 @@
 """An OCI image layout in a directory, and the files of a prefix as they are in it: each conda package has a layer, with
-its byte-code and all that is noted of it, the wheels have one together, and what no package changes comes last. Layers
-are the same bytes on every machine: times are fixed, owners 0, gzip has no time, modes do not depend on the umask.
-Source: OCI image-spec 1.1. Out of scope: registries; skopeo pushes a layout."""
+its byte-code and all that is noted of it, the wheels have one together, and what no package changes comes last. Empty
+directories are left out, as they are where a package comes from the cache. Layers are the same bytes on every machine:
+times are fixed, owners 0, gzip has no time, modes do not depend on the umask. Source: OCI image-spec 1.1. Out of scope:
+registries; skopeo pushes a layout."""
 
 from __future__ import annotations
 
@@ -63,10 +64,6 @@ class Tree:
         found: dict[str, list[Member]] = {name: [] for name in [*names, WHEELS, NOTES]}
         for path, entry in self._inventory.entries.items():
             found[self._owner(path)].append(self._link(path) if entry.kind == "link" else self._file(path))
-        for directory, below, files in os.walk(self._root):
-            if not below and not files:
-                path = os.path.relpath(directory, self._root)
-                found[self._owner(path)].append(Member(_placed(path), mode=0o755))
         for name, record in self._records.items():
             found[record["name"]].append(_noted(name, self._record(record)))
         receipt = self._prefix.receipt()
@@ -90,14 +87,7 @@ class Tree:
 
     @functools.cached_property
     def _owners(self) -> Mapping[str, str]:
-        return {
-            path: record["name"]
-            for record in self._records.values()
-            for path in (
-                *record["files"],
-                *(each["_path"] for each in record["paths_data"]["paths"] if each["path_type"] == "directory"),
-            )
-        }
+        return {path: record["name"] for record in self._records.values() for path in record["files"]}
 
     def _owner(self, path: str) -> str:
         return self._owners.get(path) or self._owners.get(source_of(path) or "") or WHEELS

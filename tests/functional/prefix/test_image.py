@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,16 @@ def test_a_changed_package_changes_its_layer_alone(
     user: User, python: Python, hello: LockedPackage, channel: Channel, tmp_path: Path
 ) -> None:
     require("skopeo", "umoci")
-    user.write_lock(*python, *channel.all, hello)
+    path = write_wheel(tmp_path, "empty", "1.0", {"empty.py": ""}, {})
+    with zipfile.ZipFile(path, "a") as wheel:
+        wheel.writestr("empty.libs/", "")  # as pandas has one; from the cache it is placed without
+    empty = locked_wheel(path)
+    user.write_lock(*python, *channel.all, hello, empty)
     user.run("image", "-o", user.home / "image")
     before = layers_of(user.home / "image")
     assert list(before) == ["library", "old", "pip", "python", "tool", "wheels", "notes", "root"]
     newer = locked(Archive("library", {"lib/libx.so.1": File(b"other")}, version="1.1").write(tmp_path))
-    user.write_lock(*python, channel.tool, newer, channel.old, hello)
+    user.write_lock(*python, channel.tool, newer, channel.old, hello, empty)
     user.run("image", "-o", user.home / "image")
     after = layers_of(user.home / "image")
     assert list(after) == list(before)
@@ -111,7 +116,7 @@ def test_a_changed_package_changes_its_layer_alone(
     assert before["library"][7:] not in {path.name for path in (user.home / "image/blobs/sha256").iterdir()}
     # A changed wheel changes the layer of the wheels, and a package that goes takes only its own.
     other = locked_wheel(write_wheel(tmp_path, "hello_world", "1.1", {"hello_world/__init__.py": ""}, {}))
-    user.write_lock(*python, channel.tool, newer, other)
+    user.write_lock(*python, channel.tool, newer, other, empty)
     user.run("image", "-o", user.home / "image")
     last = layers_of(user.home / "image")
     assert {name for name in after if after[name] != last.get(name)} == {"old", "wheels"}
