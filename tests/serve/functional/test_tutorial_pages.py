@@ -41,10 +41,14 @@ def own_ports():
     return first, change
 
 
-def type_in(directory, env, own_ports):
+def type_in(directory, env, own_ports, is_installed=False):
     first, change = own_ports
     path = f"{env['PATH']}:{Path(find_etcd()).parent}"
-    return Terminal(directory, {**env, "SERVE_BIND": f"127.0.0.1:{first}", "PATH": path}, change)
+
+    def typed(command):
+        return ":" if is_installed and command.startswith("pip install ") else change(command)
+
+    return Terminal(directory, {**env, "SERVE_BIND": f"127.0.0.1:{first}", "PATH": path}, typed)
 
 
 def follow_servers(terminal, page):
@@ -64,7 +68,7 @@ def test_the_page_works_to_its_last_line(page, tmp_path, own_ports):
         (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
         (programs / name).chmod(0o755)
     env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    with type_in(tmp_path, env, own_ports) as terminal:
+    with type_in(tmp_path, env, own_ports, is_installed=True) as terminal:
         follow_servers(terminal, page)
 
 
