@@ -35,7 +35,7 @@ def main() -> NoReturn:
 
 
 def _open_closed_streams() -> None:
-    # Python has no stream for a descriptor that was closed (`>&-`), and the next file that we open would get its number:
+    # Python has no stream for a descriptor that was closed (`>&-`), and the next file we open would get its number:
     # what a child prints would be written into a package.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
