@@ -76,17 +76,16 @@ def status_as_text(status: Status) -> str:
 
 def screen(text: str, now: Look, before: Look, size: os.terminal_size) -> str:
     """Write a status over the last one on a terminal, with the newest generations and the rates since the last look."""
-    answers = {past.entry.generation: past.answers for past in before[1]}
-    seconds = max(now[0] - before[0], 1e-9)
+    answers, seconds = {past.entry.generation: past.answers for past in before[1]}, now[0] - before[0]
     rows = []
     for past in now[1]:
-        entry, counted = past.entry, past.answers - answers.get(past.entry.generation, 0)
-        made = str(entry.generation), entry.version, entry.committed[11:19], f"{past.answers:,}"
-        rate = f"{counted / seconds:,.1f}" if not rows and now is not before else "-"
-        rows.append((*made, rate, f"{1000 * past.p99_s:.3g} ms", f"{past.spoiled:,}", past.outcome or entry.cause))
+        entry, more = past.entry, past.answers - answers.get(past.entry.generation, 0)
+        rate, p99 = f"{more / seconds:,.1f}" if seconds else "-", f"{1000 * past.p99_s:.3g} ms" if past.answers else "-"
+        made = str(entry.generation), entry.version, entry.committed[11:19], f"{past.answers:,}", rate, p99
+        rows.append((*made, f"{past.spoiled:,}", past.outcome or entry.cause))
     head = ("GENERATION", "VERSION", "SINCE", "ANSWERS", "PER SECOND", "P99 OF RUNS", "SPOILED", "OUTCOME")
-    lines = [*(_tabulate(head, rows) if rows else []), "", *text.split("\n")]
-    shown = [line if len(line) <= size.columns else line[: size.columns - 1] + "…" for line in lines[: size.lines - 1]]
+    lines = [*(_tabulate(head, rows) if rows else []), "", *text.split("\n")][: size.lines - 1]
+    shown = [line if len(line) <= size.columns else line[: size.columns - 1] + "…" for line in lines]
     return "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in shown) + "\x1b[J\x1b[A"
 
 
@@ -161,12 +160,11 @@ def verdicts_as_text(verdicts: Sequence[Verdict]) -> str:
     """Write what `verify` found."""
     if not verdicts:
         return "no checkpoint with a marker"
-    lines = []
-    for verdict in verdicts:
-        about = f"  sha256 {(verdict.sha256 or '')[:_SHORT_SHA256]}"
-        about += f"  version {verdict.version}" if verdict.version else ""
-        is_bad = verdict.problem is not None
-        lines.append(f"BAD {verdict.path}: {verdict.problem}" if is_bad else f"ok  {verdict.path}{about}")
+    lines = [
+        f"ok  {one.path}  sha256 {(one.sha256 or '')[:_SHORT_SHA256]}" + (f"  version {one.version}" if one.version else "")
+        if one.problem is None else f"BAD {one.path}: {one.problem}"
+        for one in verdicts
+    ]  # fmt: skip
     bad = sum(verdict.problem is not None for verdict in verdicts)
     return "\n".join([*lines, f"{len(verdicts)} checkpoints, {bad} bad"])
 
