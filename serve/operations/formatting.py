@@ -161,7 +161,7 @@ def verdicts_as_text(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return "no checkpoint with a marker"
     lines = [
-        f"ok  {one.path}  sha256 {(one.sha256 or '')[:_SHORT_SHA256]}" + (f"  version {one.version}" if one.version else "")
+        f"ok  {one.path}  sha256 {(one.sha256 or '')[:_SHORT_SHA256]}{f'  version {one.version}' if one.version else ''}"
         if one.problem is None else f"BAD {one.path}: {one.problem}"
         for one in verdicts
     ]  # fmt: skip
