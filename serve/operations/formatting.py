@@ -161,8 +161,8 @@ def verdicts_as_text(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return "no checkpoint with a marker"
     lines = [
-        f"ok  {one.path}  sha256 {(one.sha256 or '')[:_SHORT_SHA256]}{f'  version {one.version}' if one.version else ''}"
-        if one.problem is None else f"BAD {one.path}: {one.problem}"
+        f"BAD {one.path}: {one.problem}" if one.problem is not None
+        else f"ok  {one.path}  sha256 {(one.sha256 or '')[:_SHORT_SHA256]}" + f"  version {one.version}" * bool(one.version)
         for one in verdicts
     ]  # fmt: skip
     bad = sum(verdict.problem is not None for verdict in verdicts)
