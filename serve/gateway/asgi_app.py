@@ -1,9 +1,8 @@
 """The same server for an event loop: predictions go straight to their handlers, everything else to Flask.
 
-Flask runs in threads, so its views may block; the handlers of predictions only read and write, and what runs the
-model is handed to the dispatcher. Any ASGI server can carry this; `serve.workers.http_protocol` is the shorter way
-under uvicorn.
-"""
+Flask runs in threads, so its views may block; the handlers of predictions only read and write, and what runs the model
+is handed to the dispatcher. Any ASGI server can carry this; `serve.workers.http_protocol` is the shorter way under
+uvicorn."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
 format, signature and pickle policy → interface, from the header → memory → weights → finite → warm-up → golden requests
 → `validate` → the form of the answers. A checkpoint that fails one is refused with that gate's code; none of them
 touches the model that is live. It is read in one way, be it bare or in a bundle, under the module's names or a
-wrapper's, with all names of tied weights or one of them.
-"""
+wrapper's, with all names of tied weights or one of them."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
 """The rules of trials, and the decision about a generation that is on trial. Pure: it reads no clock and no file.
 
 Each signal is a share of bad answers, of which a rule tolerates some. The test is Wald's sequential likelihood ratio of
-"twenty times the tolerated share", and of "three times", against "the tolerated share": under the latter it exceeds
-1 / alarm with a probability of at most `alarm`, however often it is looked at (Ville's inequality). What spoke for the
+"twenty times the tolerated share", and of "three times", against "the tolerated share": under the latter it exceeds 1 /
+alarm with a probability of at most `alarm`, however often it is looked at (Ville's inequality). What spoke for the
 generation is not set off against what comes later (Page's CUSUM), so that one that breaks after a million good answers
-is found as soon as one that was broken from the start.
-"""
+is found as soon as one that was broken from the start."""
 
 from __future__ import annotations
 

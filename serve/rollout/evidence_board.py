@@ -2,8 +2,7 @@
 
 A file beside the store, mapped by every worker, with a row for each, which it alone writes and which stays when it
 dies: two sections, of the generation that it runs and of the one before. Counting one run takes about two microseconds.
-Behind the evidence are the sketches of `serve.rollout.drift`.
-"""
+Behind the evidence are the sketches of `serve.rollout.drift`."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 Where the registry is, is set as for every other client of MLflow. What the alias names is the order: moved back, it is
 followed back. A version that `publish` made has its marker beside its checkpoint. For any other one a manifest is
-written here, without a sha256, as nobody has stated one.
-"""
+written here, without a sha256, as nobody has stated one."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 One file beside the store. A rejection names the bytes by their sha256 where they are known, and the observation by its
 fingerprint, so that no worker copies and tries again what cannot serve. What may pass, such as a full disk, is tried
-again less and less often. A rejection holds for one judge: another model class or other settings judge anew.
-"""
+again less and less often. A rejection holds for one judge: another model class or other settings judge anew."""
 
 from __future__ import annotations
 
@@ -24,11 +23,8 @@ _OF_MARKER = frozenset(("format", "golden", "interface", "marker", "signature"))
 
 
 class Quarantine:
-    """The file of rejections.
-
-    `read_judge` names what judges here, as another's rejections do not count; `start` names the start of the server,
-    which asks to look again at all that the bytes do not prove.
-    """
+    """The file of rejections. `read_judge` names what judges here, as another's rejections do not count; `start` names
+    the start of the server, which asks to look again at all that the bytes do not prove."""
 
     def __init__(self, root: Path, read_judge: Callable[[], str] = str, start: str = "") -> None:
         self._records: Records[Record] = Records(root / "quarantine.json", Record, lambda record: record.subject)

@@ -1,8 +1,7 @@
 """The thread that keeps a worker's slot equal to the newest good checkpoint, and lets candidates into the store.
 
 Level-triggered: each look compares what is there with what is served, so a lost event costs one poll interval and
-nothing else. A fault of a checkpoint never reaches a request: what is live stays live.
-"""
+nothing else. A fault of a checkpoint never reaches a request: what is live stays live."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Committing in each worker for itself (`SERVE_COMMIT=worker`).
 
 Workers swap independently of each other, so for some time they answer with different generations; the ledger gives one
-commit the same number in all of them.
-"""
+commit the same number in all of them."""
 
 from __future__ import annotations
 
