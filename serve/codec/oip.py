@@ -192,11 +192,6 @@ def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview
     return bytes(body[:length]), memoryview(body)[length:]
 
 
-def is_raw(header_length: str | None) -> bool:
-    """Whether all of a body is one tensor, by the value of `Inference-Header-Content-Length`."""
-    return header_length is not None and header_length.strip() == "0"
-
-
 Part = Union[bytes, memoryview]
 _Form = tuple[str, str, tuple[int, ...], Any]
 

@@ -36,11 +36,7 @@ class AsgiApp:
         self.table = Table(PREDICTION_ROUTES)
         self.count_slow_client = server.telemetry.worker_metrics.request_counters.reject_slow_client
         self.limit_bytes = server.settings.max_body_bytes
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether the server is shutting down, so that each connection is closed after its answer."""
-        return self._server.telemetry.drain.has_begun
+        self.drain = server.telemetry.drain
 
     def handle(
         self, route: PredictionRoute, request: Request, client: str, done: Done, is_alone: bool = False

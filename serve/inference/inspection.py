@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.errors import InputError, NotLiveError
-from serve.rollout.decision import ERRORS, FINITE, LONG_S, SLOWER
+from serve.rollout.decision import ERRORS, FINITE, LONG_S, MOST_SHARED, SLOWER
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
@@ -77,8 +77,8 @@ def inspect_written(prediction: Prediction, raw: Any) -> Any:
 def _inspect_one(prediction: Prediction, raw: Any, deadline_s: float) -> Any:
     signal = _find_fault(prediction.generation, prediction.prepared, raw)
     number, guard = prediction.generation.provenance.generation, prediction.instance.guard
-    if not signal or not guard.means_something(number, signal):
-        return raw
+    if not signal or guard.shared[number, signal] >= MOST_SHARED:
+        return raw  # or the signal does not tell the two generations apart
     other, kept = _acquire_other(prediction)
     if kept is None:
         return raw  # nothing could confirm it in this worker
@@ -89,7 +89,7 @@ def _inspect_one(prediction: Prediction, raw: Any, deadline_s: float) -> Any:
     except Exception:  # it fails as well
         is_shared = True
     if is_shared:
-        guard.note_shared(number, signal)
+        guard.shared[number, signal] += 1
     else:
         guard.note(number, signal)
         is_wanted = guard.retry == "all" or (guard.retry == "finite" and signal == FINITE)

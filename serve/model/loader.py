@@ -157,7 +157,8 @@ class ModelLoader:
         """Compare weights with their checkpoint, if it can be read; return how many tensors, and which differ."""
         limit_this_thread()
         assert predictor.origin is not None, "what was never loaded cannot be compared"
-        plan, module = self._examine(*predictor.origin), tensors.plain_module(predictor.module)
+        plan = self._examine(*predictor.origin)
+        module = getattr(predictor.module, "_orig_mod", predictor.module)  # what `torch.compile` was given
         held = module.state_dict()
         if plan.format in PROGRAMS:
             state = PROGRAMS[plan.format](plan.stored.path, "cpu").state_dict()

@@ -149,11 +149,6 @@ def versions_in(state: State) -> State:
     return versions
 
 
-def plain_module(module: Any) -> Any:
-    """Return the module that `torch.compile` was given, or the module itself."""
-    return getattr(module, "_orig_mod", module)
-
-
 def is_same(held: Any, published: Any) -> bool:
     """Whether an entry of a state dict in memory, on any device, is the published one: tensors by their sha256."""
     if is_tensor(held) and is_tensor(published):

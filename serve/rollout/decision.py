@@ -22,6 +22,7 @@ SLOWER, DISAGREED = "slower", "disagreed"
 SIGNALS = (*SPOILED, SLOWER, DISAGREED)
 CRASH = "crash"
 LONG_S = 0.05  # longer runs are timed on both only on suspicion: a request would wait for too long
+MOST_SHARED = 50  # after so many answers that both spoil, and none that only the new one does, nothing is meant
 _CRASHES_ALLOWED = 1  # one worker may die of something else
 _TIMES_TOLERATED = (20, 3)  # many are found soon, few are found at all
 _FEWEST_RUNS = 20  # runs of about the same number of rows, before their median means anything

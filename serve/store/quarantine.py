@@ -80,7 +80,8 @@ class Quarantine:
         before_s = time.time() - _GRACE_S
         records = self._records.read().values()
         left = (record for record in records if record.name not in names and record.tried_s < before_s)
-        gone = frozenset(record.subject for record in left if not record.is_ordered)
+        # What an operator's order led to, and nothing at the watched place, stays.
+        gone = frozenset(one.subject for one in left if not all(by.startswith(ROLLBACK) for by in one.fingerprints))
         self._drop(gone)
         return bool(gone)
 
@@ -142,11 +143,6 @@ class Record:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fingerprints", tuple(self.fingerprints))  # a list, where it was read
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether an operator's order led to it, and nothing at the watched place."""
-        return all(fingerprint.startswith(ROLLBACK) for fingerprint in self.fingerprints)
 
     def is_of(self, wanted: str) -> bool:
         """Whether it is of a checkpoint. `wanted`: its name, its version, or at least eight digits of its sha256."""

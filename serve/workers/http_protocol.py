@@ -260,7 +260,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     @property
     def _is_ending(self) -> bool:
-        return self._is_leaving or self._predictions.is_ending
+        return self._is_leaving or self._predictions.drain.has_begun
 
     @property
     def _is_refused(self) -> bool:
