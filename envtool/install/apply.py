@@ -30,7 +30,7 @@ from envtool.prefix.rattler import LinkRequest, link
 from envtool.prefix.scan import Entry, Inode, Known, Written
 
 if TYPE_CHECKING:
-    from envtool.install.transaction import Transaction
+    from envtool.install.create import Transaction
 
 # What a package may bring beside what its paths.json lists.
 _SLACK_BYTES = 64 << 20
