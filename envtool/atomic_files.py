@@ -26,7 +26,8 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
         with path.open("wb") as file:
             yield file
         return
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    # The longest names that file systems take leave no room for more.
+    temporary = path.parent / f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.tmp"
     try:
         # Path.open takes no opener; with one, nobody else may read the file before it has its mode.
         opener = None if mode is None else lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600)

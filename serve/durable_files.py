@@ -105,13 +105,18 @@ def write_all(descriptor: int, content: bytes) -> None:
         remaining = remaining[os.write(descriptor, remaining) :]
 
 
+def temporary_beside(path: Path) -> Path:
+    """Return what a file is called until it is whole; the longest names that file systems take leave no room for it."""
+    return path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.tmp")
+
+
 def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_ns: int = 0) -> None:
     """Give `path` this content, all of it or none; after an `OSError` nothing was replaced. `is_lasting`: survives a
     power cut. `after_ns`: the file's time must be later, whatever this machine's clock states."""
     if path.is_char_device() or path.is_fifo():  # /dev/null, a pipe: nobody means to put a file in their place
         path.write_bytes(content)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         temporary.unlink(missing_ok=True)  # left by a process of this number that was killed
         with os.fdopen(_create(temporary), "wb", buffering=0) as writer:

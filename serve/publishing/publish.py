@@ -166,7 +166,7 @@ def _publish_sharded(source: Path, directory: Path, name: str, version: str | No
 def _copy(source: Path, target: Path) -> Iterator[durable_files.Copied]:
     """Copy a file beside its target, whose place it takes at the end of the block."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = durable_files.temporary_beside(target)
     temporary.unlink(missing_ok=True)
     descriptor = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -164,7 +164,7 @@ class _S3Upload:
 
 def _hash(reader: Any, size_bytes: int, what: str, write: Callable[[bytes], object] | None = None) -> str:
     """Return the sha256 of a file, which may be written elsewhere meanwhile, and tell a terminal how far it is."""
-    digest, done_bytes, is_watched = hashlib.sha256(), 0, sys.stderr.isatty()
+    digest, done_bytes, is_watched = hashlib.sha256(), 0, bool(sys.stderr and sys.stderr.isatty())
     while chunk := reader.read(durable_files.CHUNK_BYTES):
         digest.update(chunk)
         if write is not None:
