@@ -160,11 +160,12 @@ def verdicts_as_text(verdicts: Sequence[Verdict]) -> str:
     """Write what `verify` found."""
     if not verdicts:
         return "no checkpoint with a marker"
-    lines = [
-        f"BAD {one.path}: {one.problem}" if one.problem is not None
-        else f"ok  {one.path}  sha256 {(one.sha256 or '')[:_SHORT_SHA256]}" + f"  version {one.version}" * bool(one.version)
-        for one in verdicts
-    ]  # fmt: skip
+    lines = []
+    for verdict in verdicts:
+        about = f"  sha256 {(verdict.sha256 or '')[:_SHORT_SHA256]}"
+        about += f"  version {verdict.version}" if verdict.version else ""
+        is_bad = verdict.problem is not None
+        lines.append(f"BAD {verdict.path}: {verdict.problem}" if is_bad else f"ok  {verdict.path}{about}")
     bad = sum(verdict.problem is not None for verdict in verdicts)
     return "\n".join([*lines, f"{len(verdicts)} checkpoints, {bad} bad"])
 
