@@ -23,6 +23,7 @@ DONE, NO, USAGE, KNOWN_ERROR, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 def main() -> NoReturn:
     """Run the command line and leave through `os._exit`: py-rattler's threads may crash while the interpreter shuts
     down, which would turn a good exit code into a signal."""
+    _open_closed_streams()
     # A version needs none of the command line, which takes three times as long to import.
     code = _show_version() if sys.argv[1:] in (["--version"], ["-V"]) else _run()
     for stream in (sys.stdout, sys.stderr):
@@ -31,6 +32,16 @@ def main() -> NoReturn:
         except OSError:
             code = code or KNOWN_ERROR  # a full disk or a closed pipe: the answer did not arrive
     os._exit(code)
+
+
+def _open_closed_streams() -> None:
+    # Python has no stream for a descriptor that was closed (`>&-`), and the next file we open would get its number:
+    # what a child prints would be written into a package.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, os.fdopen(descriptor, mode))
 
 
 def _show_version() -> int:

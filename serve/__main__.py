@@ -20,10 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         message, context = error.format_message().rstrip("."), getattr(error, "ctx", None)
         hint = getattr(error, "hint", None) or (f"{context.command_path} --help" if context else None)
-        sys.stderr.write(describe(ServeError(message[:1].lower() + message[1:], hint)) + "\n")
+        click.echo(describe(ServeError(message[:1].lower() + message[1:], hint)), err=True)
         return _USAGE
     except ServeError as error:
-        sys.stderr.write(describe(error) + "\n")
+        click.echo(describe(error), err=True)
         return _KNOWN_ERROR
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED

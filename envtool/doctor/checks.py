@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
@@ -10,7 +11,7 @@ from envtool.console import size
 from envtool.doctor.machine_facts import Finding, MachineFacts, Needs, Place, Severity
 from envtool.install import link_scripts as scripts
 from envtool.install.cuda import Fit, judge, numbers
-from envtool.prefix.prefix import LONGEST_PATH_BYTES
+from envtool.prefix.prefix import LONGEST_PATH_BYTES, find_unfit
 
 _ERROR, _WARNING, _NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 # Keys of .condarc that change what conda does to an environment of ours, or say that something is wrong.
@@ -162,11 +163,10 @@ def _room(place: Place, facts: MachineFacts, needs: Needs) -> Iterator[Finding]:
 
 
 def _path(place: Place) -> Iterator[Finding]:
-    path = str(place.path)
-    if any(each.isspace() for each in path):
-        message = f"{path} has a space in it, which the first line of a script cannot have"
-        yield Finding(_ERROR, "path", message, "set ENVTOOL_HOME to another directory")
-    elif len(path.encode()) + _NAME_BYTES > LONGEST_PATH_BYTES:
+    path = place.path
+    if unfit := find_unfit(path):
+        yield Finding(_ERROR, "path", unfit, "set ENVTOOL_HOME to another directory")
+    elif len(os.fsencode(path)) + _NAME_BYTES > LONGEST_PATH_BYTES:
         message = f"{path} is so long that little is left for the name of an environment"
         yield Finding(_WARNING, "path", message, "set ENVTOOL_HOME to a shorter path")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import enum
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,15 @@ ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
 # Linux before 5.1 reads 127 bytes of a script's first line, and installers fall back to other first lines for a longer
 # one or one with a space; those would make the same lock differ from directory to directory.
 LONGEST_PATH_BYTES = 127 - len("#!/bin/python3.99\n")
+# A first line ends at a space, PATH at a colon, and quotes, backslashes and bytes that are no text end or change the
+# strings of the Python files, such as sysconfig's, that a package's placeholder stands in.
+_UNFIT = re.compile(r"[\s:'\"\\\x00-\x1f\x7f\udc80-\udcff]")
+
+
+def find_unfit(path: Path) -> str | None:
+    """Say what in a path no environment can have, in the first line of a script or in a file that names it."""
+    found = _UNFIT.search(str(path))
+    return f"{path} has {found[0]!r} in it, which the scripts of packages cannot have" if found else None
 
 
 class State(enum.Enum):
@@ -114,9 +124,8 @@ class Prefix:
                 f"expected at most {LONGEST_PATH_BYTES} bytes, found {length}",
                 "choose a shorter path with -p",
             )
-        if any(character.isspace() for character in str(self.path)):
-            message = f"{self.path} has a space in it, which the first line of a script cannot have"
-            raise PrefixError(message, "choose another path with -p")
+        if unfit := find_unfit(self.path):
+            raise PrefixError(unfit, "choose another path with -p")
         with ExitStack() as stack:
             try:
                 self.meta.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import json
 import re
 from collections.abc import Mapping
@@ -70,6 +69,8 @@ def read_env_digest(environ: Mapping[str, str], prefix: Path) -> str | None:
 @functools.lru_cache(maxsize=1)
 def version() -> str:
     """Return the version of the installed distribution."""
+    import importlib.metadata  # it takes longer than all that `serve status` reads
+
     try:
         return importlib.metadata.version("envserve")
     except importlib.metadata.PackageNotFoundError:

@@ -2,8 +2,7 @@
 
 `docs/reference/checkpoints.md` states what exactly is signed, and where a signature of the OpenSSF (`model_signing sign
 key`) lies, which covers the bytes of the checkpoint and nothing else of the marker. Out of scope: who may hold which
-key, how keys are withdrawn. Source: OpenSSF Model Signing 1.0; Sigstore bundle 0.3.
-"""
+key, how keys are withdrawn. Source: OpenSSF Model Signing 1.0; Sigstore bundle 0.3."""
 
 from __future__ import annotations
 

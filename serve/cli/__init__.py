@@ -29,10 +29,10 @@ COMMANDS = {
     "retry": ("serve.cli.operator_commands", "Judge anew what was refused."),
     "store": ("serve.cli.operator_commands", "Show what occupies the store, and why."),
     "verify": ("serve.cli.operator_commands", "Check checkpoints, or the weights in memory."),
-    "trace": ("serve.cli.operator_commands", "Follow an answer back to the bytes that made it."),
-    "attest": ("serve.cli.operator_commands", "Write a signed statement of what was committed."),
+    "trace": ("serve.cli.proof_commands", "Follow an answer back to the bytes that made it."),
+    "attest": ("serve.cli.proof_commands", "Write a signed statement of what was committed."),
     "explain": ("serve.cli.operator_commands", "Explain what would happen to the next checkpoint."),
-    "bom": ("serve.cli.operator_commands", "Write a bill of materials of the model and its environment."),
+    "bom": ("serve.cli.proof_commands", "Write a bill of materials of the model and its environment."),
     "settings": ("serve.cli.operator_commands", "List every setting, its variable and its default."),
 }
 

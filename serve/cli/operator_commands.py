@@ -1,31 +1,26 @@
-"""The commands of operators and auditors, most of them on the store of a server."""
+"""The commands of operators, most of them on the store of a server."""
 
 from __future__ import annotations
 
 import functools
 import json
-import os
+import shutil
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, TextIO
+from typing import Any, Callable
 
 import click
 
-from serve import durable_files
-from serve.checkpoint.provenance import read_env_digest
 from serve.cli.options import PATH, Command, answer, json_option, model_option, on_a_store, settings_of
-from serve.errors import OperationError, ServeError, describe
+from serve.errors import OperationError, describe
 from serve.operations import formatting
-from serve.operations import trace as chain
 from serve.operations.operations import Operations, verify_checkpoints
-from serve.operations.trace import bill_of_materials
 from serve.settings.settings import CONFIG_VARIABLE, DEFAULT_FILE, FIELDS
-from serve.store.ledger import Entry
 
 _NO = 1
-_CLEAR = "\x1b[H\x1b[2J"
+_CLEAR, _SHOWN = "\x1b[2J", 5  # the newest generations of the live view
 Answer = tuple[Any, str]
 
 
@@ -57,12 +52,16 @@ def status(root: Path | None, model: str | None, as_json: bool, every_s: float |
       python -m serve status --watch
       python -m serve status --model fraud@canary --json
     """
-    operations = Operations(root or settings_of(model).store)
+    operations, before = Operations(root or settings_of(model).store), None
+    is_live = every_s is not None and sys.stdout.isatty() and not as_json
+    click.echo(_CLEAR if is_live else "", nl=False)
     while True:
         found = operations.status()
-        if every_s is not None and sys.stdout.isatty() and not as_json:
-            click.echo(_CLEAR, nl=False)
-        answer(as_json, formatting.status_as_json(found), formatting.status_as_text(found))
+        text = formatting.status_as_text(found)
+        if is_live:
+            now = time.monotonic(), operations.history(_SHOWN)
+            text, before = formatting.screen(text, now, before or now, shutil.get_terminal_size()), now
+        answer(as_json, formatting.status_as_json(found), text)
         if every_s is None:
             return
         time.sleep(every_s)
@@ -235,94 +234,3 @@ def settings(as_json: bool) -> None:
         rows.append({"key": field.key, "variable": field.variable, "help": field.help, **stated})
         lines += [f"{field.key} ({field.variable}; {default})", f"    {field.help}"]
     answer(as_json, rows, "\n".join(lines))
-
-
-@click.command()
-@on_a_store
-@click.argument("head", metavar="ANSWER", type=click.File())
-@click.option("--request", metavar="ID", help="ANSWER is an access log: the trace or span id of the request.")
-@click.option("--key", "keys", type=PATH, multiple=True, metavar="FILE", help="A public key you trust. Repeatable.")
-@click.option("--statement", "statements", type=PATH, multiple=True, metavar="FILE",
-              help="What attest wrote. Repeatable.")  # fmt: skip
-@click.option("--lock", type=PATH, metavar="FILE", help="The conda-lock.yml of the environment.")
-@click.option("--checkpoint", type=PATH, metavar="FILE", help="The checkpoint, where the store has it no more.")
-def trace(
-    root: Path | None, model: str | None, as_json: bool, head: TextIO, request: str | None,
-    keys: tuple[Path, ...], statements: tuple[Path, ...], lock: Path | None, checkpoint: Path | None,
-) -> int:  # fmt: skip
-    """Follow an answer back to the bytes that made it, without a network.
-
-    ANSWER is the head of an answer (`curl -D head …`), - for standard input, or an access log with --request. Each
-    link is verified, failed, or unknown where nothing at hand can tell. Exit code 1 when one failed.
-
-    \b
-      python -m serve trace head --key trainer.key.pub --key team.pub \\
-          --statement env.dsse.json --statement model.dsse.json --lock conda-lock.yml
-    """
-    if root is None:
-        try:
-            root = settings_of(model).store
-        except ServeError:
-            root = None  # years later there may be no settings
-    evidence = chain.Evidence(root, keys, statements, lock, checkpoint)
-    links = chain.trace(chain.read_answer(head.read(), request), evidence)
-    text = "\n".join(f"{link.name:12} {link.verdict:9} {link.detail}" for link in links)
-    answer(as_json, [asdict(link) for link in links], text)
-    return int(any(link.verdict == chain.FAILED for link in links))
-
-
-@click.command()
-@on_a_store
-@click.option("--key", "key", type=PATH, metavar="FILE", required=True, help="Your private key: Ed25519 or ECDSA.")
-@click.option("--generation", type=int, help="Which one; the live one by default.")
-@click.option("-o", "--output", type=PATH, metavar="FILE", help="Where to; standard output by default.")
-def attest(
-    root: Path | None, model: str | None, as_json: bool, key: Path, generation: int | None, output: Path | None
-) -> None:
-    """Write a signed statement that a checkpoint passed the gates and was committed.
-
-    An in-toto statement in a DSSE envelope about the checkpoint's sha256. Run it in the environment that serves.
-
-    \b
-      python -m serve attest --key ops.pem -o model.dsse.json
-    """
-    entry = _find(root, model, generation)
-    text = json.dumps(chain.attest(entry, read_env_digest(os.environ, Path(sys.prefix)), key)) + "\n"
-    _write(text, output)
-
-
-@click.command()
-@on_a_store
-@click.option("--environment", type=PATH, metavar="FILE", help="What envtool export cyclonedx wrote; it is joined.")
-@click.option("--generation", type=int, help="Which one; the live one by default.")
-@click.option("--spec", type=click.Choice(["1.7", "1.6"]), default="1.7", show_default=True,
-              help="The version of CycloneDX.")  # fmt: skip
-@click.option("-o", "--output", type=PATH, metavar="FILE", help="Where to; standard output by default.")
-def bom(
-    root: Path | None, model: str | None, as_json: bool, environment: Path | None, generation: int | None, spec: str,
-    output: Path | None,
-) -> None:  # fmt: skip
-    """Write a CycloneDX bill of materials of the model that is served, and of its environment.
-
-    \b
-      envtool export cyclonedx --offline -o env.cdx.json
-      python -m serve bom --environment env.cdx.json -o service.cdx.json
-    """
-    content = environment.read_bytes() if environment else None
-    entry, digest = _find(root, model, generation), read_env_digest(os.environ, Path(sys.prefix))
-    _write(bill_of_materials(entry, digest, content, spec), output)
-
-
-def _find(root: Path | None, model: str | None, generation: int | None) -> Entry:
-    entries = Operations(root or settings_of(model).store).generations()
-    found = [entry for entry in entries if generation in (None, entry.generation)]
-    if not found:
-        raise OperationError(f"generation {generation or 1}: expected in the ledger, found none", hint="serve history")
-    return found[-1]
-
-
-def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        durable_files.replace_file(output, text.encode())

@@ -2,8 +2,7 @@
 
 The old marker goes first, then the checkpoint comes, then its marker. A checkpoint that a run left which was stopped
 before its marker is proven by its bytes and not sent again; to S3, neither are the parts of one. The times of markers
-are the store's own; where they cannot put one above the others, a generation does.
-"""
+are the store's own; where they cannot put one above the others, a generation does."""
 
 from __future__ import annotations
 
@@ -165,7 +164,7 @@ class _S3Upload:
 
 def _hash(reader: Any, size_bytes: int, what: str, write: Callable[[bytes], object] | None = None) -> str:
     """Return the sha256 of a file, which may be written elsewhere meanwhile, and tell a terminal how far it is."""
-    digest, done_bytes, is_watched = hashlib.sha256(), 0, sys.stderr.isatty()
+    digest, done_bytes, is_watched = hashlib.sha256(), 0, bool(sys.stderr and sys.stderr.isatty())
     while chunk := reader.read(durable_files.CHUNK_BYTES):
         digest.update(chunk)
         if write is not None:
@@ -257,10 +256,8 @@ WriteMarker = Callable[["Rank", Facts], bytes]
 
 @dataclass(frozen=True)
 class Rank:
-    """The rank of a marker to write: later than the one `above`, if any, or `outranked_by` a higher generation.
-
-    A clock that runs behind, or markers that came with times of their own, must not make a new checkpoint an old one.
-    """
+    """The rank of a marker to write: later than the one `above`, if any, or `outranked_by` a higher generation. A clock
+    that runs behind, or markers that came with times of their own, must not make a new checkpoint an old one."""
 
     generation: int
     above: Listed | None = None

@@ -50,3 +50,13 @@ def test_a_failure_leaves_the_old_content(
         write(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("name", ["n" * 199, "n" * 200, "n" * 245, "n" * 255, "漢" * 85, "ü" * 127 + "x"])
+def test_every_name_that_the_file_system_takes_can_be_written(
+    write: Callable[[Path, bytes], None], name: str, tmp_path: Path
+) -> None:
+    for content in (b"old", b"new"):
+        write(tmp_path / name, content)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [(name, b"new")]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from envtool.lockfile.model import LockedPackage
 from tests.functional.prefix.conftest import BINARY, TEXT, Channel, User
 from tests.support.archives import PLACEHOLDER, Archive, File, locked
 
@@ -162,11 +163,27 @@ def test_a_directory_that_is_not_ours_is_refused(user: User, channel: Channel, n
     assert [path for path in prefix.rglob("*") if path.is_file()] == [precious]
 
 
-@pytest.mark.parametrize(("name", "says"), [("x" * 100, "is too long"), ("my env", "has a space in it")])
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("x" * 100, "is too long"),
+        *((f"my{one}env", "in it, which the scripts of packages cannot have") for one in " \n'\"\\:\x01\udcff"),
+    ],
+)
 def test_a_path_that_a_script_cannot_name_is_refused(user: User, channel: Channel, name: str, says: str) -> None:
     user.write_lock(channel.tool)
     assert says in user.run("create", "-p", user.home / name, code=3).stderr
     assert not (user.home / name).exists()
+
+
+def test_in_a_path_of_all_other_characters_python_and_pip_work(user: User, python: tuple[LockedPackage, ...]) -> None:
+    user.write_lock(*python)
+    prefix = user.home / "a;b&c$d`e`#%s[*]{?}(<>)|!~+,=@^漢-ü"
+    user.run("create", "-p", prefix)
+    asked = "import sys, sysconfig; print(sys.prefix, sysconfig.get_config_var('BINDIR'))"
+    assert user.run("run", "-p", prefix, "--", "python", "-c", asked).stdout == f"{prefix} {prefix}/bin\n"
+    assert str(prefix) in user.run("run", "-p", prefix, "--", "pip", "--version").stdout
+    user.run("verify", "-p", prefix)
 
 
 def test_no_lock_yet_gives_a_hint(user: User) -> None:

@@ -8,7 +8,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from serve.cli.operator_commands import bom
+from serve.cli.proof_commands import bom
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 

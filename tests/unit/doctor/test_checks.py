@@ -56,7 +56,7 @@ CASES = [
     ("disk", "warning", {"places": (CACHE._replace(free_files=10),)}, {}, "takes 10 more files"),
     ("permissions", "error", {"places": (CACHE._replace(is_writable=False),)}, {}, "cannot be written"),
     ("permissions", "warning", {"places": (CACHE._replace(mode=0o777),)}, {}, "by everybody"),
-    ("path", "error", {"places": (HOME._replace(path=Path("/a b")),)}, {}, "has a space"),
+    ("path", "error", {"places": (HOME._replace(path=Path("/a b")),)}, {}, "has ' ' in it"),
     ("path", "warning", {"places": (HOME._replace(path=Path("/" + "a" * 100)),)}, {}, "is so long"),
     ("inotify", "warning", {"inotify": Inotify(128, PLENTY, 120)}, {}, "8 of 128 watchers"),
     ("inotify", "warning", {"inotify": Inotify(128, 100, 0)}, {}, "only 100 directories"),
