@@ -172,7 +172,7 @@ def _spdx() -> Any:
 
 @functools.cache
 def _parsed(text: str) -> Any:
-    """A licence as an expression; one text that stands for itself where it is none."""
+    """A licence as an expression, or as one text that stands for itself where it cannot be read as one."""
     from license_expression import ExpressionError
 
     for spelling, name in _SPELLINGS.items():
