@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from etcd import Cluster, free_ports
-from serving import ROOT
+from serving import ROOT, SUPPORT
 
 pytestmark = pytest.mark.needs_torch
 # Each with the ports that it shows, and whether it needs etcd.
-PAGES = {"many-machines": (("8001", "8002"), True), "team-server": (("8000",), False)}
+PAGES = {
+    "many-machines": (("8001", "8002"), True),
+    "many-machines-ray": (("6379", "8000"), False),
+    "team-server": (("8000",), False),
+}
+RAY = (
+    pytest.mark.nightly,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: pip install 'envserve[ray]'"),
+)
 _ETCD = "http://127.0.0.1:2379"
 
 
@@ -48,14 +58,28 @@ def etcd(tmp_path):
         cluster.stop()
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_page_works_to_its_last_line(page, tmp_path, etcd):
+@pytest.fixture
+def ray_environ():
+    """The variables of a cluster of Ray, which is ended with the test."""
+    import ray_cluster
+    import ray_program
+
+    scratch = tempfile.mkdtemp(prefix="ray")  # the paths of its sockets must be short
+    try:
+        yield {**ray_cluster.ENVIRON, "RAY_TMPDIR": scratch}
+    finally:
+        ray_program.stop(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=RAY if "ray" in page else ()) for page in PAGES])
+def test_the_page_works_to_its_last_line(page, tmp_path, etcd, request):
     if shutil.which("curl") is None:
         pytest.skip("no curl: apt-get install curl")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name, module in (("python", ""), ("gunicorn", "-m gunicorn")):
+    for name, module in (("python", ""), ("gunicorn", "-m gunicorn"), ("ray", f"{SUPPORT}/ray_program.py")):
         (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
         (programs / name).chmod(0o755)
     shown_ports, needs_etcd = PAGES[page]
@@ -70,8 +94,9 @@ def test_the_page_works_to_its_last_line(page, tmp_path, etcd):
     if needs_etcd:
         text = text.replace(_ETCD, etcd())
     for shown, port in ports.items():
-        text = text.replace(f":{shown}", f":{port}").replace(f"ask {shown}", f"ask {port}")
-    env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        text = re.sub(rf"\b{shown}\b", port, text)
+    ray = request.getfixturevalue("ray_environ") if "ray" in page else {}
+    env = {**os.environ, **ray, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     if len(ports) == 1:
         env["SERVE_BIND"] = f"127.0.0.1:{ports[shown_ports[0]]}"
     done = subprocess.run(
