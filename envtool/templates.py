@@ -65,7 +65,10 @@ def _by_name(
     if own is not None:
         read_text(own / variables, f"a directory of templates has {what}")
     found: dict[str, Template] = {}
-    for root in (own or paths.home() / "templates", template_root()):
+    # Ours are inside the installed package, or at the root of a checkout.
+    package = Path(__file__).parent / "templates"
+    ours = package if package.is_dir() else package.parents[1] / "templates"
+    for root in (own or paths.home() / "templates", ours):
         path = root / variables
         document = YamlDocument(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
         described = read(root, document)
@@ -116,12 +119,6 @@ def _variables(document: YamlDocument, value: Value | None, what: str) -> tuple[
         choices, pattern = tuple(fields.get("choices", "").split()), fields.get("pattern", "")
         variables.append(Variable(name, fields.get("help", ""), fields.get("default"), choices, pattern))
     return tuple(variables)
-
-
-def template_root() -> Path:
-    """Where envtool's own templates are: inside the installed package, or at the root of a checkout."""
-    package = Path(__file__).parent / "templates"
-    return package if package.is_dir() else Path(__file__).parent.parent / "templates"
 
 
 def render(template: Template, values: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ from envtool.fetch.failover import Timeouts
 from envtool.install.cuda import Gpu, cuda_of, detect_gpu
 from envtool.install.preconditions import UNPACKED_FACTOR, find_lacks, with_overhead
 from envtool.lockfile.model import LockedPackage
-from envtool.mirrors import config_files, selection
+from envtool.mirrors import configure, selection
 from envtool.mirrors.mirrors import Preset
 from envtool.prefix import rattler
 from envtool.yaml_document import YamlDocument
@@ -271,7 +271,7 @@ def _clock(urls: Sequence[str], limit_s: float) -> tuple[str, float] | None:
 
 def _condarc() -> dict[Path, Mapping[str, str]]:
     found: dict[Path, Mapping[str, str]] = {}
-    for path in (Path("/etc/conda/.condarc"), config_files.condarc_path()):
+    for path in (Path("/etc/conda/.condarc"), configure.condarc_path()):
         with contextlib.suppress(OSError, UnicodeDecodeError):
             document = YamlDocument(str(path), path.read_text(encoding="utf-8"))
             stated = document.mapping(document.root, "the file")

@@ -1,7 +1,6 @@
 """The operators' view of one worker: counts, events, the state of every model, orders, what the status page shows.
 
-It is made from the files of the stores, so every worker answers the same.
-"""
+It is made from the files of the stores, so every worker answers the same."""
 
 from __future__ import annotations
 

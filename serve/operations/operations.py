@@ -1,8 +1,7 @@
 """The operations: status, history, rollback, pin, unpin, retry, store, live verification.
 
 All of it works on the files of the store, so it reaches every worker and also works while the server is down. Values
-come back; printing them is `serve.operations.formatting`'s part.
-"""
+come back; printing them is `serve.operations.formatting`'s part."""
 
 from __future__ import annotations
 

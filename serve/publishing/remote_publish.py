@@ -2,8 +2,7 @@
 
 The old marker goes first, then the checkpoint comes, then its marker. A checkpoint that a run left which was stopped
 before its marker is proven by its bytes and not sent again; to S3, neither are the parts of one. The times of markers
-are the store's own; where they cannot put one above the others, a generation does.
-"""
+are the store's own; where they cannot put one above the others, a generation does."""
 
 from __future__ import annotations
 
@@ -257,10 +256,8 @@ WriteMarker = Callable[["Rank", Facts], bytes]
 
 @dataclass(frozen=True)
 class Rank:
-    """The rank of a marker to write: later than the one `above`, if any, or `outranked_by` a higher generation.
-
-    A clock that runs behind, or markers that came with times of their own, must not make a new checkpoint an old one.
-    """
+    """The rank of a marker to write: later than the one `above`, if any, or `outranked_by` a higher generation. A clock
+    that runs behind, or markers that came with times of their own, must not make a new checkpoint an old one."""
 
     generation: int
     above: Listed | None = None

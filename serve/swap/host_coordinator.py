@@ -116,11 +116,11 @@ class Coordinator:
             if entries and entries[-1].has_same_content(proposed):
                 return None
             entry = number(proposed, entries)
-            proposal = Proposal(self.shared_state.next_number, entry, time.monotonic() + self._timeout_s)
+            proposal = Proposal(self.shared_state.last_number + 1, entry, time.monotonic() + self._timeout_s)
             # Not lasting: after a power cut no worker is left that has prepared it.
             durable_files.replace_file(self._path, json.dumps(asdict(proposal)).encode() + b"\n", is_lasting=False)
             self.shared_state.worker_failures = 0
-            self.shared_state.open_number = proposal.number
+            self.shared_state.last_number = self.shared_state.open_number = proposal.number
             self.shared_state.next_turn()
             return proposal
 

@@ -1,8 +1,7 @@
 """The thread that keeps a worker's slot equal to the newest good checkpoint, and lets candidates into the store.
 
 Level-triggered: each look compares what is there with what is served, so a lost event costs one poll interval and
-nothing else. A fault of a checkpoint never reaches a request: what is live stays live.
-"""
+nothing else. A fault of a checkpoint never reaches a request: what is live stays live."""
 
 from __future__ import annotations
 
@@ -142,12 +141,8 @@ class Reloader:
         self._asked, self._heard, self._answered = 0, 0, 0
         self._outcome = ReloaderStatus("")
         self._looked = threading.Condition()
-        self._status = ReloaderStatus("the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf")
-
-    @property
-    def status(self) -> ReloaderStatus:
-        """What it found when it looked last."""
-        return self._status
+        # What it found when it looked last.
+        self.status = ReloaderStatus("the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf")
 
     @property
     def is_behind(self) -> bool:
@@ -162,13 +157,13 @@ class Reloader:
 
     def run(self) -> None:
         """Boot, then look until `stop`; the body of the thread."""
-        self._status = ReloaderStatus("the model class is being imported")
+        self.status = ReloaderStatus("the model class is being imported")
         try:
             loader = self._make_loader()
-            self._status = ReloaderStatus("what is committed is being loaded")
+            self.status = ReloaderStatus("what is committed is being loaded")
             self._boot(loader)
         except ModelError as error:
-            self._status = ReloaderStatus(error.message)
+            self.status = ReloaderStatus(error.message)
             self._log.emit("stopped", reason=error.message, hint=error.hint)
             return
         finally:
@@ -213,17 +208,17 @@ class Reloader:
 
     def _look_safely(self, loader: ModelLoader) -> float:
         self._heard, self._has_more = self._asked, False
-        self._status = replace(self._status, is_refused=False)
+        self.status = replace(self.status, is_refused=False)
         try:
             self._wake_up.supervise(self._source.directory)
             pause_s = self._look(loader)
             self._last_fault = None
         except Exception as error:  # a dead reloader would serve an old model for ever, unnoticed
             self._report_fault(explain(error))
-            self._status = replace(self._status, is_refused=True)
+            self.status = replace(self.status, is_refused=True)
             pause_s = self._poll_s
         if pause_s > 0 and not self._has_more:
-            status = self._status  # kept for those who wait: the next look begins with a status of its own
+            status = self.status  # kept for those who wait: the next look begins with a status of its own
             with self._looked:
                 self._outcome = replace(status, is_live=self._context.slot.live is not None)
                 self._answered = self._heard
@@ -232,7 +227,7 @@ class Reloader:
         return pause_s * random.uniform(0.9, 1.1)  # noqa: S311 - nothing secret about it
 
     def _report_fault(self, fault: str) -> None:
-        self._status = replace(self._status, verdict=fault)
+        self.status = replace(self.status, verdict=fault)
         if fault != self._last_fault:
             self._last_fault = fault
             self._log.emit("fault", reason=fault)
@@ -249,7 +244,7 @@ class Reloader:
             if live is not None:
                 self._context.slot.vacate()
                 self._log.emit("unloaded", **generation.identify(live))
-            self._status = ReloaderStatus("unloaded, as a request has ordered; load brings it back")
+            self.status = ReloaderStatus("unloaded, as a request has ordered; load brings it back")
             return self._poll_s
         if self._is_unloaded:
             self._is_unloaded = False
@@ -262,7 +257,7 @@ class Reloader:
         self._seen.learn(committed)
         pin = self._context.operator_requests.pin() if committed else None
         if pin is not None:
-            self._status = ReloaderStatus(f"pinned to version {pin.version} since {pin.pinned}")
+            self.status = ReloaderStatus(f"pinned to version {pin.version} since {pin.pinned}")
             return self._poll_s
         return self._look_at_place(loader)
 
@@ -312,7 +307,7 @@ class Reloader:
         notes = self._context.unserved.review(look, self._log)
         if self._context.quarantine.retain({one.path.name for one in listed}):
             generation.prune(self._context, self._committer.kept)
-        self._status = self._conclude(decided, notes)
+        self.status = self._conclude(decided, notes)
         return pause_s
 
     def _act(self, loader: ModelLoader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
@@ -325,7 +320,7 @@ class Reloader:
             return self._admission.refuse(action)
         if not isinstance(action, Load):
             return action
-        self._status = ReloaderStatus(f"{seen.path.name}: it is being loaded", self._since_ns(seen))
+        self.status = ReloaderStatus(f"{seen.path.name}: it is being loaded", self._since_ns(seen))
         admitted = self._admission.admit(loader, action)
         outcome = self._committer.move(loader, *admitted) if isinstance(admitted, Admitted) else admitted
         if outcome.is_served:

@@ -2,8 +2,7 @@
 
 The memory is kept by path, so that it stays as small as the place is. Notes are of faultless checkpoints: one whose
 marker is older than that of what was live, one that waits for its file, and what is served though it left the place.
-Each is logged once on a host, and shown by `status`.
-"""
+Each is logged once on a host, and shown by `status`."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 from predictors import Times, go_live, make_server
 
-from serve.gateway.health import livez, model, readyz
+from serve.gateway.monitoring import livez, model, readyz
 from serve.http.messages import Request
 from serve.inference.prediction import complete
 from serve.model.slot import GIVEN_UP
@@ -132,7 +132,7 @@ def test_livez_says_whether_a_restart_could_help(server):
     instance._thread = threading.current_thread()  # a reloader that is alive
     assert json.loads(livez(server, LOOK).body) == {"live": True}
     instance.slot.vacate()
-    instance.reloader._status = ReloaderStatus("m.pth: refused: busy")
+    instance.reloader.status = ReloaderStatus("m.pth: refused: busy")
     waiting = livez(server, LOOK)
     assert (waiting.status, json.loads(waiting.body)["reason"]) == (200, "m.pth: refused: busy")
     ending = threading.Event()
