@@ -1,4 +1,4 @@
-"""Ray's command `ray` for a machine that does other work; `ray stop` ends what has the same RAY_TMPDIR, and nothing else."""
+"""Ray's command `ray` for a machine that does other work; `ray stop` ends what has its RAY_TMPDIR, and nothing else."""
 
 from __future__ import annotations
 
