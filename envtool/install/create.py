@@ -33,7 +33,7 @@ from envtool.prefix import conda_meta
 from envtool.prefix.bytecode import source_of
 from envtool.prefix.conda_meta import conda_packages, wheel_files
 from envtool.prefix.layout import Clobber, losses
-from envtool.prefix.prefix import Prefix, Receipt, State, register
+from envtool.prefix.prefix import ENV_DIGEST_VARIABLE, Prefix, Receipt, State, register
 from envtool.prefix.rattler import detect_virtual_packages
 from envtool.prefix.scan import Entry, walk
 from envtool.signing.trust import require_signed
@@ -279,9 +279,6 @@ def estimate(
         disk_bytes=preconditions.with_overhead(sum(known.values()) + download_bytes * preconditions.UNPACKED_FACTOR),
         free_bytes=shutil.disk_usage(existing).free,
     )
-
-
-ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
 
 
 def complete(made: Made) -> Receipt:
