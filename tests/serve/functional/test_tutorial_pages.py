@@ -167,7 +167,7 @@ def test_the_page_of_ray_on_other_pythons(newcomer, own_ports):
         of_cluster["PYTHONPATH"] = str(SUPPORT)
         with type_in(clone, of_cluster, own_ports) as terminal:
             terminal.type(". .venv/bin/activate", [])
-            terminal.type("pip install -q -e '.[ray]'", [])
+            terminal.type("pip install -q -e '.[ray]' pytest", [])  # which the program below needs
             # Ray's own program would end the clusters of others on this machine, too.
             program = clone / ".venv" / "bin" / "ray"
             program.write_text(f'#!/bin/sh\nexec {program.with_name("python")} {SUPPORT}/ray_program.py "$@"\n')
