@@ -29,8 +29,9 @@ def writing(path: Path, mode: int | None = None) -> Iterator[BinaryIO]:
     # The longest names that file systems take leave no room for more.
     temporary = path.parent / f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.tmp"
     try:
-        # Path.open takes no opener.
-        with open(temporary, "wb", opener=None if mode is None else _open_private) as file:
+        # Path.open takes no opener; with one, nobody else may read the file before it has its mode.
+        opener = None if mode is None else lambda name, flags: os.open(name, flags | os.O_CLOEXEC, 0o600)
+        with open(temporary, "wb", opener=opener) as file:
             if mode is not None:
                 os.fchmod(file.fileno(), mode)
             yield file
@@ -67,10 +68,6 @@ def write_all(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def sync_directory(path: Path) -> None:

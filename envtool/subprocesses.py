@@ -45,11 +45,7 @@ class Background:
                 )
         except OSError as error:
             raise ProcessError(Path(argv[0]).name, 127, str(error)) from error
-
-    @property
-    def pid(self) -> int:
-        """Its number."""
-        return self._process.pid
+        self.pid = self._process.pid
 
     def is_running(self) -> bool:
         """Whether it has not ended."""

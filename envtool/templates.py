@@ -65,7 +65,10 @@ def _by_name(
     if own is not None:
         read_text(own / variables, f"a directory of templates has {what}")
     found: dict[str, Template] = {}
-    for root in (own or paths.home() / "templates", template_root()):
+    # Ours are inside the installed package, or at the root of a checkout.
+    package = Path(__file__).parent / "templates"
+    ours = package if package.is_dir() else package.parents[1] / "templates"
+    for root in (own or paths.home() / "templates", ours):
         path = root / variables
         document = YamlDocument(str(path), path.read_text(encoding="utf-8") if path.exists() else "")
         described = read(root, document)
@@ -118,12 +121,6 @@ def _variables(document: YamlDocument, value: Value | None, what: str) -> tuple[
     return tuple(variables)
 
 
-def template_root() -> Path:
-    """Where envtool's own templates are: inside the installed package, or at the root of a checkout."""
-    package = Path(__file__).parent / "templates"
-    return package if package.is_dir() else Path(__file__).parent.parent / "templates"
-
-
 def render(template: Template, values: Mapping[str, str]) -> str:
     """Render a template. Raises TemplateError if a variable is missing or unknown, or at the line of an error."""
     known = {each.name: each for each in template.variables}
@@ -143,20 +140,20 @@ def render(template: Template, values: Mapping[str, str]) -> str:
             message = f"{what}: expected a text that matches {variable.pattern}, found {value!r}"
             raise TemplateError(message, f"it is {variable.help}")
     defaults = {each.name: each.default for each in template.variables if each.default is not None}
-    return _render_file(template.path, {**defaults, **values})
-
-
-def _render_file(path: Path, values: Mapping[str, str]) -> str:
-    from jinja2 import TemplateError as JinjaError  # slow to import, and most commands render nothing
+    # Slow to import, and most commands render nothing.
+    from jinja2 import TemplateError as JinjaError
     from jinja2 import TemplateSyntaxError
 
+    path = template.path
     source = read_text(path, "envtool init --list and envtool deploy list show the templates")
     try:
-        return _environment().from_string(source).render(values)
+        return _environment(path).from_string(source).render({**defaults, **values})
     except TemplateSyntaxError as error:
         raise TemplateError(f"{path}:{error.lineno}: {error.message}") from error
     except JinjaError as error:
-        raise TemplateError(f"{path}:{_line(error)}: {error.message}") from error
+        # Jinja2 rewrites the traceback so that its last frame inside the template has the template's own line number.
+        frames = [each for each in traceback.walk_tb(error.__traceback__) if each[0].f_code.co_filename == "<template>"]
+        raise TemplateError(f"{path}:{frames[-1][1] if frames else 0}: {error.message}") from error
 
 
 def names_in(path: Path) -> list[str]:
@@ -164,19 +161,16 @@ def names_in(path: Path) -> list[str]:
     from jinja2 import TemplateSyntaxError, meta
 
     try:
-        return sorted(meta.find_undeclared_variables(_environment().parse(read_text(path, ""))))
+        tree = _environment(path).parse(read_text(path, ""))
     except TemplateSyntaxError:
         return []  # rendering it reports what is wrong, and where
+    parts = [path.parent / each for each in meta.find_referenced_templates(tree) if each]
+    return sorted({*meta.find_undeclared_variables(tree), *(name for each in parts for name in names_in(each))})
 
 
-def _environment() -> Environment:
-    from jinja2 import Environment, StrictUndefined
+def _environment(path: Path) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     # The output is YAML and systemd units, never HTML, so that escaping would only do harm.
-    return Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
-
-
-def _line(error: Exception) -> int:
-    # Jinja2 rewrites the traceback so that its last frame inside the template has the template's own line number.
-    frames = traceback.walk_tb(error.__traceback__)
-    return [0, *(line for frame, line in frames if frame.f_code.co_filename == "<template>")][-1]
+    loader = FileSystemLoader(path.parent)
+    return Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701

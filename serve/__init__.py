@@ -3,9 +3,8 @@
 A trainer publishes a checkpoint and, last of all, its marker (`<checkpoint>.done`). In every worker a reloader notices
 the marker, copies the checkpoint into a read-only store, proves it there, and swaps it in by one assignment.
 
-Importing this package imports neither torch nor Flask. Training, scaling over machines and choosing which requests
-go to which model are out of scope.
-"""
+Importing this package imports neither torch nor Flask. Training, scaling over machines and choosing which requests go
+to which model are out of scope."""
 
 from __future__ import annotations
 

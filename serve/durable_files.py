@@ -1,8 +1,7 @@
 """Files that processes share: durable writes, locks that the kernel releases when their holder dies, and small records.
 
-After a power cut a file written here is either whole or absent, never torn, unless its writer states that
-it need not last: then its reader takes a torn one for an absent one.
-"""
+After a power cut a file written here is either whole or absent, never torn, unless its writer states that it need not
+last: then its reader takes a torn one for an absent one."""
 
 from __future__ import annotations
 
@@ -63,11 +62,9 @@ def write_hashed(chunks: Iterator[bytes], target: Path) -> Copied:
 
 
 def clone_hashed(source: int, target: Path) -> Copied | None:
-    """Copy an open file by sharing its blocks, where the file system can, and hash the copy; else return `None`.
-
-    The clone is a snapshot: what a trainer writes later goes into other blocks (ioctl_ficlone(2)). `target` must not
-    exist, and does not where nothing was copied.
-    """
+    """Copy an open file by sharing its blocks, where the file system can, and hash the copy; else return `None`. The
+    clone is a snapshot: what a trainer writes later goes into other blocks (ioctl_ficlone(2)). `target` must not exist,
+    and does not where nothing was copied."""
     started_s = time.monotonic()
     with os.fdopen(_create(target), "r+b", buffering=0) as writer:
         try:
@@ -114,10 +111,8 @@ def temporary_beside(path: Path) -> Path:
 
 
 def replace_file(path: Path, content: bytes, *, is_lasting: bool = True, after_ns: int = 0) -> None:
-    """Give `path` this content, all of it or none; after an `OSError` nothing was replaced.
-
-    `is_lasting`: survives a power cut. `after_ns`: the file's time must be later, whatever this machine's clock states.
-    """
+    """Give `path` this content, all of it or none; after an `OSError` nothing was replaced. `is_lasting`: survives a
+    power cut. `after_ns`: the file's time must be later, whatever this machine's clock states."""
     if path.is_char_device() or path.is_fifo():  # /dev/null, a pipe: nobody means to put a file in their place
         path.write_bytes(content)
         return

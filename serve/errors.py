@@ -1,7 +1,6 @@
 """The errors of `serve`: one root, and one class for each thing that can be at fault.
 
-A message names the thing, then what was expected, then what was found. What to do about it is the hint.
-"""
+A message names the thing, then what was expected, then what was found. What to do about it is the hint."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """The gunicorn configuration: `gunicorn -c python:serve.gunicorn_conf serve.wsgi:app`.
 
-Gunicorn imports this in the master and reads its names, so this module reads the settings when it is imported, once
-for all workers to come. It imports no torch, and neither does anything that it imports: a master that has used torch's
-threads hangs its forked workers (pytorch#49555).
-"""
+Gunicorn imports this in the master and reads its names, so this module reads the settings when it is imported, once for
+all workers to come. It imports no torch, and neither does anything that it imports: a master that has used torch's
+threads hangs its forked workers (pytorch#49555)."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 The table `[serve]` of the file that `ENVSERVE_POLICY` names, or of `/etc/envserve/policy.toml` where there is one; its
 other tables are envtool's. What becomes known later, such as a vulnerability of a package of this environment, is in a
-report that `envtool policy -o` writes from a timer.
-"""
+report that `envtool policy -o` writes from a timer."""
 
 from __future__ import annotations
 

@@ -5,8 +5,7 @@ status of a worker of gunicorn. The replicas that share a store are the workers 
 by `commit = "fleet"`, which is the default here, over an actor of Ray (`serve.fleet.ray_keys`) or over etcd.
 
 A replica takes no requests before it can answer as all others do; one that the fleet refuses fails to start, with the
-reason.
-"""
+reason."""
 
 from __future__ import annotations
 

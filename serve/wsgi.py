@@ -1,7 +1,6 @@
 """The WSGI application for gunicorn: `serve.wsgi:app`.
 
-It takes the settings that the master read, so that a settings file that is broken later cannot break a new worker.
-"""
+It takes the settings that the master read, so that a settings file that is broken later cannot break a new worker."""
 
 from __future__ import annotations
 

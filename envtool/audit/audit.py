@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timezone
@@ -147,26 +149,75 @@ def refused(stated: Mapping[str, str | None], allowed: Sequence[str], denied: Se
     }
 
 
+# How records and classifiers write licences that SPDX has other names for.
+_SPELLINGS: Mapping[str, str] = {
+    r"^(?:GNU|Mozilla) [\w ,.]*\((\w+\+?|MPL 2\.0)\)$": r"\1",
+    r"\b([AL]?GPL) ?\(>= ?(\d)(\.\d)?\)": r"\1-\2\3+",
+    r"\b([AL]?GPL)[ -]?v?(\d)(\+?)(?![\w.-])": r"\1-\2.0\3",
+    r"\b([AL]?GPL)[ -]?v?(\d\.\d\+?)(?![\w.-])": r"\1-\2",
+    r"\bBSD[ -]?([23])[ -]clauses?\b": r"BSD-\1-Clause",
+    r"\b([23])-clause BSD\b": r"BSD-\1-Clause",
+    r"\bApache(?: Software)?(?: Licen[cs]e)?,?(?: Version)?[ -]*v?2(?:\.0)?(?![\w.-])": "Apache-2.0",
+    r"\bMPL[ -]?v?2(?:\.0)?(?![\w.-])": "MPL-2.0",
+    r"\bMIT Licen[cs]e\b": "MIT",
+}
+
+
+@functools.cache
+def _spdx() -> Any:
+    from license_expression import get_spdx_licensing
+
+    return get_spdx_licensing()
+
+
+@functools.cache
+def _parsed(text: str) -> Any:
+    """A licence as an expression, or as one text that stands for itself where it cannot be read as one."""
+    from license_expression import ExpressionError
+
+    for spelling, name in _SPELLINGS.items():
+        text = re.sub(spelling, name, text, flags=re.IGNORECASE)
+    try:
+        expression = _spdx().parse(text, validate=False)
+    except (ExpressionError, IndexError):  # the second for `()`
+        return text
+    return text if expression is None else expression
+
+
 def is_allowed(license: str, allowed: Sequence[str], denied: Sequence[str]) -> bool:
     """Whether a package may be used under its licence, an SPDX expression or one other text: of `A OR B` one has to be
     allowed, of `A AND B` both; without `allowed` all are that are not denied."""
-    from license_expression import ExpressionError, LicenseWithExceptionSymbol, get_spdx_licensing
+    from license_expression import LicenseWithExceptionSymbol
 
-    licensing = get_spdx_licensing()
+    able, unable = ({str(_parsed(each)) for each in names} for names in (allowed, denied))
 
     def holds(node: Any) -> bool:
-        if isinstance(node, licensing.OR):
+        if isinstance(node, _spdx().OR):
             return any(map(holds, node.args))
-        if isinstance(node, licensing.AND):
+        if isinstance(node, _spdx().AND):
             return all(map(holds, node.args))
-        # `A WITH B` gives more rights than A alone: either name decides.
+        # `A WITH B` gives more rights than A alone: either name decides, and its own before that of A.
         names = {str(node), str(node.license_symbol)} if isinstance(node, LicenseWithExceptionSymbol) else {str(node)}
-        return (not allowed or not names.isdisjoint(allowed)) and names.isdisjoint(denied)
+        if len(names) > 1 and str(node) in able - unable:
+            return True
+        # Who may choose a later version may choose this one.
+        chosen = names | {each.replace("-or-later", "-only") for each in names}
+        return (not able or not chosen.isdisjoint(able)) and names.isdisjoint(unable)
 
-    try:
-        return holds(licensing.parse(license, validate=False))
-    except ExpressionError:
-        return (not allowed or license in allowed) and license not in denied
+    return holds(_parsed(license))
+
+
+def unjudged(stated: Mapping[str, str | None]) -> dict[str, str]:
+    """The licences that are no SPDX expressions: what is denied may be among them."""
+
+    def is_judged(license: str | None) -> bool:
+        expression = _parsed(license or "")
+        if isinstance(expression, str):
+            return False
+        keys = _spdx().license_keys(expression)
+        return all(each in _spdx().known_symbols or each.startswith("LicenseRef-") for each in keys)
+
+    return {name: license or osv.UNKNOWN for name, license in stated.items() if not is_judged(license)}
 
 
 def sentence(found: Found) -> str:

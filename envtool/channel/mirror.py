@@ -34,11 +34,7 @@ class DirectoryStorage:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-
-    @property
-    def url(self) -> str:
-        """Its file:// URL, with `/` at its end."""
-        return f"{self.root.as_uri()}/"
+        self.url = f"{self.root.as_uri()}/"
 
     def paths(self) -> Iterable[str]:
         """Every file that is there."""
@@ -91,11 +87,8 @@ class S3Storage:
             raise EnvtoolError(f"boto3 cannot be imported: {error}", _NEEDS) from error
         with self._asking():
             self._client: Any = boto3.client("s3")
-
-    @property
-    def url(self) -> str:
-        """Where it is over HTTP, with `/` at its end; whether others may read there is the store's to say."""
-        return f"{self._client.meta.endpoint_url}/{self._bucket}/{quote(self._prefix)}"
+        # Where it is over HTTP, with `/` at its end; whether others may read there is the store's to say.
+        self.url = f"{self._client.meta.endpoint_url}/{self._bucket}/{quote(self._prefix)}"
 
     def paths(self) -> Iterable[str]:
         """Every object that is there."""

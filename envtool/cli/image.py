@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def command(
     lockfile = read_complete(lockfile_path, is_offline=offline)
     request = Request(
         lockfile, platform or options.this_platform(), categories, "envtool image", is_offline=offline, is_listed=False,
-        is_for_elsewhere=True,
+        is_for_elsewhere=True, is_frozen=True,
     )  # fmt: skip
     policy.require(request, lockfile_path)
     if app and not any(each.name == "gunicorn" for each in request.packages):
@@ -63,8 +62,9 @@ def command(
     with console.ProgressDisplay() as display:
         made = make(wanted, output, Cache(paths.cache()), display)
     policy.require(request, lockfile_path, made.env_digest)
-    if "ng" in zlib.ZLIB_RUNTIME_VERSION:
-        console.warn("this Python compresses with zlib-ng: other machines will give the layers other digests")
+    if made.lacks_zlib:
+        hint = "run envtool with a Python that has zlib, or lock one"
+        console.warn("this Python has another library for zlib: on other machines layers get other digests", hint)
     if made.lacks_libc:
         hint = "build upon one: --base PATH, or lock a sysroot package"
         console.warn("the image has no C library: it can be copied from and mounted, but not run", hint)

@@ -15,7 +15,7 @@ from envtool.console import ProgressDisplay
 from envtool.errors import ImageError, ProcessError
 from envtool.export.sbom import BomRequest, environment_bom
 from envtool.fetch.archive_cache import Cache
-from envtool.image.layout import CONFIG, MANIFEST, TARGET, Descriptor, Layer, Layout, Member, Tree, grouped
+from envtool.image.layout import CONFIG, MANIFEST, TARGET, Descriptor, Layer, Layout, Member, Tree, compressor, grouped
 from envtool.install.create import create
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY, read_json_metadata
@@ -57,6 +57,7 @@ class Made:
     layers: int
     size_bytes: int
     lacks_libc: bool  # nothing in it brings a C library, so that it cannot run by itself
+    lacks_zlib: bool  # no Python at hand has zlib itself, so that other machines compress to other bytes
 
 
 def make(wanted: Wanted, output: Path, cache: Cache, display: ProgressDisplay) -> Made:
@@ -92,7 +93,8 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
         libraries = None if base else next((f"{TARGET}/{os.path.split(path)[0]}" for path in loaders), None)
         links = [Member(name, mode=0o777, link=libraries) for name in ("lib", "lib64") if libraries]
         layers = _layers(wanted, Tree(prefix, inventory), links, is_based=base is not None)
-        written = _write(layout, layers, display)
+        python, is_zlib = compressor(prefix.python)
+        written = _write(layout, layers, python, display)
     bom_file = layout.put(bom, _SBOM)
     labels = {DIGEST_LABEL: inventory.env_digest, LOCK_LABEL: wanted.lock_sha256, "envserve.sbom": bom_file["digest"]}
     manifest = _manifest(wanted, layout, base, written, labels)
@@ -105,14 +107,16 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
     digest = layout.finish(wanted.tag, images, referrers)
     size_bytes = sum(layer.descriptor["size"] for layer in written) + sum(each["size"] for each in _layers_of(base))
     names = tuple(image["platform"]["architecture"] for image in images)
-    return Made(digest, inventory.env_digest, names, len(written), size_bytes, not base and not links)
+    return Made(digest, inventory.env_digest, names, len(written), size_bytes, not base and not links, not is_zlib)
 
 
-def _write(layout: Layout, layers: Sequence[tuple[str, list[Member]]], display: ProgressDisplay) -> list[Layer]:
+def _write(
+    layout: Layout, layers: Sequence[tuple[str, list[Member]]], python: Path | None, display: ProgressDisplay
+) -> list[Layer]:
     with display.task(f"write {len(layers)} layers", len(layers)) as task:
 
         def write(layer: tuple[str, list[Member]]) -> Layer:
-            written = layout.layer(*layer)
+            written = layout.layer(*layer, python)
             task.advance()
             return written
 

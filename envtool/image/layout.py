@@ -1,13 +1,13 @@
 """An OCI image layout in a directory, and the files of a prefix as they are in it: each conda package has a layer, with
-its byte-code and its record, the wheels have one together, and what belongs to nobody (the notes of conda and of
-envtool) comes last. Layers are the same bytes on every machine, as times are fixed, owners 0, gzip has no time and
-modes do not depend on the umask. Source: OCI image-spec 1.1. Out of scope: registries; skopeo pushes a layout."""
+its byte-code and all that is noted of it, the wheels have one together, and what no package changes comes last. Empty
+directories are left out, as they are where a package comes from the cache. Layers are the same bytes on every machine:
+times are fixed, owners 0, gzip has no time, modes do not depend on the umask. Source: OCI image-spec 1.1. Out of scope:
+registries; skopeo pushes a layout."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import gzip
 import hashlib
 import io
 import json
@@ -15,23 +15,27 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
+from envtool import subprocesses
 from envtool.artifacts.relocation import replace_text, restore, substitute
 from envtool.atomic_files import write_atomically, writing
-from envtool.errors import ImageError
+from envtool.errors import ImageError, ProcessError
 from envtool.fetch.archive_cache import sha256_of
+from envtool.image import gzip_worker
 from envtool.package_cache.unpacked import describe_path, fill_record
 from envtool.prefix.bytecode import compile_all, source_of
-from envtool.prefix.prefix import Prefix
+from envtool.prefix.prefix import ENV_DIGEST_VARIABLE, RECEIPT_FORMAT, Prefix
 from envtool.scratch import scratch_directory
 from envtool.verify import Inventory
 
 # The environment's path in an image, as in the Dockerfile of `envtool deploy render docker`.
 TARGET = Path("/opt/env")
 WHEELS, NOTES = "wheels", "notes"
-_HISTORY = ["==> 1980-01-02 00:00:00 <==", "# cmd: envtool image"]
+# Without the packages and the specs, which conda would need to change the environment; the file `frozen` forbids it.
+_HISTORY = b"==> 1980-01-02 00:00:00 <==\n# cmd: envtool image\n"
 
 
 class Member(NamedTuple):
@@ -56,21 +60,37 @@ class Tree:
 
     def layers(self) -> Iterator[tuple[str, list[Member]]]:
         """The layers in their order, each by its name, which a conda package's has from the package."""
-        owners = {path: record["name"] for record in self._records.values() for path in record["files"]}
-        names = sorted({*owners.values(), *(record["name"] for record in self._records.values())})
+        names = sorted({record["name"] for record in self._records.values()})
         found: dict[str, list[Member]] = {name: [] for name in [*names, WHEELS, NOTES]}
         for path, entry in self._inventory.entries.items():
-            owner = owners.get(path) or owners.get(source_of(path) or "") or WHEELS
-            found[owner].append(self._link(path) if entry.kind == "link" else self._file(path))
+            found[self._owner(path)].append(self._link(path) if entry.kind == "link" else self._file(path))
         for name, record in self._records.items():
             found[record["name"]].append(_noted(name, self._record(record)))
-        found[NOTES] += self._notes()
-        found[NOTES] += [
-            Member(_placed(os.path.relpath(directory, self._root)), mode=0o755)
-            for directory, below, names in sorted(os.walk(self._root))
-            if not below and not names
-        ]
+        receipt = self._prefix.receipt()
+        parts: dict[str, Any] = {name: {"packages": [], "generated": {}} for name in [*names, WHEELS]}
+        for package in receipt.packages:
+            parts[package.name if package.manager == "conda" else WHEELS]["packages"].append(asdict(package))
+        for path, sha256 in receipt.generated.items():
+            parts[self._owner(path)]["generated"][path] = sha256
+        for name, part in parts.items():
+            if part["packages"] or part["generated"]:
+                found[name].append(_noted(f"envserve.d/{name}.json", _as_json(part)))
+        # All that follows stays as it is when a package changes.
+        variables = json.loads((self._prefix.meta / "state").read_bytes())["env_vars"]
+        del variables[ENV_DIGEST_VARIABLE]
+        head = {**asdict(receipt), "format": RECEIPT_FORMAT, "packages": [], "generated": {}, "is_in_parts": True}
+        del head["env_digest"]
+        notes = {"envserve": _as_json(head), "history": _HISTORY, "state": _as_json({"env_vars": variables})}
+        notes["frozen"] = (self._prefix.meta / "frozen").read_bytes()
+        found[NOTES] = [_noted(name, content) for name, content in notes.items()]
         return ((name, members) for name, members in found.items() if members)
+
+    @functools.cached_property
+    def _owners(self) -> Mapping[str, str]:
+        return {path: record["name"] for record in self._records.values() for path in record["files"]}
+
+    def _owner(self, path: str) -> str:
+        return self._owners.get(path) or self._owners.get(source_of(path) or "") or WHEELS
 
     def _link(self, path: str) -> Member:
         target = os.readlink(f"{self._root}/{path}")  # noqa: PTH115 - a Path for each of 30,000 files is slow
@@ -123,18 +143,15 @@ class Tree:
             describe_path(path, self._read)
             if path.get("prefix_placeholder") and "sha256_in_prefix" in path:  # its size depends on where it was made
                 path["size_in_bytes"] = len(self._read(path["_path"]))
-        return json.dumps(content, indent=2, sort_keys=True).encode() + b"\n"
-
-    def _notes(self) -> Iterator[Member]:
-        for path in sorted(self._prefix.meta.iterdir()):
-            if path.name == "history":  # it has the time and the command
-                yield _noted(path.name, "\n".join([*_HISTORY, *path.read_text().split("\n")[2:]]).encode())
-            elif path.is_file() and path.suffix != ".json" and not path.name.startswith("."):
-                yield _noted(path.name, path.read_bytes())
+        return _as_json(content)
 
 
 def _placed(path: str) -> str:
     return f"{TARGET}/{path}"[1:]
+
+
+def _as_json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, sort_keys=True).encode() + b"\n"
 
 
 def _noted(name: str, content: bytes) -> Member:
@@ -158,7 +175,7 @@ _MEDIA = "application/vnd.oci.image."
 MANIFEST, INDEX, CONFIG = f"{_MEDIA}manifest.v1+json", f"{_MEDIA}index.v1+json", f"{_MEDIA}config.v1+json"
 _LAYER = f"{_MEDIA}layer.v1.tar+gzip"
 _TAG = "org.opencontainers.image.ref.name"
-_SPEED, _MARK = 6, "oci-layout"
+_MARK = "oci-layout"
 Descriptor = dict[str, Any]
 
 
@@ -243,8 +260,8 @@ class Layout:
             if layer["mediaType"] == _LAYER
         }
 
-    def layer(self, title: str, members: Sequence[Member]) -> Layer:
-        """Keep a layer; one that the layout has already is not compressed again."""
+    def layer(self, title: str, members: Sequence[Member], python: Path | None) -> Layer:
+        """Keep a layer, compressed by this Python or by another; one that the layout has is not compressed again."""
         digest = _Digest()
         write_tar(digest, members)
         diff_id = f"sha256:{digest.hash.hexdigest()}"
@@ -252,14 +269,16 @@ class Layout:
             with contextlib.suppress(ImageError):
                 self.path(self._known[diff_id])
                 return Layer(self._known[diff_id], diff_id, title)
-        temporary = self._blobs / f".{diff_id[7:]}"
-        try:
-            with temporary.open("wb") as file, gzip.GzipFile("", "wb", _SPEED, file, mtime=0) as packed:
-                write_tar(cast(BinaryIO, packed), members)
-            sha256, size_bytes = sha256_of(temporary), temporary.stat().st_size
-            temporary.replace(self._blobs / sha256)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with scratch_directory(self.root) as scratch:
+            tar, packed = scratch / "tar", scratch / "gzip"
+            with tar.open("wb") as file:
+                write_tar(file, members)
+            if python is None:
+                gzip_worker.pack(str(tar), str(packed))
+            else:
+                subprocesses.run([*_of(python), str(tar), str(packed)])
+            sha256, size_bytes = sha256_of(packed), packed.stat().st_size
+            packed.replace(self._blobs / sha256)
         return Layer({"mediaType": _LAYER, "digest": f"sha256:{sha256}", "size": size_bytes}, diff_id, title)
 
     def finish(self, tag: str, images: Sequence[Descriptor], referrers: Sequence[Descriptor]) -> str:
@@ -287,6 +306,21 @@ class Layout:
         names = sorted(str(path.relative_to(self.root)) for path in self.root.rglob("*") if path.is_file())
         with writing(target) as file:
             write_tar(file, [Member(name, self.root / name) for name in names])
+
+
+def _of(python: Path) -> list[str]:
+    return [str(python), "-I", "-S", gzip_worker.__file__]
+
+
+def compressor(own: Path) -> tuple[Path | None, bool]:
+    """The Python that compresses layers: None for this one unless only an environment's own has zlib; and whether it
+    has."""
+    if gzip_worker.is_zlib():
+        return None, True
+    with contextlib.suppress(ProcessError):
+        subprocesses.run(_of(own))
+        return own, True
+    return None, False
 
 
 class _Digest:

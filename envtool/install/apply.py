@@ -30,7 +30,7 @@ from envtool.prefix.rattler import LinkRequest, link
 from envtool.prefix.scan import Entry, Inode, Known, Written
 
 if TYPE_CHECKING:
-    from envtool.install.transaction import Transaction
+    from envtool.install.create import Transaction
 
 # What a package may bring beside what its paths.json lists.
 _SLACK_BYTES = 64 << 20
@@ -135,16 +135,27 @@ class _Unpacking:
         self._members[info.name] = read_member(tar, info, self._members)
 
     def _write(self, tar: tarfile.TarFile, info: tarfile.TarInfo, path: str) -> Member:
-        descriptor = create(path, info.mode & 0o777)
+        descriptor, tail, names_prefix = create(path, info.mode & 0o777), b"", False
+
+        def write(content: bytes) -> None:
+            nonlocal tail, names_prefix
+            if self._stopped.is_set():
+                raise InterruptedError("stopped")
+            write_all(descriptor, content)
+            last = len(self._needle) - 1
+            # A needle may lie across two pieces.
+            if self._needle in content or self._needle in tail + content[:last]:
+                names_prefix = True
+            tail = (tail + content)[-last:] if len(content) < last else content[-last:]
+
         try:
-            file = _File(descriptor, self._needle, self._stopped)
-            member = read_member(tar, info, self._members, file.write)
+            member = read_member(tar, info, self._members, write)
             os.utime(descriptor, (info.mtime, info.mtime))
             status = os.fstat(descriptor)
         finally:
             os.close(descriptor)
         inode = status.st_dev, status.st_ino
-        if file.names_prefix:
+        if names_prefix:
             self._written.pop(inode, None)  # of a member that this one takes the place of
         else:
             self._written[inode] = Written(member.normalized_sha256, status.st_size, status.st_mtime_ns)
@@ -163,27 +174,6 @@ class _Unpacking:
             self._make(directory.rpartition("/")[0])
         Path(directory).mkdir()  # fails for a link, below which everything would be written elsewhere
         self._directories.add(directory)
-
-
-class _File:
-    """A file that is being written, and looked through for the prefix."""
-
-    def __init__(self, descriptor: int, needle: bytes, stopped: threading.Event) -> None:
-        self._descriptor = descriptor
-        self._needle = needle
-        self._stopped = stopped
-        self._tail = b""
-        self.names_prefix = False
-
-    def write(self, content: bytes) -> None:
-        if self._stopped.is_set():
-            raise InterruptedError("stopped")
-        write_all(self._descriptor, content)
-        last = len(self._needle) - 1
-        # A needle may lie across two pieces.
-        if self._needle in content or self._needle in self._tail + content[:last]:
-            self.names_prefix = True
-        self._tail = (self._tail + content)[-last:] if len(content) < last else content[-last:]
 
 
 def apply(

@@ -23,7 +23,7 @@ from envtool.prefix.confinement import LAUNCHER, landlock_version
 from envtool.prefix.rattler import link_order
 
 if TYPE_CHECKING:
-    from envtool.install.transaction import Transaction
+    from envtool.install.create import Transaction
     from envtool.lockfile.model import LockedPackage
     from envtool.prefix.prefix import Prefix
 

@@ -17,7 +17,7 @@ from envtool.prefix.conda_meta import conda_packages, wheel_files
 from envtool.prefix.layout import Lost, Package, losses, parents, site_packages
 
 if TYPE_CHECKING:
-    from envtool.install.transaction import Transaction
+    from envtool.install.create import Transaction
 
 
 class SharedPathsError(Exception):

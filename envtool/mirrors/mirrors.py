@@ -164,16 +164,13 @@ class Preset:
     pypi: str | None = None
     notes: tuple[str, ...] = ()
 
-    @property
-    def wheel_store(self) -> str | None:
-        """Where its copies of wheels are, if it lays them out as the canonical index does."""
-        if self.pypi is None or not self.pypi.rstrip("/").endswith("/simple"):
-            return None
-        return self.pypi.rstrip("/").removesuffix("simple") + "packages/"
-
     def mirror_of(self, channel: str) -> str | None:
         """Its URL for a canonical channel or a store of wheels, None when it has no such thing."""
-        return self.wheel_store if is_wheel_store(channel) else self.channels.get(channel)
+        if not is_wheel_store(channel):
+            return self.channels.get(channel)
+        # Where its copies of wheels are, if it lays them out as the canonical index does.
+        base, _, last = (self.pypi or "").rstrip("/").rpartition("/")
+        return f"{base}/packages/" if last == "simple" else None
 
 
 def channel_of(url: str) -> str:

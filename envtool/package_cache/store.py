@@ -117,19 +117,12 @@ class PackageCache:
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
         self.root = cache.root / "unpacked" / str(os.geteuid())
-        self._setting = os.environ.get(SETTING) or _SETTINGS[0]
-        if self._setting not in _SETTINGS:
-            raise CacheError(f"{SETTING} is {self._setting!r}", f"it may be {', '.join(_SETTINGS)}")
-
-    @property
-    def is_used(self) -> bool:
-        """Whether images are to be used and kept at all."""
-        return self._setting != "never"
-
-    @property
-    def clones_only(self) -> bool:
-        """Whether only that is kept of which the file system can make clones, so that it takes no room."""
-        return self._setting == "reflink"
+        setting = os.environ.get(SETTING) or _SETTINGS[0]
+        if setting not in _SETTINGS:
+            raise CacheError(f"{SETTING} is {setting!r}", f"it may be {', '.join(_SETTINGS)}")
+        self.is_used = setting != "never"  # whether images are to be used and kept at all
+        # Whether only that is kept of which the file system can make clones, so that it takes no room.
+        self.clones_only = setting == "reflink"
 
     def path(self, key: str) -> Path:
         """Where an image is."""
@@ -155,7 +148,12 @@ class PackageCache:
 
     def keep(self, key: str, fill: Callable[[Path], CacheEntry]) -> None:
         """Store an image: whole and under its name, or not at all. Raises OSError if it cannot be written."""
-        self._prepare()
+        if not self.root.exists():
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            self._cache.share(self.root.parent)
+            self.root.mkdir(mode=0o700, exist_ok=True)
+        if not self._is_ours():
+            raise PermissionError(f"{self.root} belongs to somebody else, or others may write to it")
         with scratch.scratch_directory(self.root) as growing:
             image = replace(fill(growing), seals={each.name: _seal(each) for each in growing.iterdir()})
             (growing / _INDEX).write_bytes(_format(image))
@@ -179,14 +177,6 @@ class PackageCache:
                     sizes = sum(each.stat().st_size for each in place.iterdir())
                     found.append(Kept(place.name, sizes, (place / _INDEX).stat().st_mtime))
         return sorted(found, key=lambda each: -each.used_s)
-
-    def _prepare(self) -> None:
-        if not self.root.exists():
-            self.root.parent.mkdir(parents=True, exist_ok=True)
-            self._cache.share(self.root.parent)
-            self.root.mkdir(mode=0o700, exist_ok=True)
-        if not self._is_ours():
-            raise PermissionError(f"{self.root} belongs to somebody else, or others may write to it")
 
     def _is_ours(self) -> bool:
         # Whoever may write here may run code in every environment that is made from it.

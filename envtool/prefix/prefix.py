@@ -20,7 +20,8 @@ from envtool.atomic_files import write_atomically
 from envtool.console import say
 from envtool.errors import MissingFileError, PrefixError
 
-_RECEIPT_FORMAT = 1
+RECEIPT_FORMAT = 1
+ENV_DIGEST_VARIABLE = "ENVSERVE_ENV_DIGEST"
 # Linux before 5.1 reads 127 bytes of a script's first line, and installers fall back to other first lines for a longer
 # one or one with a space; those would make the same lock differ from directory to directory.
 LONGEST_PATH_BYTES = 127 - len("#!/bin/python3.99\n")
@@ -76,7 +77,7 @@ class Prefix:
         self.path = path.expanduser().resolve()
         self.named = made_for or self.path
         self.meta = self.path / "conda-meta"
-        self._receipt = self.meta / "envserve"
+        self._receipt, self._parts = self.meta / "envserve", self.meta / "envserve.d"
         self._mark = self.meta / ".incomplete"
         self._lock = self.meta / ".envtool.lock"
 
@@ -98,19 +99,16 @@ class Prefix:
             return State.FOREIGN
         # Looked at before the marks: another envtool may be at work, and what it put here has a mark from before the
         # first file until after the receipt.
-        is_empty = self._is_empty()
+        inside = {path.name for path in self.path.iterdir()} - {self.meta.name}
+        # The lock, the mark, and what a mark is written to before it has its name.
+        marks = (self._lock.name, self._mark.name, f".{self._mark.name}.")
+        known = not self.meta.exists() or all(each.name.startswith(marks) for each in self.meta.iterdir())
+        is_empty = known and not inside
         if self._mark.exists():
             return State.INCOMPLETE
         if self._receipt.exists():
             return State.WHOLE
         return State.EMPTY if is_empty else State.FOREIGN
-
-    def _is_empty(self) -> bool:
-        inside = {path.name for path in self.path.iterdir()} - {self.meta.name}
-        # The lock, the mark, and what a mark is written to before it has its name.
-        marks = (self._lock.name, self._mark.name, f".{self._mark.name}.")
-        known = not self.meta.exists() or all(each.name.startswith(marks) for each in self.meta.iterdir())
-        return known and not inside
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -166,21 +164,29 @@ class Prefix:
                 entry.unlink()
 
     def receipt(self) -> Receipt:
-        """Read the receipt. Raises PrefixError if it is damaged."""
+        """Read the receipt, in an image with its layers' parts of it. Raises PrefixError if it is damaged."""
         try:
             data: dict[str, Any] = json.loads(self._receipt.read_bytes())
+            if data.get("is_in_parts"):
+                for part in sorted(self._parts.glob("*.json")):
+                    own = json.loads(part.read_bytes())
+                    data["packages"] += own["packages"]
+                    data["generated"].update(own["generated"])
+                # No layer has it, or each package would change that layer too; the image's variables do.
+                is_running = os.environ.get("CONDA_PREFIX") == str(self.path)
+                data["env_digest"] = os.environ.get(ENV_DIGEST_VARIABLE, "") if is_running else ""
             return Receipt(
                 platform=data["platform"], categories=tuple(data["categories"]),
                 packages=tuple(Installed(**package) for package in data["packages"]), env_digest=data["env_digest"],
                 generated=data["generated"], link_scripts=tuple(data.get("link_scripts", ())),
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             hint = "envtool create --force makes the prefix anew"
             raise PrefixError(f"the receipt {self._receipt} is damaged: {error}", hint) from error
 
     def complete(self, receipt: Receipt) -> None:
         """Write the receipt and take the mark away, in this order."""
-        data = {"format": _RECEIPT_FORMAT, **asdict(receipt)}
+        data = {"format": RECEIPT_FORMAT, **asdict(receipt)}
         write_atomically(self._receipt, json.dumps(data, indent=1, sort_keys=True) + "\n")
         self._mark.unlink(missing_ok=True)
 

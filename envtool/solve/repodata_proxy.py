@@ -68,14 +68,11 @@ class RepodataProxy:
         self._prefixes = {f"/{secret}/{number}/": prefix for number, prefix in enumerate(mirrors.by_prefix)}
         server = _Server(("127.0.0.1", 0), _Handler)
         server.relay = self
-        self._base = f"http://127.0.0.1:{server.server_address[1]}"
+        base = f"http://127.0.0.1:{server.server_address[1]}"
+        # Each canonical prefix, and the only place that is to be asked for it.
+        self.by_prefix = {prefix: [base + path] for path, prefix in self._prefixes.items()}
         threading.Thread(target=client.prepare, name="relay: imports", daemon=True).start()
         threading.Thread(target=server.serve_forever, name="relay", daemon=True).start()
-
-    @property
-    def by_prefix(self) -> dict[str, list[str]]:
-        """Each canonical prefix, and the only place that is to be asked for it."""
-        return {prefix: [self._base + path] for path, prefix in self._prefixes.items()}
 
     @property
     def failures(self) -> Iterator[str]:

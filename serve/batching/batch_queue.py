@@ -3,8 +3,7 @@
 A queue holds the requests for one model of one worker. Those that are ready at the same moment run as one batch, on one
 generation: no timer makes the first one wait, unless the settings ask for it. While a batch runs, the next one gathers.
 Requests of one form wait together as one task, a bundle: read, run and answered as one, or one by one if need be.
-Running and answering is the work of `serve.batching.scheduler`.
-"""
+Running and answering is the work of `serve.batching.scheduler`."""
 
 from __future__ import annotations
 
@@ -158,11 +157,9 @@ class RunTime(NamedTuple):
 
 
 class LatencyEstimate:
-    """Remembers how long batches took, to tell which ones are short enough for the event loop.
-
-    Times are grouped by the magnitude of the rows. The shortest of the last runs counts, and time on the processor more
-    than time by the clock: on a busy machine the rest is waiting for others.
-    """
+    """Remembers how long batches took, to tell which ones are short enough for the event loop. Times are grouped by the
+    magnitude of the rows. The shortest of the last runs counts, and time on the processor more than time by the clock:
+    on a busy machine the rest is waiting for others."""
 
     def __init__(self) -> None:
         self._runs: dict[int, deque[RunTime]] = {}

@@ -3,8 +3,7 @@
 What is ready at the same moment runs as one batch (`serve.batching.batch_queue`): in the loop where that is shorter
 than a millisecond, otherwise in a thread of the model's own. A small share of the joined requests is answered once
 more, alone, to prove that company made no difference: after the answer has gone, and within the share of the work that
-the settings allow.
-"""
+the settings allow."""
 
 from __future__ import annotations
 
@@ -66,9 +65,8 @@ class Scheduler:
         self, prediction: Prediction, done: Done, deadline_s: float | None = None, is_alone: bool = False
     ) -> None:
         """Have a prediction run; `done` gets the answer or what was raised, in the loop, and not before this returns.
-
-        `deadline_s` is on the monotonic clock; with `is_alone` the caller calls `run_now` next, as no other will join.
-        """
+        `deadline_s` is on the monotonic clock; with `is_alone` the caller calls `run_now` next, as no other will
+        join."""
         instance, predictor, prepared = prediction.instance, prediction.generation.predictor, prediction.prepared
         batch_queue = self._batch_queues[instance] if instance in self._batch_queues else self._make_queue(instance)
         finish = functools.partial(_finish, prediction, done)

@@ -1,8 +1,7 @@
 """The format of a checkpoint file, found in its bytes, and the interface that a safetensors header states.
 
 No tensor is read here and torch is not needed: a checkpoint of another architecture is refused before its weights are
-touched. Unpickling is left to `serve.model.weights`.
-"""
+touched. Unpickling is left to `serve.model.weights`."""
 
 from __future__ import annotations
 

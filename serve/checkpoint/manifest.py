@@ -2,8 +2,7 @@
 
 A marker is JSON, or empty as a shell script's `touch` makes it. Machines write markers, so keys that this version of
 `serve` does not know are kept. Whether what is stated is true is decided elsewhere: `serve.store.checkpoint_store`
-compares the hash, `serve.checkpoint.signature` the signature, `serve.model.loader` the rest.
-"""
+compares the hash, `serve.checkpoint.signature` the signature, `serve.model.loader` the rest."""
 
 from __future__ import annotations
 

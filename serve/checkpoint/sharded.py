@@ -3,8 +3,7 @@
 The marker belongs to the index. A sharded checkpoint is the same as the one file that holds its tensors: the store
 joins it into that file, and its sha256 is that of the joined file, so that everything that is served is covered by it.
 Its layout is fixed, and stated in `docs/reference/checkpoints.md`, so anybody can compute it. Metadata of the shards is
-left out. Writing shards is out of scope; `serve.publishing.publish` copies what a trainer wrote.
-"""
+left out. Writing shards is out of scope; `serve.publishing.publish` copies what a trainer wrote."""
 
 from __future__ import annotations
 

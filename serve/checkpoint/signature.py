@@ -2,8 +2,7 @@
 
 `docs/reference/checkpoints.md` states what exactly is signed, and where a signature of the OpenSSF (`model_signing sign
 key`) lies, which covers the bytes of the checkpoint and nothing else of the marker. Out of scope: who may hold which
-key, how keys are withdrawn. Source: OpenSSF Model Signing 1.0; Sigstore bundle 0.3.
-"""
+key, how keys are withdrawn. Source: OpenSSF Model Signing 1.0; Sigstore bundle 0.3."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from serve.checkpoint import dsse
+from envserve import dsse
 from serve.checkpoint.manifest import read_object
 from serve.errors import CheckpointError, SignatureError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from serve.operations.operations import Operations, verify_checkpoints
 from serve.settings.settings import CONFIG_VARIABLE, DEFAULT_FILE, FIELDS
 
 _NO = 1
-_CLEAR = "\x1b[H\x1b[2J"
+_CLEAR, _SHOWN = "\x1b[2J", 5  # the newest generations of the live view
 Answer = tuple[Any, str]
 
 
@@ -51,12 +52,16 @@ def status(root: Path | None, model: str | None, as_json: bool, every_s: float |
       python -m serve status --watch
       python -m serve status --model fraud@canary --json
     """
-    operations = Operations(root or settings_of(model).store)
+    operations, before = Operations(root or settings_of(model).store), None
+    is_live = every_s is not None and sys.stdout.isatty() and not as_json
+    click.echo(_CLEAR if is_live else "", nl=False)
     while True:
         found = operations.status()
-        if every_s is not None and sys.stdout.isatty() and not as_json:
-            click.echo(_CLEAR, nl=False)
-        answer(as_json, formatting.status_as_json(found), formatting.status_as_text(found))
+        text = formatting.status_as_text(found)
+        if is_live:
+            now = time.monotonic(), operations.history(_SHOWN)
+            text, before = formatting.screen(text, now, before or now, shutil.get_terminal_size()), now
+        answer(as_json, formatting.status_as_json(found), text)
         if every_s is None:
             return
         time.sleep(every_s)
@@ -163,7 +168,7 @@ def store(operations: Operations) -> Answer:
     \b
       python -m serve store
     """
-    occupants, free_bytes = operations.occupants(), operations.free_bytes()
+    occupants, free_bytes = operations.occupants(), operations.store.free_bytes()
     facts = {"free_bytes": free_bytes, "checkpoints": [asdict(occupant) for occupant in occupants]}
     return facts, formatting.store_as_text(occupants, free_bytes)
 

@@ -3,8 +3,7 @@
 Every length is checked against what is there before an array is made, so a request cannot ask for more memory than a
 small multiple of its own size. In JSON, texts and numbers are distinguished by Python's types and never by numpy, which
 takes "1" for a number, `null` for NaN, and makes room for the longest text in every element of an array of texts.
-Source: Open Inference Protocol, "Tensor Data Types"; Triton's binary tensor data extension.
-"""
+Source: Open Inference Protocol, "Tensor Data Types"; Triton's binary tensor data extension."""
 
 from __future__ import annotations
 
@@ -66,10 +65,8 @@ def require_shape(found: object, where: str) -> tuple[int, ...]:
 
 
 def from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], where: str) -> Array:
-    """Make an array of a request's bytes: a read-only view of them, except for `BYTES` and `BF16`.
-
-    They are little-endian, row-major, with nothing between the elements; too few or too many raise `RequestError`.
-    """
+    """Make an array of a request's bytes: a read-only view of them, except for `BYTES` and `BF16`. They are
+    little-endian, row-major, with nothing between the elements; too few or too many raise `RequestError`."""
     count = math.prod(shape)
     if datatype == BYTES:
         return text_array(_split_texts(data, count, where)).reshape(shape)

@@ -1,7 +1,6 @@
 """Images as arrays: PNG and JPEG through Pillow, which the extra `images` brings. The only door to Pillow.
 
-An image is not turned by its Exif orientation.
-"""
+An image is not turned by its Exif orientation."""
 
 from __future__ import annotations
 

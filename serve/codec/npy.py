@@ -1,7 +1,6 @@
 """NumPy's `.npy`: one array of numbers. Objects, which would be unpickled, and records are refused.
 
-Source: NEP 1, "A Simple File Format for NumPy Arrays".
-"""
+Source: NEP 1, "A Simple File Format for NumPy Arrays"."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 Both are JSON, or JSON followed by the bytes of tensors; its length is in the header `Inference-Header-Content-Length`,
 where 0 in a request means that all of its body is one tensor. Source: Open Inference Protocol, "Inference"; Triton's
-binary tensor data extension.
-"""
+binary tensor data extension."""
 
 from __future__ import annotations
 
@@ -193,11 +192,6 @@ def split_body(body: Body, header_length: str | None) -> tuple[bytes, memoryview
     return bytes(body[:length]), memoryview(body)[length:]
 
 
-def is_raw(header_length: str | None) -> bool:
-    """Whether all of a body is one tensor, by the value of `Inference-Header-Content-Length`."""
-    return header_length is not None and header_length.strip() == "0"
-
-
 Part = Union[bytes, memoryview]
 _Form = tuple[str, str, tuple[int, ...], Any]
 
@@ -212,10 +206,8 @@ class InferAnswer(NamedTuple):
 
 
 def encode_infer(answer: InferAnswer, request: InferRequest) -> tuple[dict[str, str], tuple[Part, ...]]:
-    """Write an answer as its request wants it: the headers for the body, and its parts.
-
-    Raises `RequestError` for an output that the model does not have, `ValueError` for NaN or infinities in JSON.
-    """
+    """Write an answer as its request wants it: the headers for the body, and its parts. Raises `RequestError` for an
+    output that the model does not have, `ValueError` for NaN or infinities in JSON."""
     wanted = _wanted(tuple(answer.outputs), request)
     forms: list[_Form] = []
     parts: list[Part] = []

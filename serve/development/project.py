@@ -1,8 +1,7 @@
 """A project that runs: model class, training, settings, environment, test and CI, from the examples.
 
 Or a TorchServe model archive (`.mar`), carried over. Follows the manifest that torch-model-archiver 0.12 writes
-(`MAR-INF/MANIFEST.json`), and TorchServe's documents of its `config.properties` and its handler `image_classifier`.
-"""
+(`MAR-INF/MANIFEST.json`), and TorchServe's documents of its `config.properties` and its handler `image_classifier`."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 The log has one JSON line for each event, on standard error beside gunicorn's own, each by a single write, so that lines
 of two workers never mix. Every worker appends to the journal, `<store>/events.jsonl`, which becomes `events.1.jsonl`
-when it has grown large; a line that is lost there is missing on the status page and nowhere else.
-"""
+when it has grown large; a line that is lost there is missing on the status page and nowhere else."""
 
 from __future__ import annotations
 

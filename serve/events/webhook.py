@@ -1,8 +1,7 @@
 """The event hook: each log line to a command's standard input, or by POST to a URL.
 
 In a thread of its own behind a bounded queue: whatever the hook does, the thread that swaps only puts a line into the
-queue, or, when that is full, drops it. Retrying and storing are out of scope; the log has every line.
-"""
+queue, or, when that is full, drops it. Retrying and storing are out of scope; the log has every line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The one door to etcd: its JSON gateway, by the standard library.
 
-Several addresses, TLS, a user. Source: etcd.io, API reference and gRPC gateway, 3.4.
-"""
+Several addresses, TLS, a user. Source: etcd.io, API reference and gRPC gateway, 3.4."""
 
 from __future__ import annotations
 
@@ -31,13 +30,9 @@ _NOT_FOUND, _UNAUTHENTICATED = 5, 16
 
 
 class Etcd:
-    """The shared keys; every call may raise `FleetError`, and may have been carried out nevertheless.
-
-    Args:
-        urls: of etcd's nodes; one that does not answer is replaced by the next.
-        prefix: of all keys; callers do not name it.
-        secrets: directory with `ca.pem`, `client.pem` and `client.key`, and `user` with NAME:PASSWORD, each if wanted.
-    """
+    """The shared keys; every call may raise `FleetError`, and may have been carried out nevertheless. Of etcd's `urls`
+    one that does not answer is replaced by the next; callers do not name the `prefix` of all keys; in `secrets` are
+    `ca.pem`, `client.pem` and `client.key`, and `user` with NAME:PASSWORD, each if wanted."""
 
     def __init__(self, urls: tuple[str, ...], prefix: str, secrets: Path | None = None) -> None:
         self._urls, self._prefix, self._at, self._token = urls, prefix, 0, ""

@@ -1,8 +1,7 @@
 """Committing on all hosts of a fleet at the same instant (`SERVE_COMMIT=fleet`).
 
 Inside a host all is as it is with `host`: a proposal, workers that prepare it, one word that moves them. What differs
-is who opens the proposal, and who decides what comes of it: the fleet, by `serve.fleet.member`.
-"""
+is who opens the proposal, and who decides what comes of it: the fleet, by `serve.fleet.member`."""
 
 from __future__ import annotations
 
@@ -80,11 +79,8 @@ class FleetCoordinator(Coordinator):
         return self.membership.is_joined and self._may_commit(proposal)
 
     def follow(self, entries: Sequence[Entry]) -> None:
-        """Take over what the fleet has committed, the oldest first; workers that do not stand by load it.
-
-        Raises:
-            FleetError: this host has another history.
-        """
+        """Take over what the fleet has committed, the oldest first; workers that do not stand by load it. Raises
+        `FleetError` if this host has another history."""
         with durable_files.hold(self._ledger.lock_path):
             last = self._ledger.last()
             for entry in entries:

@@ -1,7 +1,6 @@
 """The gate of a host: may a request start now? One small file that all its workers map, and read with each request.
 
-Shut or open it outlives whoever wrote it, so a worker that dies opens no gate. `serve.fleet.member` writes it.
-"""
+Shut or open it outlives whoever wrote it, so a worker that dies opens no gate. `serve.fleet.member` writes it."""
 
 from __future__ import annotations
 
@@ -16,12 +15,7 @@ _FENCE, _LEASE_UNTIL, _INCARNATION, _ATTEMPT, _LEASE, _TTL_MS = range(1, 7)
 
 
 class Gate(SharedState):
-    """The gate of one model on one host.
-
-    Args:
-        root: the store.
-        is_leased: whether it is open only while the host's lease runs.
-    """
+    """The gate of one model on one host; one that `is_leased` is open only while the host's lease runs."""
 
     # Fence: 0 open, `SHUT`, or the round that it is shut for. Incarnation: drawn at each start of the server. Attempt:
     # the number of the proposal that was handed on to the workers last.

@@ -1,8 +1,7 @@
 """Keys that hosts share: values with revisions, transactions, and leases that end when nobody renews them.
 
 It is etcd's model (etcd.io, API reference 3.4): each change raises one revision, an item knows the revision that
-changed it last, and a transaction is carried out whole, if all that it rests on is as it was.
-"""
+changed it last, and a transaction is carried out whole, if all that it rests on is as it was."""
 
 from __future__ import annotations
 
@@ -41,9 +40,7 @@ class Change(NamedTuple):
 
 def follow(snapshot: Snapshot, changes: Iterable[Change], read: int) -> Snapshot | None:
     """Return a snapshot with the changes that a watch tells of; `None` where one was lost on the way, or overtaken.
-
-    `read`: the revision of the last read, which has what is older.
-    """
+    `read`: the revision of the last read, which has what is older."""
     items, revision = dict(snapshot.items), snapshot.revision
     for key, changed, item, before in changes:
         known = items[key].changed if key in items else 0
@@ -106,19 +103,13 @@ class Changes:
 
 @dataclass(frozen=True)
 class Transaction:
-    """Changes that are made together, or not at all.
+    """Changes that are made together, or not at all."""
 
-    Args:
-        unchanged: keys, and the revision that must have changed each last; 0 where there must be none.
-        quiet: prefixes below which nothing may have been written after a revision.
-        puts: values by key.
-        leased: values by key that go with `lease`.
-    """
-
+    # keys, and the revision that must have changed each last; 0 where there must be none
     unchanged: Mapping[str, int] = field(default_factory=dict)
-    quiet: Mapping[str, int] = field(default_factory=dict)
+    quiet: Mapping[str, int] = field(default_factory=dict)  # prefixes below which nothing was written after a revision
     puts: Mapping[str, str] = field(default_factory=dict)
-    leased: Mapping[str, str] = field(default_factory=dict)
+    leased: Mapping[str, str] = field(default_factory=dict)  # what goes with `lease`
     lease: int = 0
     deletes: tuple[str, ...] = ()
 

@@ -4,8 +4,7 @@ It looks at what a watch keeps up to date, and reads where that may have missed 
 or overtaken, or knows nothing of a revision that the renewal of the lease came back with, and before each commit.
 
 `Member.turn` asks for what it wants of the shared keys, and is given it: a generator, so that the tests can have
-anything happen between two of its steps, and `Link` is all that touches a network.
-"""
+anything happen between two of its steps, and `Link` is all that touches a network."""
 
 from __future__ import annotations
 
@@ -137,12 +136,8 @@ class FleetMember:
         self._is_stopping.set()
 
     def run(self, root: Path, open_keys: Callable[[], Keys], is_wanted: Callable[[], bool]) -> None:
-        """Take part until `stop`, while this worker, of all of its host, holds a lock; the body of a thread.
-
-        Args:
-            root: the store.
-            is_wanted: whether this worker takes part in its host.
-        """
+        """Take part until `stop`, while this worker, of all of its host, holds a lock in the store; the body of a
+        thread. `is_wanted` tells whether this worker takes part in its host."""
         descriptor = None
         while descriptor is None:
             if self._is_stopping.wait(_AWAY_S):

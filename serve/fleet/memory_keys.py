@@ -1,8 +1,7 @@
 """The keys of a fleet in the memory of one process, for hosts that share no etcd.
 
 What has no lease is written down before it is there, so that the next process begins with it. What has one is lost, and
-hosts come in again. How others reach the process is not here.
-"""
+hosts come in again. How others reach the process is not here."""
 
 from __future__ import annotations
 
@@ -60,12 +59,8 @@ class Register:
 
 
 class MemoryKeys:
-    """The keys as a dictionary with revisions; for one thread.
-
-    Args:
-        now_s: the clock of the leases.
-        register: where what has no lease is written down.
-    """
+    """The keys as a dictionary with revisions, and its leases by a clock; for one thread. The register has written down
+    what has no lease."""
 
     def __init__(self, now_s: Callable[[], float], register: Register | None = None) -> None:
         self._now_s, self._register = now_s, register
@@ -153,12 +148,8 @@ def name_replica(host: str, name: str) -> str:
 
 
 def find_gone(view: View, replicas: Collection[str], alive: Collection[str]) -> list[Transaction]:
-    """Return how to take those out of the roster that are silent, and of which no replica lives.
-
-    Args:
-        replicas: what is below `REPLICAS`: `HOST/NAME` of all that have ever been.
-        alive: the names of those that live.
-    """
+    """Return how to take those out of the roster that are silent, and of which no replica lives: of all that have ever
+    been (`HOST/NAME`, as below `REPLICAS`) none is alive by its name."""
     found = []
     for host in view.roster:
         known = [name for name in replicas if name.startswith(f"{host}/")]

@@ -37,17 +37,11 @@ SHUT = 1
 
 @dataclass(frozen=True)
 class Member:
-    """A host that must be prepared.
+    """A host that must be prepared."""
 
-    Args:
-        incarnation: a number that each start of its server draws anew.
-        place: machine, boot and store, so that two of one name do not take each other for themselves.
-        terms: what must be the same on all hosts, by name.
-    """
-
-    incarnation: int
-    place: str = ""
-    terms: Mapping[str, str] = field(default_factory=dict)
+    incarnation: int  # a number that each start of its server draws anew
+    place: str = ""  # machine, boot and store, so that two of one name do not take each other for themselves
+    terms: Mapping[str, str] = field(default_factory=dict)  # what must be the same on all hosts, by name
 
 
 @dataclass(frozen=True)
@@ -61,18 +55,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class Beat:
-    """What a host tells of itself.
-
-    Args:
-        live: the generation that it answers with; -1 while some worker does not.
-        prepared: the number of the proposal that all its workers stand by with, or 0.
-        fenced: the round for which its gate is shut, or 0.
-    """
+    """What a host tells of itself."""
 
     incarnation: int
-    live: int = 0
-    prepared: int = 0
-    fenced: int = 0
+    live: int = 0  # the generation that it answers with; -1 while some worker does not
+    prepared: int = 0  # the number of the proposal that all its workers stand by with, or 0
+    fenced: int = 0  # the round for which its gate is shut, or 0
     failed: Failure | None = None
 
 

@@ -1,8 +1,7 @@
 """The one door to Ray's actors: the keys of a fleet in an actor on the head node, which Ray starts anew where it dies.
 
 It decides nothing of a swap; the hosts do (`serve.fleet.state`), as they do where the keys are etcd's. What it knows
-beyond etcd is who is dead, since Ray tells: a host of which no replica lives is taken out of the roster.
-"""
+beyond etcd is who is dead, since Ray tells: a host of which no replica lives is taken out of the roster."""
 
 from __future__ import annotations
 
@@ -104,12 +103,8 @@ def _list_actors() -> set[str]:
 
 
 class RayKeys:
-    """The shared keys; every call may raise `FleetError`, and may have been carried out nevertheless.
-
-    Args:
-        directory: of the actor's register, on whatever is the head node; the actor is named after it.
-        place: whose keys; no two models share any.
-    """
+    """The shared keys; every call may raise `FleetError`, and may have been carried out nevertheless. The `directory`
+    is of the actor's register, on whatever is the head node, and names the actor; no two models share a `place`."""
 
     def __init__(self, directory: str, place: str) -> None:
         self._directory, self._place, self._actor = directory, place, None

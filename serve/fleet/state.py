@@ -28,23 +28,15 @@ _LONGEST_PAUSE_S = 5.0
 
 
 class Local(NamedTuple):
-    """What a host is, read by itself.
+    """What a host is, read by itself."""
 
-    Args:
-        generation: that its requests start on.
-        live: the same, if every worker can answer with it; -1 otherwise.
-        fence: its gate: 0 open, `SHUT`, or a round.
-        prepared: whether all its workers stand by with the open proposal; `stands_by`: with what is committed.
-        refusal: why it may not join, as the ledger shows.
-    """
-
-    generation: int
-    live: int
-    fence: int
-    prepared: bool = False
-    stands_by: bool = False
+    generation: int  # that its requests start on
+    live: int  # the same, if every worker can answer with it; -1 otherwise
+    fence: int  # its gate: 0 open, `SHUT`, or a round
+    prepared: bool = False  # whether all its workers stand by with the open proposal
+    stands_by: bool = False  # the same, with what is committed
     failed: Failure | None = None
-    refusal: str = ""
+    refusal: str = ""  # why it may not join, as the ledger shows
 
 
 class HostAction(NamedTuple):
@@ -125,13 +117,9 @@ def leave(view: View, host: str) -> Transaction:
 
 @dataclass
 class Driver:
-    """Decides what becomes of the open proposal. What it has seen since when is its own, and by its own clock.
+    """Decides what becomes of the open proposal. What it has seen since when is its own, and by its own clock."""
 
-    Args:
-        gone_s: seconds after which a silent host is taken for gone; infinite for never.
-    """
-
-    gone_s: float
+    gone_s: float  # seconds after which a silent host is taken for gone; infinite for never
     timeout_s: float
     _since: dict[tuple[str, int], float] = field(default_factory=dict)
     _attempts: int = 0

@@ -1,8 +1,7 @@
 """Operators' orders over HTTP: rollback, pin, unpin, look now.
 
 They need the token in `admin_token_file`, which is read anew for each order, so that a new token needs no restart.
-Without that setting there are none. Like the commands, they are carried out by `serve.operations.operations`.
-"""
+Without that setting there are none. Like the commands, they are carried out by `serve.operations.operations`."""
 
 from __future__ import annotations
 
@@ -77,5 +76,5 @@ def carry_out(operations: Operations, action: str, body: bytes) -> Response:
     elif action == "unpin":
         given = {"was_pinned": operations.unpin()}
     else:
-        operations.look()
+        operations.coordinator.wake()
     return succeed({"action": action, **given})._replace(status=202)

@@ -1,9 +1,8 @@
 """The same server for an event loop: predictions go straight to their handlers, everything else to Flask.
 
-Flask runs in threads, so its views may block; the handlers of predictions only read and write, and what runs the
-model is handed to the dispatcher. Any ASGI server can carry this; `serve.workers.http_protocol` is the shorter way
-under uvicorn.
-"""
+Flask runs in threads, so its views may block; the handlers of predictions only read and write, and what runs the model
+is handed to the dispatcher. Any ASGI server can carry this; `serve.workers.http_protocol` is the shorter way under
+uvicorn."""
 
 from __future__ import annotations
 
@@ -37,11 +36,7 @@ class AsgiApp:
         self.table = Table(PREDICTION_ROUTES)
         self.count_slow_client = server.telemetry.worker_metrics.request_counters.reject_slow_client
         self.limit_bytes = server.settings.max_body_bytes
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether the server is shutting down, so that each connection is closed after its answer."""
-        return self._server.telemetry.drain.has_begun
+        self.drain = server.telemetry.drain
 
     def handle(
         self, route: PredictionRoute, request: Request, client: str, done: Done, is_alone: bool = False

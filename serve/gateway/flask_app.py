@@ -1,8 +1,7 @@
 """The Flask application: routes that carry bytes to handlers and back.
 
 A handler is a function of a request's bytes to those of a response, so that another server can carry it too. Importing
-this imports no torch, and creating the application starts nothing.
-"""
+this imports no torch, and creating the application starts nothing."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The handlers of the status page, of what it shows, and of the metrics.
 
 The page is one HTML file, its style and its scripts, sent as they lie in `page/`: no build step, nothing from other
-hosts, and a policy that lets the browser run these scripts and no others.
-"""
+hosts, and a policy that lets the browser run these scripts and no others."""
 
 from __future__ import annotations
 

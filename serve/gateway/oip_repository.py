@@ -3,8 +3,7 @@
 The settings and what a trainer publishes decide what is served, not requests: `load` has the watched directory looked
 at now, brings back what was unloaded, and answers when that is live or refused; `unload` is refused unless the settings
 allow it. Counted is what all workers have answered since the server started, under whatever protocol and version; times
-are sums of the metrics that Prometheus reads, so they lag by up to a second.
-"""
+are sums of the metrics that Prometheus reads, so they lag by up to a second."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """`GET /openapi.json`: this server's interface as an OpenAPI 3.1 file, made from the table of routes.
 
-Every route is in it: its summary is the first line of its handler, its parameters are those of its path. What a
-request and its answer look like is in `BODIES`.
-"""
+Every route is in it: its summary is the first line of its handler, its parameters are those of its path. What a request
+and its answer look like is in `BODIES`."""
 
 from __future__ import annotations
 

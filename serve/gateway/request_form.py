@@ -3,9 +3,8 @@
 Clients send the same request again and again with other numbers in it. Once one of them was answered, the next of its
 form needs no parser, no route and no dialect: it joins a bundle, and what is the same for all of a bundle is done once
 for it: the lease, reading the numbers, looking for NaN among them, the run, the answer around the outputs, the counts.
-Whatever is unusual, from NaN to a failing module, becomes a request of the ordinary kind again and takes the
-ordinary way, so that there is one implementation of it.
-"""
+Whatever is unusual, from NaN to a failing module, becomes a request of the ordinary kind again and takes the ordinary
+way, so that there is one implementation of it."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 `open`, then `begin`, which has the handler understand the request, then `end`, which lets the answer out; a transport
 only reads and writes. One with threads runs the model in between by `carry`, which alone waits; one with an event loop
-by its dispatcher. A rejection is cheap and immediate, so that a client can try another server.
-"""
+by its dispatcher. A rejection is cheap and immediate, so that a client can try another server."""
 
 from __future__ import annotations
 

@@ -61,14 +61,12 @@ class Server(Registry):
         self.telemetry.stop()
 
     def wait_until_booted(self, is_wanted: Callable[[], bool]) -> bool:
-        """Wait until the committed generation of every model is live again, or cannot be; return whether all are.
-
-        A worker that replaces a dead one takes no requests meanwhile; its siblings do. On a host that has committed
-        nothing there is nothing to wait for, and requests are answered so. `is_wanted` is asked ten times a second.
-        """
+        """Wait until the committed generation of every model is live again, or cannot be; return whether all are. A
+        worker that replaces a dead one takes no requests meanwhile; its siblings do. On a host that has committed
+        nothing there is nothing to wait for, and requests are answered so. `is_wanted` is asked ten times a second."""
         until_s = time.monotonic() + self.settings.boot_wait_s
         for instance in self.instances:
-            while is_wanted() and time.monotonic() < until_s and not instance.reloader.wait_until_booted(0.1):
+            while is_wanted() and time.monotonic() < until_s and not instance.reloader.booted.wait(0.1):
                 continue
         return all(instance.can_answer for instance in self.instances)
 

@@ -1,9 +1,8 @@
 """The end of a server, in order: readiness drops, then nothing new is accepted, then the last requests are answered.
 
-A load balancer needs a moment to learn that a server ends. Between SIGTERM and the end of accepting, `/readyz`
-reports that the server is not ready, everything is answered as before, and each connection is closed after its answer.
-The flag is in memory that the master shares with its workers, because only the master gets the signal.
-"""
+A load balancer needs a moment to learn that a server ends. Between SIGTERM and the end of accepting, `/readyz` reports
+that the server is not ready, everything is answered as before, and each connection is closed after its answer. The flag
+is in memory that the master shares with its workers, because only the master gets the signal."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Requests and responses as handlers see them, whatever server carries them; their bodies; their routes.
 
 The limit of a body is ours and not the framework's, which silently cuts a chunked body off at its limit; it is on what
-the body becomes when decompressed. Source: RFC 9110, sections 8.4 and 12.5.3.
-"""
+the body becomes when decompressed. Source: RFC 9110, sections 8.4 and 12.5.3."""
 
 from __future__ import annotations
 

@@ -70,20 +70,15 @@ class RequestPool(ThreadPoolExecutor):
         super().__init__(max_workers=threads, thread_name_prefix="request")
         self._find_rule = find_rule
         self._running: set[Ticket] = set()
-        self._waiting = 0
+        self.waiting = 0  # connections, for a thread
         self._lock = threading.Lock()
         self._guard: threading.Thread | None = None
-
-    @property
-    def waiting(self) -> int:
-        """How many connections wait for a thread."""
-        return self._waiting
 
     def submit(self, work: Callable[..., Any], *arguments: Any, **more: Any) -> Future[Any]:  # type: ignore[override]
         """Have gunicorn's handler work on a connection."""
         ticket = Ticket(arguments[0], self)
         with self._lock:
-            self._waiting += 1
+            self.waiting += 1
             if self._guard is None:
                 self._guard = threading.Thread(target=self._watch, name="slow-clients", daemon=True)
                 self._guard.start()
@@ -93,7 +88,7 @@ class RequestPool(ThreadPoolExecutor):
         ticket.idle_since_s = time.monotonic()
         ticket.waited_s = ticket.idle_since_s - ticket.queued_s
         with self._lock:
-            self._waiting -= 1
+            self.waiting -= 1
             self._running.add(ticket)
         _here.ticket = ticket
         try:

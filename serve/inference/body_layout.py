@@ -1,8 +1,7 @@
 """How the bodies of one form of request differ: in the numbers of one tensor, and in nothing else.
 
 A dialect gives the layout of a request that it has understood. The numbers of several such requests are read as one
-array, and what differs in their answers is written from one array.
-"""
+array, and what differs in their answers is written from one array."""
 
 from __future__ import annotations
 

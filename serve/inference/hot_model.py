@@ -56,10 +56,8 @@ class HotModel:
         return self._instance.reloader.status.verdict
 
     def predict(self, inputs: object) -> Any:
-        """Answer inputs as `POST /predict` has them, or arrays, with outputs as JSON has them.
-
-        Raises `InputError` for what does not fit the model, `NotLiveError` while none is live.
-        """
+        """Answer inputs as `POST /predict` has them, or arrays, with outputs as JSON has them. Raises `InputError` for
+        what does not fit the model, `NotLiveError` while none is live."""
         return self.answer(inputs).outputs
 
     def answer(self, inputs: object) -> Answer:

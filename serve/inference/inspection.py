@@ -2,8 +2,7 @@
 
 Each run is timed and counted. During a trial each answer is looked at, and for one that is spoiled the generation
 before, which is still mapped, is asked the same: where it answers well, the new one is at fault, and that answer can
-leave instead. So what both spoil, be it the client's inputs or the machine, speaks against neither.
-"""
+leave instead. So what both spoil, be it the client's inputs or the machine, speaks against neither."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from serve.errors import InputError, NotLiveError
-from serve.rollout.decision import ERRORS, FINITE, LONG_S, SLOWER
+from serve.rollout.decision import ERRORS, FINITE, LONG_S, MOST_SHARED, SLOWER
 
 if TYPE_CHECKING:
     from serve.inference.model_instance import ModelInstance
@@ -49,11 +48,9 @@ def inspect(
 
 
 def leave_to_writer(guard: Guard, generation: Generation, results: Sequence[Any], seconds: float) -> bool:
-    """Whether who writes the answers of a run is to find what is wrong with them, as JSON holds no NaN.
-
-    So it is where the runs are short, as looking twice would cost requests three percent: the writing, in the event
-    loop, can then make an answer again.
-    """
+    """Whether who writes the answers of a run is to find what is wrong with them, as JSON holds no NaN. So it is where
+    the runs are short, as looking twice would cost requests three percent: the writing, in the event loop, can then
+    make an answer again."""
     number, is_declared = generation.provenance.generation, getattr(generation.predictor, "is_declared", True)
     is_left = seconds < _SHORT_S and not guard.wants_pair(number) and not is_declared
     is_left = is_left and not any(isinstance(given, (Exception, list)) for given in results)
@@ -80,8 +77,8 @@ def inspect_written(prediction: Prediction, raw: Any) -> Any:
 def _inspect_one(prediction: Prediction, raw: Any, deadline_s: float) -> Any:
     signal = _find_fault(prediction.generation, prediction.prepared, raw)
     number, guard = prediction.generation.provenance.generation, prediction.instance.guard
-    if not signal or not guard.means_something(number, signal):
-        return raw
+    if not signal or guard.shared[number, signal] >= MOST_SHARED:
+        return raw  # or the signal does not tell the two generations apart
     other, kept = _acquire_other(prediction)
     if kept is None:
         return raw  # nothing could confirm it in this worker
@@ -92,7 +89,7 @@ def _inspect_one(prediction: Prediction, raw: Any, deadline_s: float) -> Any:
     except Exception:  # it fails as well
         is_shared = True
     if is_shared:
-        guard.note_shared(number, signal)
+        guard.shared[number, signal] += 1
     else:
         guard.note(number, signal)
         is_wanted = guard.retry == "all" or (guard.retry == "finite" and signal == FINITE)
@@ -127,11 +124,9 @@ def _find_fault(generation: Generation, prepared: Any, raw: Any) -> str:
 
 
 def _time_both(prediction: Prediction, number: int) -> None:
-    """Run one request on both generations in turn, for the machine to be the same; the shorter times count.
-
-    What else a busy machine does makes a run longer, never shorter. What seems slower is confirmed by more turns; of
-    long runs one must do, as the request waits.
-    """
+    """Run one request on both generations in turn, for the machine to be the same; the shorter times count. What else a
+    busy machine does makes a run longer, never shorter. What seems slower is confirmed by more turns; of long runs one
+    must do, as the request waits."""
     guard, (other, kept) = prediction.instance.guard, _acquire_other(prediction)
     if kept is None:
         guard.note_pair(False, _SHORT_S)

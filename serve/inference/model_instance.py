@@ -1,7 +1,6 @@
 """One model, or one label of it (stable, canary, shadow), in one worker: settings in, slot and reloader out.
 
-Making it starts nothing and imports no torch; `start` does, in the worker, after the fork.
-"""
+Making it starts nothing and imports no torch; `start` does, in the worker, after the fork."""
 
 from __future__ import annotations
 

@@ -5,8 +5,7 @@ A model has what answers by default, `stable`, and may have a `canary`, which an
 
 `ask` understands the request and takes a lease on one generation; `Prediction.run` runs the module, alone or, by
 whoever batches, together with others of the same generation; `Prediction.answer` writes the response and ends the
-lease. A protocol states only how bytes become inputs and how what the module gave becomes bytes.
-"""
+lease. A protocol states only how bytes become inputs and how what the module gave becomes bytes."""
 
 from __future__ import annotations
 

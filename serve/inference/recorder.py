@@ -1,8 +1,7 @@
 """Recording of a share of the requests with their answers, in a bounded file in the model's store.
 
 A request is kept as golden requests are, whichever protocol it came by. What the user's own `record_redact` makes of it
-is all that reaches the disk. The work happens in one thread; while it is behind, nothing is kept.
-"""
+is all that reaches the disk. The work happens in one thread; while it is behind, nothing is kept."""
 
 from __future__ import annotations
 

@@ -6,8 +6,7 @@ no more than `compare_share` of the time.
 
 The first worker to decide a rollout acts, under the lock of the label's commits. The order that promotes has the same
 id whoever writes it, and is written before the rollout counts as ended, as is the quarantine of one that was at fault:
-wherever a worker dies, the next one to look does the same again, or finds it done.
-"""
+wherever a worker dies, the next one to look does the same again, or finds it done."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
 Labels take few values: a sha256 is in none of them, because a series that has begun is kept for ever; the version is
 only in what is read anew for each answer (`serve.observability.telemetry`). Every series that an alarm or a panel reads
 begins with 0, in each worker: Prometheus sees no increase in a series whose first value is 1 ("Avoid missing metrics"
-in its practices), and would miss a first fault.
-"""
+in its practices), and would miss a first fault."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 The master makes it before the first worker starts, and every worker inherits its name by the environment variable that
 prometheus_client reads when it is imported. A lock that ends with the server's last process tells whose it is, so that
-the next server removes what a killed one has left.
-"""
+the next server removes what a killed one has left."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Counting requests, cheaply: two microseconds for each, in this process's memory alone.
 
 The counts are handed over once a second to where Prometheus finds them (`serve.metrics.worker_metrics`), because
-prometheus_client takes more than three times as long when several processes share its files (measured: 7.4 against
-2.3 microseconds). Both transports call the same counters.
-"""
+prometheus_client takes more than three times as long when several processes share its files (measured: 7.4 against 2.3
+microseconds). Both transports call the same counters."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """One worker's share of the metrics: counters of requests, and a thread that hands the counts over once a second.
 
-Also running totals of all workers, from whose differences the status page computes rates and percentiles.
-"""
+Also running totals of all workers, from whose differences the status page computes rates and percentiles."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Answers: their values beside those that the publisher saw, their form beside another version's, their faults. Pure.
 
 Two versions of a model may answer differently; they may not answer in another form, or every client breaks at the
-instant of a swap that no test of a client foresaw. A form is written as text, for example `number[1, 3]` or
-`{label: text[1], scores: number[1, 3]}`; what a class may declare of its answers, `docs/reference/model-class.md` has.
-"""
+instant of a swap that no test of a client foresaw. A form is written as text, for example `number[1, 3]` or `{label:
+text[1], scores: number[1, 3]}`; what a class may declare of its answers, `docs/reference/model-class.md` has."""
 
 from __future__ import annotations
 

@@ -4,8 +4,7 @@ Each request of the trial is joined with copies of itself, which shows what numb
 and with requests that differ from it, in both orders and several sizes. In runs of equal shape the same sums are made
 in the same order, so that what an answer owes to the others' numbers stands out from rounding. The others are other
 numbers of the example's range and kind, other texts of its length, drawn with a fixed seed, so that a trial ends the
-same way in every worker. Only workers import this.
-"""
+same way in every worker. Only workers import this."""
 
 from __future__ import annotations
 
@@ -254,9 +253,8 @@ def _map(prepared: Any, change: _Draw) -> Any:
 
 def _drawn(array: Any, generator: torch.Generator, scale: float, widen: int | None) -> Any:
     """Draw elements from an array's range: fractions spread around it by a scale, whole numbers up to `widen` beyond.
-
-    Where that is not 0 they are others than the array's. `None` leaves them as they are: they may be lengths or places.
-    """
+    Where that is not 0 they are others than the array's. `None` leaves them as they are: they may be lengths or
+    places."""
     if not array.numel() or array.is_complex():
         return array
     if array.is_floating_point():

@@ -2,8 +2,7 @@
 
 The least that a class has to be is a `torch.nn.Module` with the attribute `example_inputs`. What else it may state is
 documented in `docs/reference/model-class.md`. With `format = "torchscript"` or `"export"` the module comes out of the
-checkpoint, and the class only needs the rest.
-"""
+checkpoint, and the class only needs the rest."""
 
 from __future__ import annotations
 

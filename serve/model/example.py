@@ -1,7 +1,6 @@
 """Examples that a class does not have itself: from a stated form, `float32[1, 16]`, or guessed from a module's layers.
 
-Only workers, and what tries a model out, import this.
-"""
+Only workers, and what tries a model out, import this."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 What a request gives stays in NumPy's hands until the module runs: joining the rows of small requests, and looking for
 NaN in them, takes torch several times as long. Lists become arrays by C loops only (`read_rows`), where torch takes
-five times as long for ten numbers. Only workers import it. Written for torch 1.12.1 to 2.13.
-"""
+five times as long for ten numbers. Only workers import it. Written for torch 1.12.1 to 2.13."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
 format, signature and pickle policy → interface, from the header → memory → weights → finite → warm-up → golden requests
 → `validate` → the form of the answers. A checkpoint that fails one is refused with that gate's code; none of them
 touches the model that is live. It is read in one way, be it bare or in a bundle, under the module's names or a
-wrapper's, with all names of tied weights or one of them.
-"""
+wrapper's, with all names of tied weights or one of them."""
 
 from __future__ import annotations
 
@@ -158,7 +157,8 @@ class ModelLoader:
         """Compare weights with their checkpoint, if it can be read; return how many tensors, and which differ."""
         limit_this_thread()
         assert predictor.origin is not None, "what was never loaded cannot be compared"
-        plan, module = self._examine(*predictor.origin), tensors.plain_module(predictor.module)
+        plan = self._examine(*predictor.origin)
+        module = getattr(predictor.module, "_orig_mod", predictor.module)  # what `torch.compile` was given
         held = module.state_dict()
         if plan.format in PROGRAMS:
             state = PROGRAMS[plan.format](plan.stored.path, "cpu").state_dict()

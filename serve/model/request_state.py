@@ -3,8 +3,7 @@
 Requests overlap in a worker: one is converted while another runs. What a class keeps between its steps is then another
 client's, which shows in what hangs on its objects and when two requests are mixed. Writes to weights are found by the
 version that torch counts for each tensor: every write in place raises it, in inference mode too; asking for all of them
-takes about a microsecond for each tensor.
-"""
+takes about a microsecond for each tensor."""
 
 from __future__ import annotations
 
@@ -72,10 +71,8 @@ def _attributes(owner: object) -> Iterator[tuple[str, object]]:
 
 
 class Untouched:
-    """What hangs on a model's objects before its first request, to ask it anew as if nothing had been asked.
-
-    Classes and files are left alone: what is live uses them, too.
-    """
+    """What hangs on a model's objects before its first request, to ask it anew as if nothing had been asked. Classes
+    and files are left alone: what is live uses them, too."""
 
     def __init__(self, servable: object, module: Any) -> None:
         self._of, self._marks = (servable, module), snapshot(servable, module)
@@ -84,10 +81,8 @@ class Untouched:
         }
 
     def find_dependence(self, predictor: TorchPredictor, one: object, other: object) -> tuple[str, list[str]]:
-        """Tell how an answer differs from the one of a model that was never asked before, and by what it kept.
-
-        Only plain data is set back: what was opened or built in between stays.
-        """
+        """Tell how an answer differs from the one of a model that was never asked before, and by what it kept. Only
+        plain data is set back: what was opened or built in between stays."""
         owners, now = dict(self._objects()), {}
         for name in changed(self._marks, snapshot(*self._of)):
             place, _, key = name.rpartition(".")

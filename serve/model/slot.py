@@ -3,8 +3,7 @@
 A request leases the generation that is live when it starts and keeps it to its end. Where workers move together, the
 commit register states which one is live: it is read once for each request, and when it names the generation that stands
 by, that one is live from this request on, in this worker as in all others. What was replaced is handed back when its
-last lease has ended, and, while its successor is on trial, kept: after a return it is live again at once.
-"""
+last lease has ended, and, while its successor is on trial, kept: after a return it is live again at once."""
 
 from __future__ import annotations
 
@@ -34,11 +33,9 @@ class Generation:
 
 
 class Slot:
-    """Holds the live generation, and the one that stands by, and counts who uses which.
-
-    The register states which one is live; without it only `swap` does. It is not read before there is one to choose.
-    `is_open`: whether a request may start now.
-    """
+    """Holds the live generation, and the one that stands by, and counts who uses which. The register states which one
+    is live; without it only `swap` does. It is not read before there is one to choose. `is_open`: whether a request may
+    start now."""
 
     def __init__(self, register: SharedState | None = None, is_open: Callable[[], bool] = lambda: True) -> None:
         self._register, self._is_open = register, is_open

@@ -5,8 +5,7 @@ keep the whole module. What looks like weights, for example the optimizer's aver
 
 What wrappers put into the names (DistributedDataParallel `module.`, `torch.compile` `_orig_mod.`, Lightning the name of
 an attribute) is taken off where all that remains is exactly what the module has: names, types and shapes. Where two
-ways would do, it is refused. `fit` touches no tensor, so a safetensors file is judged by its header.
-"""
+ways would do, it is refused. `fit` touches no tensor, so a safetensors file is judged by its header."""
 
 from __future__ import annotations
 

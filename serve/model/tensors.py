@@ -5,8 +5,7 @@ hold all of their names, or one of them: safetensors' `save_model` and every `sa
 After a load they lie in one memory again, also where the module keeps the tensors that were read: each object that the
 module had gets its new values, so that whatever else refers to it (a list, an attribute) follows.
 
-Written for torch 1.12.1 to 2.13; what a version lacks is asked of torch itself, not of its version number.
-"""
+Written for torch 1.12.1 to 2.13; what a version lacks is asked of torch itself, not of its version number."""
 
 from __future__ import annotations
 
@@ -89,10 +88,8 @@ def interface_of(state: State) -> dict[str, TensorSpec]:
 
 
 def require_finite(state: State, module: Any) -> None:
-    """Refuse weights that can only give useless answers.
-
-    A buffer may hold infinities, as the mask of an attention does; a parameter may not, and neither may hold NaN.
-    """
+    """Refuse weights that can only give useless answers. A buffer may hold infinities, as the mask of an attention
+    does; a parameter may not, and neither may hold NaN."""
     parameters = {name for name, _ in module.named_parameters()}
     for name, tensor in state.items():
         for chunk in _floating_chunks(tensor):
@@ -150,11 +147,6 @@ def versions_in(state: State) -> State:
     """Return by which versions of which modules a state dict was written, where that is stated."""
     versions: State = getattr(state, "_metadata", {})
     return versions
-
-
-def plain_module(module: Any) -> Any:
-    """Return the module that `torch.compile` was given, or the module itself."""
-    return getattr(module, "_orig_mod", module)
 
 
 def is_same(held: Any, published: Any) -> bool:

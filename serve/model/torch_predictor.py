@@ -1,8 +1,7 @@
 """A predictor whose module is torch's, and the door to torch for what goes out: lists, arrays, the rows of a batch.
 
 Only workers import it. How one is made from a model class is documented in `serve.model.contract`. Written for torch
-1.12.1 to 2.13.
-"""
+1.12.1 to 2.13."""
 
 from __future__ import annotations
 
@@ -208,12 +207,10 @@ def run_module(module: Any, prepared: Any) -> Any:
 
 @dataclass(frozen=True)
 class TorchPredictor:
-    """A model that answers requests, each in three steps, so that several can share the one in the middle.
-
-    Its inputs become what the module takes (`prepare…`), the module runs (`run`), and what it gives becomes the outputs
+    """A model that answers requests, each in three steps, so that several can share the one in the middle. Its inputs
+    become what the module takes (`prepare…`), the module runs (`run`), and what it gives becomes the outputs
     (`postprocess…`). Inputs come as JSON has them, or as arrays by name; outputs go the same two ways. Only the middle
-    step needs the weights. `prepared` and `raw` are what the module takes and gives; only this looks into them.
-    """
+    step needs the weights. `prepared` and `raw` are what the module takes and gives; only this looks into them."""
 
     module: Any
     converter: Inputs

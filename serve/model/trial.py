@@ -3,8 +3,7 @@
 Beyond its answers it is found out whether requests are kept apart, whether weights are written, and whether requests
 may share a run. After all gates a quicker form of the module is tried, TorchScript or what `torch.compile` makes of the
 same tensors. It is taken only if it answers as the module itself does and was measured to be quicker; whatever goes
-wrong, the module itself is served, and the log states why. Written for torch 1.12.1 to 2.13.
-"""
+wrong, the module itself is served, and the log states why. Written for torch 1.12.1 to 2.13."""
 
 from __future__ import annotations
 

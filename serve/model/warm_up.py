@@ -1,8 +1,7 @@
 """The last gates before a swap: the model answers its example, answers its golden requests rightly, and is valid.
 
-All of it runs under one time limit, in a separate thread: a model that hangs is refused at the deadline, and the
-worker that tried it goes on serving the one it has.
-"""
+All of it runs under one time limit, in a separate thread: a model that hangs is refused at the deadline, and the worker
+that tried it goes on serving the one it has."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The door to torch for files: reads state dicts and TorchScript, in workers only.
 
 Safetensors hold numbers and nothing else. A pickle is a program: it is read with `weights_only=True`, and in full only
-where the caller states that it may. That is not a security boundary on an old torch: see `weaknesses`.
-"""
+where the caller states that it may. That is not a security boundary on an old torch: see `weaknesses`."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 Spans are reported only where `traces = "otlp"` is set; OpenTelemetry's own variables state where they go, and its
 conventions for HTTP servers name their attributes. Source: https://www.w3.org/TR/trace-context/ (version 00, parts of
-later versions as section 4.3 asks).
-"""
+later versions as section 4.3 asks)."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from serve.swap.changed_weights import Checked
 
 _SHORT_SHA256 = 12
+Look = tuple[float, "Sequence[Past]"]  # when, by the monotonic clock, and the newest generations
 
 
 def status_as_json(status: Status) -> dict[str, Any]:
@@ -70,6 +72,21 @@ def status_as_text(status: Status) -> str:
         refused = [(one.name, one.code, again[bool(one.retry_at_s)], one.since[:19], one.reason) for one in records]
         lines += _indent(_tabulate(("CHECKPOINT", "CODE", "RETRY", "SINCE", "REASON"), refused))
     return "\n".join(lines)
+
+
+def screen(text: str, now: Look, before: Look, size: os.terminal_size) -> str:
+    """Write a status over the last one on a terminal, with the newest generations and the rates since the last look."""
+    answers, seconds = {past.entry.generation: past.answers for past in before[1]}, now[0] - before[0]
+    rows = []
+    for past in now[1]:
+        entry, more = past.entry, past.answers - answers.get(past.entry.generation, 0)
+        rate, p99 = f"{more / seconds:,.1f}" if seconds else "-", f"{1000 * past.p99_s:.3g} ms" if past.answers else "-"
+        made = str(entry.generation), entry.version, entry.committed[11:19], f"{past.answers:,}", rate, p99
+        rows.append((*made, f"{past.spoiled:,}", past.outcome or entry.cause))
+    head = ("GENERATION", "VERSION", "SINCE", "ANSWERS", "PER SECOND", "P99 OF RUNS", "SPOILED", "OUTCOME")
+    lines = [*(_tabulate(head, rows) if rows else []), "", *text.split("\n")][: size.lines - 1]
+    shown = [line if len(line) <= size.columns else line[: size.columns - 1] + "…" for line in lines]
+    return "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in shown) + "\x1b[J\x1b[A"
 
 
 def history_as_json(history: Sequence[Past]) -> list[dict[str, object]]:

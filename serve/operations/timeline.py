@@ -1,7 +1,6 @@
 """What became of each generation, from its publication to its return, on what it was decided, and what changed between.
 
-Made of the ledger, of the markers in it, and of the journal of events; comparing tensors needs torch.
-"""
+Made of the ledger, of the markers in it, and of the journal of events; comparing tensors needs torch."""
 
 from __future__ import annotations
 

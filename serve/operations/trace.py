@@ -1,8 +1,7 @@
 """The chain from an answer to the bytes that made it, a signed statement of its middle, and a bill of materials.
 
 No network is used: what is at hand is the answer, the ledger, the checkpoint, signed statements and the lock. The same
-ledger and environment give the same bill. Source: CycloneDX 1.7, `machine-learning-model`.
-"""
+ledger and environment give the same bill. Source: CycloneDX 1.7, `machine-learning-model`."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from envserve import dsse
 from serve import durable_files
-from serve.checkpoint import dsse
 from serve.checkpoint.manifest import manifest_of, publisher_of
 from serve.checkpoint.signature import Verifier, load_key
 from serve.errors import CheckpointError, LedgerError, OperationError
@@ -205,10 +204,8 @@ def _environment(answer: Mapping[str, str], stated: Sequence[Mapping[str, Any]],
 
 
 def bill_of_materials(entry: Entry, env_digest: str | None, environment: bytes | None, specification: str) -> str:
-    """Return the bill of materials of one generation, as JSON of that version of CycloneDX.
-
-    The components of `environment`, which `envtool export cyclonedx` wrote, are added; raises `OperationError`.
-    """
+    """Return the bill of materials of one generation, as JSON of that version of CycloneDX. The components of
+    `environment`, which `envtool export cyclonedx` wrote, are added; raises `OperationError`."""
     manifest = manifest_of(entry.marker)
     facts = {
         "generation": entry.generation, "committed": entry.committed, "format": manifest.format,

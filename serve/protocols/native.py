@@ -1,8 +1,7 @@
 """`POST /predict`: `{"inputs": [[…], …]}` to `{"outputs": […], "model": {…}}`.
 
 Inputs may come as `.npy`, safetensors or an image as well, recognized by the content type or by their first bytes, and
-outputs go as `.npy` or safetensors to clients that ask for them by `Accept`.
-"""
+outputs go as `.npy` or safetensors to clients that ask for them by `Accept`."""
 
 from __future__ import annotations
 

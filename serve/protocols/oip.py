@@ -9,7 +9,7 @@ import numpy as np
 
 from serve.checkpoint.provenance import Provenance, version
 from serve.codec.datatypes import BYTES, DTYPES, Array, name_of, text_array
-from serve.codec.oip import HEADER, InferAnswer, InferRequest, TensorSpec, encode_infer, is_raw, parse_infer, parse_raw
+from serve.codec.oip import HEADER, InferAnswer, InferRequest, TensorSpec, encode_infer, parse_infer, parse_raw
 from serve.errors import RequestError
 from serve.http.messages import Body, Request, Response, fail, pack, read_content, succeed
 from serve.inference.body_layout import FLAT, MATRIX, BodyLayout, find_numbers, write_bytes, write_flat
@@ -64,7 +64,7 @@ class _OipInfer(Dialect):
 
 
 def _parse(body: Body, header_length: str | None, predictor: TorchPredictor) -> InferRequest:
-    if not is_raw(header_length):
+    if header_length is None or header_length.strip() != "0":  # 0: all of the body is one tensor
         return parse_infer(body, header_length)
     specs = specs_of(predictor.inputs)
     if len(specs) != 1:

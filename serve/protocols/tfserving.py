@@ -1,8 +1,7 @@
 """TensorFlow Serving's REST interface ("RESTful API"): `POST /v1/models/NAME:predict`, status and metadata.
 
 `instances` lists the examples and is answered by `predictions`; `inputs` holds columns and is answered by `outputs`.
-Bytes come as `{"b64": "…"}`.
-"""
+Bytes come as `{"b64": "…"}`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """TorchServe's inference interface: `/ping`, `/predictions/NAME` and the descriptions of models.
 
-An answer is the outputs and nothing else; its headers state where it comes from.
-"""
+An answer is the outputs and nothing else; its headers state where it comes from."""
 
 from __future__ import annotations
 

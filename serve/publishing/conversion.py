@@ -2,8 +2,7 @@
 
 Of a pickle that holds objects beside its tensors, each name leads either to what builds tensors, or to a class that
 takes everything and does nothing: `find_class` is the only way from a pickle to code. Needs torch, so it is imported
-only when there is something to convert.
-"""
+only when there is something to convert."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """On the trainer's side: a checkpoint, loaded as a server of the settings loads it, and what it is asked.
 
 Golden requests, whose missing answers it gives, or which are made of recorded ones; and recorded requests as a trial:
-what would its answers have been?
-"""
+what would its answers have been?"""
 
 from __future__ import annotations
 

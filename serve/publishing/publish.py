@@ -1,8 +1,7 @@
 """Publishing of a checkpoint: converted where it can be, whole, synced, and marked last.
 
 What safetensors wrote stays byte for byte what it was, unless its names are to be shortened. At no moment do a marker
-and a checkpoint lie side by side that do not belong together: the old marker goes before the new bytes come.
-"""
+and a checkpoint lie side by side that do not belong together: the old marker goes before the new bytes come."""
 
 from __future__ import annotations
 
@@ -70,13 +69,10 @@ Elsewhere = Union[RemotePlace, MlflowTarget]
 def publish(
     source: Path, directory: Path | str, name: str | None = None, version: str | None = None, extras: Extras = _NOTHING
 ) -> Published:
-    """Publish a file, the index where it is sharded, as a checkpoint.
-
-    `directory` is the watched place as the setting `checkpoints` has it: a directory, created when absent, one
-    checkpoint, whose name ends as such names do, or a URL of either. By default the name is the source's, and the
-    version the start of its sha256. Raises `PublishError` or `SignatureError`, with nothing changed, unless a place on
-    another machine failed later: it has no marker then.
-    """
+    """Publish a file, the index where it is sharded, as a checkpoint. `directory` is the watched place as the setting
+    `checkpoints` has it: a directory, created when absent, one checkpoint, whose name ends as such names do, or a URL
+    of either. By default the name is the source's, and the version the start of its sha256. Raises `PublishError` or
+    `SignatureError`, with nothing changed, unless a place on another machine failed later: it has no marker then."""
     directory, name = split_place(str(directory), name)
     for what, given in (("name", name), ("version", version)):
         if given is not None and not WORD.fullmatch(given):

@@ -1,11 +1,10 @@
 """The rules of trials, and the decision about a generation that is on trial. Pure: it reads no clock and no file.
 
 Each signal is a share of bad answers, of which a rule tolerates some. The test is Wald's sequential likelihood ratio of
-"twenty times the tolerated share", and of "three times", against "the tolerated share": under the latter it exceeds
-1 / alarm with a probability of at most `alarm`, however often it is looked at (Ville's inequality). What spoke for the
+"twenty times the tolerated share", and of "three times", against "the tolerated share": under the latter it exceeds 1 /
+alarm with a probability of at most `alarm`, however often it is looked at (Ville's inequality). What spoke for the
 generation is not set off against what comes later (Page's CUSUM), so that one that breaks after a million good answers
-is found as soon as one that was broken from the start.
-"""
+is found as soon as one that was broken from the start."""
 
 from __future__ import annotations
 
@@ -23,6 +22,7 @@ SLOWER, DISAGREED = "slower", "disagreed"
 SIGNALS = (*SPOILED, SLOWER, DISAGREED)
 CRASH = "crash"
 LONG_S = 0.05  # longer runs are timed on both only on suspicion: a request would wait for too long
+MOST_SHARED = 50  # after so many answers that both spoil, and none that only the new one does, nothing is meant
 _CRASHES_ALLOWED = 1  # one worker may die of something else
 _TIMES_TOLERATED = (20, 3)  # many are found soon, few are found at all
 _FEWEST_RUNS = 20  # runs of about the same number of rows, before their median means anything

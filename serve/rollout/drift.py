@@ -2,8 +2,7 @@
 
 A sketch counts numbers by sign and magnitude, four buckets to each doubling, beside their sum and sum of squares; what
 answers choose is counted by class. Two generations are compared by the population stability index over tenths of the
-older one: below 0.1 is noise, above 0.25 another population. All of it is pure.
-"""
+older one: below 0.1 is noise, above 0.25 another population. All of it is pure."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 A file beside the store, mapped by every worker, with a row for each, which it alone writes and which stays when it
 dies: two sections, of the generation that it runs and of the one before. Counting one run takes about two microseconds.
-Behind the evidence are the sketches of `serve.rollout.drift`.
-"""
+Behind the evidence are the sketches of `serve.rollout.drift`."""
 
 from __future__ import annotations
 
@@ -144,8 +143,7 @@ class EvidenceBoard:
         return start
 
 
-_MOST_SHARED = 50  # after so many answers that both spoil, and none that only the new one does, nothing is meant
-_SUSPECTED_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4  # for a suspicion, a new generation, a slower one
+SUSPECTED_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4  # for a suspicion, a new generation, a slower one
 _PAIRS_SHARE, _PAIRS_PAUSE_S = 0.002, 10.0  # of a worker's time, to look for a suspicion; the longest pause
 
 
@@ -172,7 +170,8 @@ class Guard:
         self._sketch_at_s, self._pair_at_s, self._paired, self._row = 0.0, 0.0, 0, 0
         self._is_counting = self._is_long = False
         self._read_trial: ReadTrial = lambda: (0, 0)
-        self._shared: Counter[tuple[int, str]] = Counter()
+        # Answers that the generation before spoils just so; they speak against neither.
+        self.shared: Counter[tuple[int, str]] = Counter()
 
     def open(self, board: EvidenceBoard, row: int, read_trial: ReadTrial, is_counting: bool = True) -> None:
         """Begin to count in this row; `read_trial` gives the generation on trial, or 0, and the last return."""
@@ -209,18 +208,6 @@ class Guard:
         if self.board is not None:
             self.board.note_bad(self._row, generation, signal, int(is_bad))
             self.wake()
-
-    def note_shared(self, generation: int, signal: str) -> None:
-        """Count an answer that the generation before spoils just so; it speaks against neither."""
-        self._shared[generation, signal] += 1
-
-    def means_something(self, generation: int, signal: str) -> bool:
-        """Whether a signal still tells the two generations apart."""
-        return self._shared[generation, signal] < _MOST_SHARED
-
-    def suspect(self) -> None:
-        """Have the next runs compared with those of the generation before."""
-        self.pairs_wanted = _SUSPECTED_PAIRS
 
     def wants_pair(self, generation: int) -> bool:
         """Whether to time a run on both generations at one moment: the first ones, now and then, or on suspicion."""
@@ -288,7 +275,7 @@ class Watch:
             self._settled = decision.settle(evidence, self._rule)
             if now_s > self._suspect_at_s and decision.is_suspect(evidence, self._rule):
                 self._suspect_at_s = now_s + _SUSPICION_S
-                self._guard.suspect()
+                self._guard.pairs_wanted = SUSPECTED_PAIRS
             verdict = decision.decide(evidence, self._rule, now_s)
             if verdict.step is not decision.Step.WAIT:
                 self._trial.carry_out(number, verdict, evidence)

@@ -1,7 +1,6 @@
 """Parsers of single values of the settings, of the TOML file or a variable, and how keys are declared and layered.
 
-Each takes the value and the directory to which paths are relative; raises `ValueError`: what was expected and found.
-"""
+Each takes the value and the directory to which paths are relative; raises `ValueError`: what was expected and found."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
 Paths in the file are relative to the file, paths in variables to the working directory. People write settings by hand,
 so an unknown key is an error, and all problems are reported at once. A server of several models has a table for each,
 `[models.NAME]`; what stands at the top holds for all of them. A canary and a shadow, `[models.NAME.canary]` and
-`[models.NAME.shadow]`, watch a place of their own, and take what they do not say from the model's table.
-"""
+`[models.NAME.shadow]`, watch a place of their own, and take what they do not say from the model's table."""
 
 # ruff: noqa: RUF009 - what `key` returns is a field of a dataclass
 from __future__ import annotations

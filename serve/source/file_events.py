@@ -2,8 +2,7 @@
 
 Events are never trusted to come: an emitter can go blind when a directory is replaced, inotify has limits, and network
 file systems do not report what other machines write (watchdog#504, #409), so that there only the timer counts. The
-observer is supervised and rebuilt, and whoever waits here is woken by the timer in any case.
-"""
+observer is supervised and rebuilt, and whoever waits here is woken by the timer in any case."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The watched place, looked at: one checkpoint that is overwritten, or a directory of checkpoints.
 
-Only looks; `serve.source.observation` decides. Places on other machines are `serve.source.remote`.
-"""
+Only looks; `serve.source.observation` decides. Places on other machines are `serve.source.remote`."""
 
 from __future__ import annotations
 
@@ -71,11 +70,9 @@ class LocalSource:
         self._listing = _Listing(None, 0.0, ())
 
     def list(self) -> Sequence[Listed]:
-        """List the markers, the highest stated generation first, then the newest.
-
-        Where there are thousands, the last list is given again while the directory itself states that nothing came or
-        went, and so for at most a hundred times as long as listing takes.
-        """
+        """List the markers, the highest stated generation first, then the newest. Where there are thousands, the last
+        list is given again while the directory itself states that nothing came or went, and so for at most a hundred
+        times as long as listing takes."""
         seen = self.path.stat() if self.is_directory else None
         state = (seen.st_dev, seen.st_ino, seen.st_mtime_ns) if seen is not None else None
         started_s = time.monotonic()

@@ -2,8 +2,7 @@
 
 Where the registry is, is set as for every other client of MLflow. What the alias names is the order: moved back, it is
 followed back. A version that `publish` made has its marker beside its checkpoint. For any other one a manifest is
-written here, without a sha256, as nobody has stated one.
-"""
+written here, without a sha256, as nobody has stated one."""
 
 from __future__ import annotations
 
@@ -63,7 +62,7 @@ def metrics_of(run: Any) -> dict[str, float]:
 class MlflowPlace(LocalSource):
     """What an alias names."""
 
-    has_events = False
+    has_events = is_directory = False
 
     def __init__(self, path: Path, name: str, alias: str) -> None:
         super().__init__(path)
@@ -72,11 +71,6 @@ class MlflowPlace(LocalSource):
         self._current: Any = None
         self._listed: Sequence[Listed] = ()
         self._known: Observation | None = None
-
-    @property
-    def is_directory(self) -> bool:
-        """Whether rank among several checkpoints matters."""
-        return False
 
     def list(self) -> Sequence[Listed]:
         """List the version that the alias names; nothing where there is no such alias."""

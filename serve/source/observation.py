@@ -1,8 +1,7 @@
 """An observation of a checkpoint and its marker, and the decision that follows from it.
 
 Nothing here touches a disk or a clock: `decide` is a function of what was observed and what is known, and returns an
-action. `serve.source.local` observes, `serve.swap.reloader` acts.
-"""
+action. `serve.source.local` observes, `serve.swap.reloader` acts."""
 
 from __future__ import annotations
 
@@ -47,9 +46,8 @@ class Observation:
     @property
     def order(self) -> tuple[int, int, str]:
         """The rank among the checkpoints of a directory: the stated generation, then the newest marker, then the name.
-
-        A stated number outranks the clock, so that a trainer whose clock was set back still publishes something newer.
-        """
+        A stated number outranks the clock, so that a trainer whose clock was set back still publishes something
+        newer."""
         return self.generation, self.marker.mtime_ns, self.path.name
 
     @functools.cached_property

@@ -2,8 +2,7 @@
 
 Such a place has no events, so it is polled. The marker is read first, and the checkpoint is copied from there into the
 store when it is decided to load it; shards are joined there. One that changes while it is copied is found out by
-looking before and after. Needs the extra `[remote]`, and the package of the store's own protocol, for example s3fs.
-"""
+looking before and after. Needs the extra `[remote]`, and the package of the store's own protocol, for example s3fs."""
 
 from __future__ import annotations
 

@@ -69,9 +69,8 @@ class Store:
 
     def admit(self, candidate: Load, needed: Callable[[], frozenset[str]] | None = None) -> Stored:
         """Copy a checkpoint into the store, unless it has its bytes; on a full disk all go that are not `needed`.
-
-        Raises `CheckpointError` for other bytes than stated, `CheckpointMovedError` for a change meanwhile, `OSError`.
-        """
+        Raises `CheckpointError` for other bytes than stated, `CheckpointMovedError` for a change meanwhile,
+        `OSError`."""
         stated = candidate.manifest.sha256
         stored = None if stated is None else self.find(stated)
         if stored is not None:
@@ -98,9 +97,7 @@ class Store:
 
     def prune(self, keep: frozenset[str], before_s: float) -> None:
         """Delete what is not kept and was not admitted or found since `before_s`, and what a killed copier left.
-
-        Workers that still map a deleted file keep its bytes. While somebody copies nothing is deleted.
-        """
+        Workers that still map a deleted file keep its bytes. While somebody copies nothing is deleted."""
         if not self._find_superfluous(keep, before_s) and not any(self._parts()):
             return  # another worker was quicker; asked again under the lock
         descriptor = durable_files.claim(self.root / "lock")

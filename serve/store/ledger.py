@@ -2,8 +2,7 @@
 
 An append-only file of JSON lines beside the store, written under the lock of the commits. It is what lasts: a worker
 that starts late, and a server that starts again, find in it what is committed, whatever the watched place holds by
-then. The commit word is only its last number, where requests can read it.
-"""
+then. The commit word is only its last number, where requests can read it."""
 
 from __future__ import annotations
 
@@ -122,11 +121,8 @@ class Ledger:
         return entries[-1] if entries else None
 
     def commit(self, proposed: Entry, after: int = 0) -> Entry:
-        """Number a generation, the same in every worker, and return the entry as the file has it.
-
-        `after`: what the worker answers with, before which the same may have been live. Another worker may be ahead by
-        one.
-        """
+        """Number a generation, the same in every worker, and return the entry as the file has it. `after`: what the
+        worker answers with, before which the same may have been live. Another worker may be ahead by one."""
         with durable_files.hold(self.lock_path):
             entries = self.read()
             for entry in entries:

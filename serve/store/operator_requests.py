@@ -1,8 +1,7 @@
 """Requests of operators: an older version back, no automatic moves, or nothing served at all.
 
 Files beside the store, so that an order reaches every worker, needs no port, and waits for a server that is down. The
-commands write them; the reloader reads them at each look.
-"""
+commands write them; the reloader reads them at each look."""
 
 from __future__ import annotations
 

@@ -2,8 +2,7 @@
 
 One file beside the store. A rejection names the bytes by their sha256 where they are known, and the observation by its
 fingerprint, so that no worker copies and tries again what cannot serve. What may pass, such as a full disk, is tried
-again less and less often. A rejection holds for one judge: another model class or other settings judge anew.
-"""
+again less and less often. A rejection holds for one judge: another model class or other settings judge anew."""
 
 from __future__ import annotations
 
@@ -24,11 +23,8 @@ _OF_MARKER = frozenset(("format", "golden", "interface", "marker", "signature"))
 
 
 class Quarantine:
-    """The file of rejections.
-
-    `read_judge` names what judges here, as another's rejections do not count; `start` names the start of the server,
-    which asks to look again at all that the bytes do not prove.
-    """
+    """The file of rejections. `read_judge` names what judges here, as another's rejections do not count; `start` names
+    the start of the server, which asks to look again at all that the bytes do not prove."""
 
     def __init__(self, root: Path, read_judge: Callable[[], str] = str, start: str = "") -> None:
         self._records: Records[Record] = Records(root / "quarantine.json", Record, lambda record: record.subject)
@@ -84,7 +80,8 @@ class Quarantine:
         before_s = time.time() - _GRACE_S
         records = self._records.read().values()
         left = (record for record in records if record.name not in names and record.tried_s < before_s)
-        gone = frozenset(record.subject for record in left if not record.is_ordered)
+        # What an operator's order led to, and nothing at the watched place, stays.
+        gone = frozenset(one.subject for one in left if not all(by.startswith(ROLLBACK) for by in one.fingerprints))
         self._drop(gone)
         return bool(gone)
 
@@ -146,11 +143,6 @@ class Record:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fingerprints", tuple(self.fingerprints))  # a list, where it was read
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether an operator's order led to it, and nothing at the watched place."""
-        return all(fingerprint.startswith(ROLLBACK) for fingerprint in self.fingerprints)
 
     def is_of(self, wanted: str) -> bool:
         """Whether it is of a checkpoint. `wanted`: its name, its version, or at least eight digits of its sha256."""

@@ -2,8 +2,7 @@
 
 A generation whose weights have changed is named, and where that may not be, refused after all: the host goes back to
 the newest kept one of other content, as after `rollback`, or serves nothing. An operator's request lies beside the
-store as a file; each worker answers with another, and whoever asked deletes both.
-"""
+store as a file; each worker answers with another, and whoever asked deletes both."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The context of a reloader: the objects of one worker, made from its settings.
 
 When and with whom a worker swaps is `serve.swap.host_committer` (all workers of a host at once) or
-`serve.swap.worker_committer` (each worker for itself).
-"""
+`serve.swap.worker_committer` (each worker for itself)."""
 
 from __future__ import annotations
 

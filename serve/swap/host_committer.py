@@ -290,10 +290,8 @@ PROBATION = "probation"
 
 
 class Probation:
-    """The probations of one model, seen by one worker; a trial of `serve.rollout.evidence_board`.
-
-    Who sees first that a generation must go back writes one word, which moves all workers at the same instant.
-    """
+    """The probations of one model, seen by one worker; a trial of `serve.rollout.evidence_board`. Who sees first that a
+    generation must go back writes one word, which moves all workers at the same instant."""
 
     def __init__(self, context: Context, coordinator: Coordinator, kept: Callable[[], frozenset[str]]) -> None:
         self._context, self._coordinator, self._kept = context, coordinator, kept

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from serve import durable_files
 from serve.store.ledger import CHECKPOINT, PROMOTION, RETURN, Entry, Ledger, number
-from serve.swap.shared_state import Membership, SharedState
+from serve.swap.shared_state import Membership, Row, SharedState
 
 FLEET_LOCK = "fleet.lock"  # in the store of a host that takes part in a fleet
 _SURVEY_PAUSE_S = 0.05  # how often the kernel is asked who has died, while somebody is not prepared
@@ -97,7 +97,7 @@ class Coordinator:
                 lost = [row for row in survey.dead.values() if row.parent == os.getppid() and row not in died]
                 self.shared_state.crashes += len(lost)
             for index in survey.dead:
-                self.membership.clear(index)
+                self.shared_state.write_row(index, Row())
             if proposal is None or not died:
                 return None
             self.shared_state.worker_failures += len(died)
@@ -116,11 +116,11 @@ class Coordinator:
             if entries and entries[-1].has_same_content(proposed):
                 return None
             entry = number(proposed, entries)
-            proposal = Proposal(self.shared_state.next_number, entry, time.monotonic() + self._timeout_s)
+            proposal = Proposal(self.shared_state.last_number + 1, entry, time.monotonic() + self._timeout_s)
             # Not lasting: after a power cut no worker is left that has prepared it.
             durable_files.replace_file(self._path, json.dumps(asdict(proposal)).encode() + b"\n", is_lasting=False)
             self.shared_state.worker_failures = 0
-            self.shared_state.open_number = proposal.number
+            self.shared_state.last_number = self.shared_state.open_number = proposal.number
             self.shared_state.next_turn()
             return proposal
 

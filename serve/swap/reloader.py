@@ -1,8 +1,7 @@
 """The thread that keeps a worker's slot equal to the newest good checkpoint, and lets candidates into the store.
 
 Level-triggered: each look compares what is there with what is served, so a lost event costs one poll interval and
-nothing else. A fault of a checkpoint never reaches a request: what is live stays live.
-"""
+nothing else. A fault of a checkpoint never reaches a request: what is live stays live."""
 
 from __future__ import annotations
 
@@ -53,11 +52,7 @@ class Admission:
 
     def __init__(self, context: Context, needed: Callable[[], frozenset[str]]) -> None:
         self._context, self._needed = context, needed
-        self._is_stopping = False
-
-    def stop(self) -> None:
-        """Break off a copy that is under way; the worker ends."""
-        self._is_stopping = True
+        self.is_stopping = False  # then a copy that is under way is broken off; the worker ends
 
     def admit(self, loader: ModelLoader, candidate: Load) -> Admitted | Ignore | Wait:
         """Let a candidate in. Returns what may be made live; or what became of a candidate that may not."""
@@ -104,7 +99,7 @@ class Admission:
             return self._context.store.admit(candidate, self._needed)
         copying = BackgroundTask(lambda: self._context.store.admit(candidate, self._needed), "copy", _NICENESS)
         while not copying.wait(_LOOK_S):
-            if self._is_stopping:
+            if self.is_stopping:
                 raise CheckpointMovedError("the worker ends")
         return copying.take()
 
@@ -137,17 +132,13 @@ class Reloader:
         self._wake_up = FileEvents(watch, lambda text: context.log.emit("watching", how=text))
         self._is_stopping = threading.Event()
         self._last_fault: str | None = None
-        self._booted = threading.Event()
+        self.booted = threading.Event()  # the committed generation is live again or cannot be
         self._is_unloaded = self._has_more = False
         self._asked, self._heard, self._answered = 0, 0, 0
         self._outcome = ReloaderStatus("")
         self._looked = threading.Condition()
-        self._status = ReloaderStatus("the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf")
-
-    @property
-    def status(self) -> ReloaderStatus:
-        """What it found when it looked last."""
-        return self._status
+        # What it found when it looked last.
+        self.status = ReloaderStatus("the reloader was not started; run gunicorn with -c python:serve.gunicorn_conf")
 
     @property
     def is_behind(self) -> bool:
@@ -156,23 +147,19 @@ class Reloader:
         has_it = context.slot.live is not None and self._committer.is_joined
         return not has_it and bool(context.ledger.read()) and not context.operator_requests.is_unloaded()
 
-    def wait_until_booted(self, timeout_s: float) -> bool:
-        """Wait until the committed generation is live again or cannot be, and return whether it is so."""
-        return self._booted.wait(timeout_s)
-
     def run(self) -> None:
         """Boot, then look until `stop`; the body of the thread."""
-        self._status = ReloaderStatus("the model class is being imported")
+        self.status = ReloaderStatus("the model class is being imported")
         try:
             loader = self._make_loader()
-            self._status = ReloaderStatus("what is committed is being loaded")
+            self.status = ReloaderStatus("what is committed is being loaded")
             self._boot(loader)
         except ModelError as error:
-            self._status = ReloaderStatus(error.message)
+            self.status = ReloaderStatus(error.message)
             self._log.emit("stopped", reason=error.message, hint=error.hint)
             return
         finally:
-            self._booted.set()
+            self.booted.set()
         while not self._is_stopping.is_set():
             turn = self._committer.turn
             pause_s = self._look_safely(loader)
@@ -198,7 +185,7 @@ class Reloader:
     def stop(self) -> None:
         """Let the thread end after the present look."""
         self._is_stopping.set()
-        self._admission.stop()
+        self._admission.is_stopping = True
         self._committer.leave()
         self._wake_up.wake()
         with self._looked:
@@ -213,17 +200,17 @@ class Reloader:
 
     def _look_safely(self, loader: ModelLoader) -> float:
         self._heard, self._has_more = self._asked, False
-        self._status = replace(self._status, is_refused=False)
+        self.status = replace(self.status, is_refused=False)
         try:
             self._wake_up.supervise(self._source.directory)
             pause_s = self._look(loader)
             self._last_fault = None
         except Exception as error:  # a dead reloader would serve an old model for ever, unnoticed
             self._report_fault(explain(error))
-            self._status = replace(self._status, is_refused=True)
+            self.status = replace(self.status, is_refused=True)
             pause_s = self._poll_s
         if pause_s > 0 and not self._has_more:
-            status = self._status  # kept for those who wait: the next look begins with a status of its own
+            status = self.status  # kept for those who wait: the next look begins with a status of its own
             with self._looked:
                 self._outcome = replace(status, is_live=self._context.slot.live is not None)
                 self._answered = self._heard
@@ -232,7 +219,7 @@ class Reloader:
         return pause_s * random.uniform(0.9, 1.1)  # noqa: S311 - nothing secret about it
 
     def _report_fault(self, fault: str) -> None:
-        self._status = replace(self._status, verdict=fault)
+        self.status = replace(self.status, verdict=fault)
         if fault != self._last_fault:
             self._last_fault = fault
             self._log.emit("fault", reason=fault)
@@ -249,7 +236,7 @@ class Reloader:
             if live is not None:
                 self._context.slot.vacate()
                 self._log.emit("unloaded", **generation.identify(live))
-            self._status = ReloaderStatus("unloaded, as a request has ordered; load brings it back")
+            self.status = ReloaderStatus("unloaded, as a request has ordered; load brings it back")
             return self._poll_s
         if self._is_unloaded:
             self._is_unloaded = False
@@ -262,7 +249,7 @@ class Reloader:
         self._seen.learn(committed)
         pin = self._context.operator_requests.pin() if committed else None
         if pin is not None:
-            self._status = ReloaderStatus(f"pinned to version {pin.version} since {pin.pinned}")
+            self.status = ReloaderStatus(f"pinned to version {pin.version} since {pin.pinned}")
             return self._poll_s
         return self._look_at_place(loader)
 
@@ -312,7 +299,7 @@ class Reloader:
         notes = self._context.unserved.review(look, self._log)
         if self._context.quarantine.retain({one.path.name for one in listed}):
             generation.prune(self._context, self._committer.kept)
-        self._status = self._conclude(decided, notes)
+        self.status = self._conclude(decided, notes)
         return pause_s
 
     def _act(self, loader: ModelLoader, seen: Observation, is_ranked: bool) -> Ignore | Wait:
@@ -325,7 +312,7 @@ class Reloader:
             return self._admission.refuse(action)
         if not isinstance(action, Load):
             return action
-        self._status = ReloaderStatus(f"{seen.path.name}: it is being loaded", self._since_ns(seen))
+        self.status = ReloaderStatus(f"{seen.path.name}: it is being loaded", self._since_ns(seen))
         admitted = self._admission.admit(loader, action)
         outcome = self._committer.move(loader, *admitted) if isinstance(admitted, Admitted) else admitted
         if outcome.is_served:

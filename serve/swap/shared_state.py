@@ -75,7 +75,7 @@ class Row:
 class SharedState:
     """The mapped file; opened when it is first read or written, so that a process that forks first has its own."""
 
-    committed, turn, _open, _last, worker_failures, _used, done_number, unbatched = map(Cell, range(1, 9))
+    committed, turn, open_number, last_number, worker_failures, _used, done_number, unbatched = map(Cell, range(1, 9))
     on_trial, kept, returned, trial_since_ms, crashes, ended, untried = map(Cell, range(ON_TRIAL, 16))
 
     def __init__(self, path: Path) -> None:
@@ -107,28 +107,14 @@ class SharedState:
         """The cell of the commit word alone, for those who read it with every request."""
         return self.cells[_COMMITTED : _COMMITTED + 1]
 
-    def next_turn(self) -> None:
-        """Have the workers look."""
-        self.turn += 1
-
-    @property
-    def open_number(self) -> int:
-        """The number of the open proposal, or 0."""
-        return self._open
-
-    @open_number.setter
-    def open_number(self, number: int) -> None:
-        self._open, self._last = number, max(number, self._last)
-
-    @property
-    def next_number(self) -> int:
-        """The number for the next proposal."""
-        return self._last + 1
-
     @property
     def used_rows(self) -> int:
         """How many rows were ever used."""
         return min(self._used, ROWS)
+
+    def next_turn(self) -> None:
+        """Have the workers look."""
+        self.turn += 1
 
     def read_row(self, index: int) -> Row:
         """Read one worker's row."""
@@ -214,10 +200,6 @@ class Membership:
         """Change this worker's row."""
         if self._index is not None:
             self._shared_state.write_row(self._index, replace(self._shared_state.read_row(self._index), **changed))
-
-    def clear(self, index: int) -> None:
-        """Forget a dead worker."""
-        self._shared_state.write_row(index, Row())
 
     def _let_go(self) -> None:
         self._index = None

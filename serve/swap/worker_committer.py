@@ -1,8 +1,7 @@
 """Committing in each worker for itself (`SERVE_COMMIT=worker`).
 
 Workers swap independently of each other, so for some time they answer with different generations; the ledger gives one
-commit the same number in all of them.
-"""
+commit the same number in all of them."""
 
 from __future__ import annotations
 
@@ -30,6 +29,8 @@ _AGAIN_S = 2.0
 class WorkerCommitter:
     """Makes a candidate live as soon as this worker has prepared it."""
 
+    is_joined = True  # it may answer; no other worker decides
+
     def __init__(self, context: Context, root: Path) -> None:
         self._context, self._root = context, root
         self._shared_state: SharedState | None = None
@@ -40,11 +41,6 @@ class WorkerCommitter:
     def turn(self) -> int:
         """A number that changes when an operator asks for something."""
         return self._shared_state.turn if self._shared_state is not None else 0
-
-    @property
-    def is_joined(self) -> bool:
-        """Whether it may answer; no other worker decides."""
-        return True
 
     def report(self) -> None:
         """State in the host's table that this worker lives, and what it answers with."""

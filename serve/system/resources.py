@@ -62,11 +62,8 @@ def _quota(group: Group) -> float:
 
 
 def threads_of_an_operation(cores: int, workers: int, environ: Mapping[str, str]) -> int:
-    """Choose how many threads one torch operation uses in each worker; `OMP_NUM_THREADS` is the user's word.
-
-    More than there are cores for costs more than it brings: on two cores, two threads in each of two workers halved the
-    rate.
-    """
+    """Choose how many threads one torch operation uses in each worker; `OMP_NUM_THREADS` is the user's word. More than
+    there are cores for costs more than it brings: on two cores, two threads in each of two workers halved the rate."""
     stated = environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if stated.isdecimal() and int(stated) > 0:
         return int(stated)
@@ -145,11 +142,8 @@ def used_bytes() -> int:
 
 
 def trim_memory() -> None:
-    """Have the C library give freed memory back to the kernel.
-
-    Small tensors come from arenas that glibc keeps; without this a worker stays as large as it ever was. ctypes lets
-    go of the interpreter lock meanwhile.
-    """
+    """Have the C library give freed memory back to the kernel. Small tensors come from arenas that glibc keeps; without
+    this a worker stays as large as it ever was. ctypes lets go of the interpreter lock meanwhile."""
     trim = _find_trim()
     if trim is not None:
         trim(0)

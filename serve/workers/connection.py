@@ -3,8 +3,7 @@
 A request whose form is known is answered without the parser: what came once is remembered as literals, byte for byte
 what the parser has accepted, with holes for the values of headers that nothing reads, for the length of the body, and
 for the numbers; what can be in a hole is a subset of what the parser accepts there. A connection whose worker has more
-to do than another goes there. All else is `serve.workers.http_protocol`'s.
-"""
+to do than another goes there. All else is `serve.workers.http_protocol`'s."""
 
 from __future__ import annotations
 

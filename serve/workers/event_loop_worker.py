@@ -2,8 +2,7 @@
 
 `gunicorn -k serve.workers.event_loop_worker.AsgiWorker serve.wsgi:app` serves the same application as gthread does.
 Needs the extra `fast`; without it, `serve.gunicorn_conf` chooses gthread. PROXY protocol is refused, as uvicorn has
-none.
-"""
+none."""
 
 from __future__ import annotations
 

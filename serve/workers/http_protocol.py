@@ -4,8 +4,7 @@ A plain prediction request (`POST` to a prediction route, HTTP/1.1, a stated len
 without a task, an ASGI message or a copy of the body. Everything unusual (chunked bodies, `Expect`, pipelined requests,
 a peer that does not read) takes uvicorn's own way, so that there is one implementation of it. Heads that come or go
 over and over are remembered by what they are made of, in bounds. It adds rules that uvicorn does not have: for a
-request's head, an offered upgrade, and the time that a peer may take.
-"""
+request's head, an offered upgrade, and the time that a peer may take."""
 
 from __future__ import annotations
 
@@ -261,7 +260,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     @property
     def _is_ending(self) -> bool:
-        return self._is_leaving or self._predictions.is_ending
+        return self._is_leaving or self._predictions.drain.has_begun
 
     @property
     def _is_refused(self) -> bool:

@@ -8,8 +8,7 @@ takes a request. Meanwhile the host holds both sets in memory.
 A worker's process ends at once when all that Python does at exit is done. What would follow is the taking apart of the
 interpreter, from which a worker has nothing to gain and two things to fear: Python below 3.10.9 and 3.11.1 waits for
 ever when a background thread asks for the interpreter lock in that moment (cpython#96387; 2 of 80 ends of a worker on
-3.9.18), and a thread that loads a model ends the process by SIGABRT.
-"""
+3.9.18), and a thread that loads a model ends the process by SIGABRT."""
 
 from __future__ import annotations
 
@@ -120,11 +119,9 @@ def _is_called(queue: Any) -> bool:
 
 
 class ProcessExit:
-    """How this process will end; made in the master before anything else of ours.
-
-    Exit functions run in the order last come, first gone, so ours is the last of all that come later, in the master or
-    in a worker. Those before it are the master's.
-    """
+    """How this process will end; made in the master before anything else of ours. Exit functions run in the order last
+    come, first gone, so ours is the last of all that come later, in the master or in a worker. Those before it are the
+    master's."""
 
     def __init__(self) -> None:
         self._ending: tuple[int, int] | None = None

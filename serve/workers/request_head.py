@@ -1,10 +1,9 @@
 """The rules for a request's head, the same under both workers, and the lines between the chunks of its body.
 
 Also the head without an offered upgrade: RFC 9110, 7.8, lets a server ignore the offer, and then body and framing are
-those of any request. httptools takes an offer for the end of HTTP on the connection (httptools#124), so it must not
-see one. A client sends the same head over and over, so what was understood of it is remembered. And RFC 9112, 7.1.1:
-blanks around the parts of a chunk extension, which httptools refuses, are to be read and removed.
-"""
+those of any request. httptools takes an offer for the end of HTTP on the connection (httptools#124), so it must not see
+one. A client sends the same head over and over, so what was understood of it is remembered. And RFC 9112, 7.1.1: blanks
+around the parts of a chunk extension, which httptools refuses, are to be read and removed."""
 
 from __future__ import annotations
 
@@ -170,11 +169,9 @@ class Splitter:
         self._tail, self._is_cut = b"", False
 
     def split(self, data: bytes, is_in_head: bool, is_in_body: bool, left: Callable[[], int]) -> Iterator[bytes]:
-        """Yield the pieces for the parser, which is given each before the next one is made.
-
-        A head, or a body, may have begun in an earlier segment. `left` tells how many bytes of a body of known length
-        are still to come: no head begins in them.
-        """
+        """Yield the pieces for the parser, which is given each before the next one is made. A head, or a body, may have
+        begun in an earlier segment. `left` tells how many bytes of a body of known length are still to come: no head
+        begins in them."""
         known = self._tail if is_in_head else b""
         self._tail = (known + data[1 - len(_HEAD_END) :])[1 - len(_HEAD_END) :]
         is_begun = is_in_head or is_in_body or self._lines is not None

@@ -17,18 +17,20 @@ import pytest
 
 
 def make_environment(
-    requirements: Sequence[str], alone: Sequence[str] = (), finish: Callable[[Path], None] | None = None
-) -> Path:
+    requirements: Sequence[str], alone: Sequence[str] = (), finish: Callable[[Path], None] | None = None,
+    interpreter: Path = Path(sys.executable),
+) -> Path:  # fmt: skip
     """Return the Python of an environment that has these packages; skip the test where they cannot be had.
 
     Args:
         requirements: of pip, with all that they need.
         alone: of pip, without.
         finish: what is done to the environment's directory last; another text of it makes another environment.
+        interpreter: the Python that the environment has.
     """
     last = ["finish:", inspect.getsource(finish)] if finish else []
     # An environment is a link to the Python that made it, which may lie in a clone that is gone, or goes tomorrow.
-    made_by = os.path.realpath(sys.executable)
+    made_by = os.path.realpath(interpreter)
     wanted = "\n".join([sys.version, made_by, *requirements, "alone:", *alone, *last])
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "envserve-tests"
     place = cache / hashlib.sha256(wanted.encode()).hexdigest()[:16]
@@ -37,20 +39,22 @@ def make_environment(
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not ((place / "done").exists() and (place / "bin" / "python").exists()):
             shutil.rmtree(place, ignore_errors=True)
-            _make(place, requirements, alone)
+            _make(place, interpreter, requirements, alone)
             if finish:
                 finish(place)
             (place / "done").touch()
     return place / "bin" / "python"
 
 
-def _make(place: Path, requirements: Sequence[str], alone: Sequence[str]) -> None:
+def _make(place: Path, interpreter: Path, requirements: Sequence[str], alone: Sequence[str]) -> None:
     python = str(place / "bin" / "python")
     # pip takes minutes for what uv does in seconds.
     has_uv = importlib.util.find_spec("uv") is not None
     uv = [sys.executable, "-m", "uv"]
     _run(
-        [*uv, "venv", "-q", "-p", sys.executable, str(place)] if has_uv else [sys.executable, "-m", "venv", str(place)]
+        [*uv, "venv", "-q", "-p", str(interpreter), str(place)]
+        if has_uv
+        else [str(interpreter), "-m", "venv", str(place)]
     )
     install = [*uv, "pip", "install", "-q", "-p", python] if has_uv else [python, "-m", "pip", "install", "-q"]
     if requirements:

@@ -130,6 +130,33 @@ def test_both_languages_have_the_same_pages() -> None:
     assert {page for page in english if not page.startswith("zh/")} - ENGLISH_ONLY == chinese | {"README.md"}
 
 
+def shape(page: Path) -> dict[str, object]:
+    """What a page has in every language: the levels of its headings, its code, its links, its tables and lists."""
+    text = page.read_text()
+    words = FENCE.sub("", text)
+    code = [*FENCE.findall(text), *re.findall(r"(?:^    .*\n)+", words, re.MULTILINE)]
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", words)]
+    return {
+        "headings": [len(level) for level in re.findall(r"^(#+) ", words, re.MULTILINE)],
+        # Comments are translated.
+        "code": [re.sub(r"(?m) *#.*|^ +| +$", "", block).strip() for block in code],
+        "links": sorted(link if "://" in link else resolved(page, link) for link in links),
+        "rows": len(re.findall(r"^\|", words, re.MULTILINE)),
+        "items": len(re.findall(r"^ *(?:-|\d+\.) ", words, re.MULTILINE)),
+    }
+
+
+def resolved(page: Path, link: str) -> str:
+    """The page that a link leads to, under its English name."""
+    path = (page.parent / link).resolve() if link else page
+    return path.relative_to(ROOT).as_posix().replace("docs/zh/", "docs/").replace("README.zh.md", "README.md")
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/zh").rglob("*.md")), ids=lambda page: page.stem)
+def test_both_languages_have_the_same_parts(page: Path) -> None:
+    assert shape(page) == shape(ROOT / "docs" / page.relative_to(ROOT / "docs/zh"))
+
+
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="the older click there wraps help in other places")
 def test_pages_made_from_the_code_are_up_to_date() -> None:
     # In a process of its own: click remembers the help option of the first context that a command was shown in.

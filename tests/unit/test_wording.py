@@ -28,13 +28,22 @@ WORDINGS = {
     r"\btold\b": "reported",
     r"\bsays\b": "returns",
     r"\bis there a way to\b": "is the network reachable?",
+    # Chinese words for what docs/zh/reference/glossary.md calls otherwise.
+    "观察期|试用期": "考察期 (probation)",
+    "热替换|热更新|热切换": "替换 (swap)",
+    "门禁|道检查": "关卡 (gate)",
+    "(?<=[个有])worker|worker(?=[先们])": "工作进程 (worker)",
+    "账本|帐本": "台账 (ledger)",
+    "租用": "租约 (lease)",
+    "锁定文件": "锁文件 (lock)",
+    "金标准请求": "黄金请求 (golden request)",
 }
 FORBIDDEN = re.compile("|".join(WORDINGS), re.IGNORECASE)
 
 
 def packages() -> list[str]:
     """The packages and lone modules of both halves, and the pages of the documentation."""
-    halves = [path for half in ("envtool", "serve") for path in sorted((ROOT / half).iterdir())]
+    halves = [path for half in ("envserve", "envtool", "serve") for path in sorted((ROOT / half).iterdir())]
     code = [path for path in halves if path.suffix == ".py" or (path / "__init__.py").is_file()]
     return [path.relative_to(ROOT).as_posix() for path in (*code, ROOT / "docs")]
 

@@ -64,10 +64,11 @@ def test_every_kind_is_listed_and_explains_its_variables() -> None:
 
 def test_nothing_listens_on_a_public_address_unless_it_is_told_to() -> None:
     # A container's own network is the exception: what reaches it is decided outside.
-    for name in set(kinds()) - {"docker", "kubernetes"}:
+    for name in set(kinds()) - {"docker", "kubernetes", "kserve", "rayservice"}:
         assert "0.0.0.0" not in make(name), name
     assert "listen 127.0.0.1:8080;" in make("nginx")
     assert "type: ClusterIP" in make("kubernetes")
+    assert "kind: NetworkPolicy" in make("rayservice")
 
 
 @pytest.mark.parametrize("value", ["x\nExecStartPre=/bin/sh", "a b", "../x'", ""])
@@ -218,20 +219,97 @@ def test_the_manifests_are_what_kubernetes_schemas_say(tmp_path: Path, values: d
     assert said.count("passed") == count
 
 
-def test_pods_of_a_fleet_serve_by_settings_that_there_are() -> None:
-    manifests = list(yaml.safe_load_all(make("kubernetes", name="word", etcd_image="registry.example/etcd:3.5")))
-    (container,) = next(one for one in manifests if one["kind"] == "Deployment")["spec"]["template"]["spec"][
-        "containers"
-    ]
-    stated = {one["name"]: one.get("value", "word-7d9f") for one in container["env"]}
-    own = {"SERVE_MODEL": "models:Word", **stated}
+def manifests(kind: str, **values: str) -> dict[str, dict]:
+    return {one["kind"]: one for one in yaml.safe_load_all(make(kind, name="word", **values))}
+
+
+def pods(kind: str, **values: str) -> list[dict]:
+    """What a pod that serves is made of."""
+    found = manifests(kind, **values)
+    if kind == "kubernetes":
+        return [found["Deployment"]["spec"]["template"]["spec"]]
+    if kind == "kserve":
+        runtime = found["ServingRuntime"]["spec"]
+        return [{name: runtime[name] for name in ("containers", "volumes")}]
+    cluster = found["RayService"]["spec"]["rayClusterConfig"]
+    return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+ETCD = {"etcd_image": "registry.example/etcd:3.5"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "carrier"),
+    [
+        ("kubernetes", ETCD, "etcd:http://word-etcd:2379/word"),
+        ("kserve", ETCD, "etcd:http://word-etcd:2379/word"),
+        ("rayservice", {}, "ray:/srv/app/fleet"),
+    ],
+)
+def test_pods_of_a_fleet_serve_by_settings_that_there_are(kind: str, values: dict[str, str], carrier: str) -> None:
     script = (
         "import os, pathlib; from serve.settings.settings import load_settings;"
-        "found = load_settings(os.environ, pathlib.Path.cwd()).find(None);"
+        "found = load_settings(os.environ, pathlib.Path.cwd(), {'commit': 'fleet'}).find(None);"
         "print(found.commit, found.fleet, found.fleet_cut_off, found.fleet_host)"
     )
-    said = assert_accepted(sys.executable, "-c", script, **own)
-    assert said == "fleet etcd:http://word-etcd:2379/word refuse word-7d9f\n"
+    for pod in pods(kind, **values):
+        stated = {one["name"]: one.get("value", "word-7d9f") for one in pod["containers"][0]["env"]}
+        said = assert_accepted(sys.executable, "-c", script, **{"SERVE_MODEL": "models:Word", **stated})
+        assert said == f"fleet {carrier} refuse word-7d9f\n"
+
+
+def test_what_is_not_kubernetes_own_holds_pods_and_is_for_the_images_that_we_render(tmp_path: Path) -> None:
+    """Which `envtool deploy render docker` describes: where it has the environment, and the application."""
+    path, dockerfile = tmp_path / "pods.yml", make("docker")
+    found = [*pods("rayservice", gpus="1"), *pods("kserve", **ETCD)]
+    made = [{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "word"}, "spec": pod} for pod in found]
+    others = [*manifests("rayservice").values(), *manifests("kserve").values()]
+    made += [one for one in others if one["kind"] in ("PersistentVolumeClaim", "NetworkPolicy")]
+    path.write_text(yaml.safe_dump_all(made))
+    assert assert_accepted(tool("kubernetes-validate"), "--strict", path).count("passed") == len(made) == 6
+    for pod in pods("rayservice"):
+        assert f"COPY --from=environment /opt/env-digest {pod['containers'][0]['command'][1]} " in dockerfile
+    served = yaml.safe_load(manifests("rayservice")["RayService"]["spec"]["serveConfigV2"])["applications"][0]
+    assert f"WORKDIR {Path(served['args']['settings']).parent}\n" in dockerfile
+    for each in ("rayservice", "kserve"):
+        mounted = [mount["mountPath"] for pod in pods(each) for mount in pod["containers"][0]["volumeMounts"]]
+        assert {"/srv/app/checkpoints", "/srv/app/store"} <= set(mounted)
+
+
+def close(schema: dict) -> None:
+    """Make a schema refuse what it does not name, as `kubectl apply --validate=strict` does."""
+    if "properties" in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
+        schema.setdefault("additionalProperties", False)
+    for each in (*schema.get("properties", {}).values(), schema.get("items"), schema.get("additionalProperties")):
+        if isinstance(each, dict):
+            close(each)
+
+
+@pytest.mark.parametrize("values", [{}, {"gpus": "1", **ETCD}], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("kind", ["rayservice", "kserve"])
+def test_the_operators_own_schemas_accept_what_is_theirs(kind: str, values: dict[str, str]) -> None:
+    """Their definitions are the YAML files below `config/crd` in the repositories of KubeRay and KServe."""
+    from jsonschema import Draft202012Validator
+
+    place = os.environ.get("ENVTOOL_TEST_CRDS", "")
+    if not place:
+        pytest.skip("ENVTOOL_TEST_CRDS names no directory with the definitions of KubeRay and KServe")
+    schemas = {}
+    for path in Path(place).glob("*.yaml"):
+        stated = yaml.safe_load(path.read_text())["spec"]
+        for version in stated["versions"]:
+            schema = version["schema"]["openAPIV3Schema"]
+            close(schema)
+            schema["properties"]["metadata"] = {"type": "object"}
+            schemas[f"{stated['group']}/{version['name']}", stated["names"]["kind"]] = schema
+    found = manifests(kind, **{name: value for name, value in values.items() if kind == "kserve" or name == "gpus"})
+    theirs = [one for one in found.values() if (one["apiVersion"], one["kind"]) in schemas]
+    assert [one["kind"] for one in theirs] == {
+        "rayservice": ["RayService"], "kserve": ["ServingRuntime", "InferenceService"]
+    }[kind]  # fmt: skip
+    for one in theirs:
+        errors = Draft202012Validator(schemas[one["apiVersion"], one["kind"]]).iter_errors(one)
+        assert [f"{error.json_path}: {error.message}" for error in errors] == []
 
 
 def inventory(directory: Path) -> Sequence[object]:

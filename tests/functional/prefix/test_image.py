@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ def test_an_image_has_one_digest_everywhere_and_its_tree_is_its_lock(
     listed = {component["name"]: component for component in json.loads(found)["components"]}
     assert listed["tool"]["licenses"] == [{"license": {"id": "MIT"}}]
     assert set(listed) == {"python", "pip", "tool", "library", "old", "hello-world"}
-    assert str(user.home) not in "".join(path.read_text() for path in (prefix / "conda-meta").iterdir())
+    assert str(user.home) not in "".join(
+        path.read_text() for path in (prefix / "conda-meta").rglob("*") if path.is_file()
+    )
     # The bill of materials refers to the image.
     index = json.loads((user.home / "image/index.json").read_bytes())
     referrer = json.loads(blob(user.home / "image", index["manifests"][1]["digest"]))
@@ -83,19 +86,40 @@ def test_an_image_has_one_digest_everywhere_and_its_tree_is_its_lock(
     assert {each["name"] for each in bom["components"]} >= {"python", "tool", "hello-world"}
 
 
-def test_a_changed_package_changes_its_layer_and_the_notes(user: User, channel: Channel, tmp_path: Path) -> None:
-    user.write_lock(*channel.all)
+def test_a_changed_package_changes_its_layer_alone(
+    user: User, python: Python, hello: LockedPackage, channel: Channel, tmp_path: Path
+) -> None:
+    require("skopeo", "umoci")
+    path = write_wheel(tmp_path, "empty", "1.0", {"empty.py": ""}, {})
+    with zipfile.ZipFile(path, "a") as wheel:
+        wheel.writestr("empty.libs/", "")  # as pandas has one; from the cache it is placed without
+    empty = locked_wheel(path)
+    user.write_lock(*python, *channel.all, hello, empty)
     user.run("image", "-o", user.home / "image")
     before = layers_of(user.home / "image")
-    assert list(before) == ["library", "old", "tool", "notes", "root"]
+    assert list(before) == ["library", "old", "pip", "python", "tool", "wheels", "notes", "root"]
     newer = locked(Archive("library", {"lib/libx.so.1": File(b"other")}, version="1.1").write(tmp_path))
-    user.write_lock(channel.tool, newer, channel.old)
+    user.write_lock(*python, channel.tool, newer, channel.old, hello, empty)
     user.run("image", "-o", user.home / "image")
     after = layers_of(user.home / "image")
-    assert {name for name in before if before[name] != after[name]} == {"library", "notes"}
+    assert list(after) == list(before)
+    assert {name for name in before if before[name] != after[name]} == {"library"}
+    shown = json.loads(run("skopeo", "inspect", f"oci:{user.home}/image:latest"))
+    assert shown["Layers"] == list(after.values())
+    # The tree is whole: verify takes the notes of each layer together.
+    run("umoci", "unpack", "--rootless", "--image", f"{user.home}/image:latest", user.home / "unpacked")
+    prefix = user.home / "unpacked/rootfs/opt/env"
+    report = json.loads(user.run("verify", "-p", prefix, "--made-for", "/opt/env", "--json").stdout)
+    assert report["findings"] == []
+    assert report["env_digest"] == shown["Labels"]["envserve.env-digest"]
     # Nothing is left of what no image names.
-    kept = {path.name for path in (user.home / "image/blobs/sha256").iterdir()}
-    assert not kept & {before["library"][7:], before["notes"][7:]}
+    assert before["library"][7:] not in {path.name for path in (user.home / "image/blobs/sha256").iterdir()}
+    # A changed wheel changes the layer of the wheels, and a package that goes takes only its own.
+    other = locked_wheel(write_wheel(tmp_path, "hello_world", "1.1", {"hello_world/__init__.py": ""}, {}))
+    user.write_lock(*python, channel.tool, newer, other, empty)
+    user.run("image", "-o", user.home / "image")
+    last = layers_of(user.home / "image")
+    assert {name for name in after if after[name] != last.get(name)} == {"old", "wheels"}
     assert user.run("image", "-o", channel.path(channel.tool).parent, code=3).stderr.count("nothing in it was touched")
 
 

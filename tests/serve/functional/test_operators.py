@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import re
+import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 from serving import ROOT, Load, assert_answers, wait_until
@@ -24,6 +31,32 @@ def serve(tmp_path):
         return done.stdout
 
     return run
+
+
+def watch_on_terminal(store, lines, columns):
+    """The live view's fourth look on a terminal of its own: whether the live generation answers at some rate."""
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    argv = [sys.executable, "-m", "serve", "status", "--store", str(store), "--watch", "0.3"]
+    env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    process = subprocess.Popen(argv, cwd=ROOT, env=env, stdin=terminal, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    try:
+        text = ""
+        while text.count("\x1b[H") < 5:
+            text += os.read(master, 4096).decode()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+        os.close(master)
+    shown = [line.partition("\x1b")[0] for line in text.split("\x1b[H")[4].splitlines()]
+    assert len(shown) <= lines
+    assert max(map(len, shown)) <= columns
+    rows = {row.split()[0]: re.split(r" {2,}", row) for row in shown[1:6] if row}
+    head = re.split(r" {2,}", shown[0])
+    return (
+        "workers     2" in shown and len(rows) == 5 and float(rows["5"][head.index("PER SECOND")].replace(",", "")) > 0
+    )
 
 
 def test_rollback_pin_and_unpin(start_server, trainer, serve, tmp_path):
@@ -48,7 +81,7 @@ def test_rollback_pin_and_unpin(start_server, trainer, serve, tmp_path):
         load.wait_for_generation(4)
         assert "generation 5" in serve("rollback", "--to", "v2")
         load.wait_for_generation(5)
-        load.wait_for_more(20)
+        wait_until(lambda: watch_on_terminal(tmp_path / "store", 24, 80), "a rate on a terminal")
     assert_answers(load, trainer)
     by_generation = {reply.generation: reply.sha256 for reply in load.all()}
     assert (by_generation[3], by_generation[4]) == (first.sha256, last.sha256)

@@ -132,7 +132,7 @@ def test_livez_says_whether_a_restart_could_help(server):
     instance._thread = threading.current_thread()  # a reloader that is alive
     assert json.loads(livez(server, LOOK).body) == {"live": True}
     instance.slot.vacate()
-    instance.reloader._status = ReloaderStatus("m.pth: refused: busy")
+    instance.reloader.status = ReloaderStatus("m.pth: refused: busy")
     waiting = livez(server, LOOK)
     assert (waiting.status, json.loads(waiting.body)["reason"]) == (200, "m.pth: refused: busy")
     ending = threading.Event()

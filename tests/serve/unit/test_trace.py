@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from serve.checkpoint import dsse
+from envserve import dsse
 from serve.checkpoint.signature import load_key
 from serve.operations.trace import Evidence, trace
 

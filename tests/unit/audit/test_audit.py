@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from envtool.audit import osv
-from envtool.audit.audit import Audit, audit, refused
+from envtool.audit.audit import Audit, audit, is_allowed, refused, unjudged
 from envtool.cli.audit import command
 from envtool.inspect_lock.graph import graph
 from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile
@@ -178,3 +178,63 @@ def test_licences_by_expressions() -> None:
     allowed = refused(stated, ["MIT", "Some License"], [])
     assert allowed == {"b": stated["b"], "c": osv.UNKNOWN, "e": "BSD-3-Clause"}
     assert refused({"x": "GPL-2.0-only WITH Classpath-exception-2.0"}, [], ["GPL-2.0-only"]) != {}
+
+
+# As records of public channels and classifiers of wheels have them: what is allowed, what is denied, and the answer.
+STATED = [
+    ("GPL-3.0-only WITH GCC-exception-3.1", "", "GPL-3.0-only", False),
+    ("GPL-3.0-only WITH GCC-exception-3.1", "GPL-3.0-only", "", True),
+    ("GPL-3.0-only WITH GCC-exception-3.1", "GPL-3.0-only WITH GCC-exception-3.1", "GPL-3.0-only", True),
+    ("apache-2.0 with llvm-exception", "Apache-2.0 WITH LLVM-exception", "", True),
+    ("Apache-2.0 WITH", "Apache-2.0", "", False),
+    ("LGPL-2.1-only AND MIT", "MIT", "", False),
+    ("LGPL-2.1-only AND MIT", "MIT LGPL-2.1-only", "", True),
+    ("LGPL-2.1-or-later", "LGPL-2.1-only", "", True),
+    ("LGPL-2.1-only", "LGPL-2.1-or-later", "", False),
+    ("GPL-2.0-or-later", "", "GPL-2.0-only", True),
+    ("GPL-2.0-only OR FTL", "", "GPL-2.0-only", True),
+    ("GPL-2.0-or-later and LGPL-2.1-or-later", "", "LGPL-2.1-or-later", False),
+    ("BSD-3-Clause AND (GPL-2.0-only OR GPL-3.0-only)", "BSD-3-Clause GPL-3.0-only", "", True),
+    ("LicenseRef-Commercial or GPL-3.0-only", "", "GPL-3.0-only", True),
+    ("BSD", "BSD-3-Clause", "", False),
+    ("BSD", "BSD", "", True),
+    ("BSD 3-Clause", "BSD-3-Clause", "", True),
+    ("3-clause BSD", "bsd-3-clause", "", True),
+    ("zlib", "Zlib", "", True),
+    ("mit", "MIT", "", True),
+    ("MIT", "mit", "", True),
+    ("MIT License", "MIT", "", True),
+    ("Apache License, Version 2.0", "Apache-2.0", "", True),
+    ("Apache 2.0 or BSD 2-Clause", "BSD-2-Clause", "", True),
+    ("GPLv3", "", "GPL-3.0-only", False),
+    ("GPL-3.0", "", "GPL-3.0-only", False),
+    ("GPL 3", "", "GPL-3.0", False),
+    ("GPL (>= 2)", "", "GPL-2.0-or-later", False),
+    ("LGPLv2+ and (LGPLv2+ or MPLv1.1) and Public Domain", "", "LGPL-2.0-or-later", False),
+    ("GNU Affero General Public v3 or later (AGPLv3+)", "", "AGPL-3.0-or-later", False),
+    ("GNU General Public License v3 (GPLv3)", "", "GPL-3.0-only", False),
+    ("Mozilla Public License 2.0 (MPL 2.0)", "MPL-2.0", "", True),
+    ("MPLv2.0, MIT", "MIT", "", False),
+    ("GPL-3.0-with-GCC-exception", "", "GPL-3.0-only", True),
+    ("LicenseRef-NVIDIA-End-User-License-Agreement", "LicenseRef-NVIDIA-End-User-License-Agreement", "", True),
+    ("()", "MIT", "", False),
+    ("Public-Domain (http://www.sqlite.org/copyright.html)", "", "MIT", True),
+]
+
+
+@pytest.mark.parametrize(("stated", "allowed", "denied", "expected"), STATED)
+def test_licences_as_records_state_them(stated: str, allowed: str, denied: str, expected: bool) -> None:
+    names = [allowed] if " WITH " in allowed else allowed.split()
+    assert is_allowed(stated, names, denied.split()) is expected
+
+
+def test_what_no_rule_can_judge_is_named() -> None:
+    stated = {
+        "a": "MIT AND LicenseRef-PIL",
+        "b": "LGPL, MIT",
+        "c": None,
+        "d": "BSD AND MIT",
+        "e": "GPLv3+",
+        "f": "GPL-2.0-only WITH GCC-exception-2.0",
+    }
+    assert unjudged(stated) == {"b": "LGPL, MIT", "c": osv.UNKNOWN, "d": "BSD AND MIT"}

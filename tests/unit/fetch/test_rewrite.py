@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envtool.errors import InvalidFileError
-from envtool.mirrors import config_files
+from envtool.mirrors import configure
 from envtool.mirrors.configure import use
 
 FORGE, MAIN = "https://conda.anaconda.org/conda-forge/", "https://repo.anaconda.com/pkgs/main/"
@@ -28,37 +28,37 @@ FLUSH = "channels:\n- conda-forge\n# end\n"
 
 
 def test_condarc_takes_mirrors_and_keeps_the_rest() -> None:
-    text = config_files.rewrite_condarc(CONDARC.replace("    ", "  "), M1, KNOWN)
+    text = configure.rewrite_condarc(CONDARC.replace("    ", "  "), M1, KNOWN)
     assert (
         text
         == CONDARC.replace("    ", "  ").replace("  # ours\n", "  # ours\n  conda-forge: https://m1.example/cloud\n")
         + "default_channels:\n  - https://m1.example/pkgs/main\n"
     )
-    other = config_files.rewrite_condarc(text, M2, KNOWN)
+    other = configure.rewrite_condarc(text, M2, KNOWN)
     assert "m1.example" not in other
     assert "conda-forge: https://m2.example/cloud" in other
-    assert config_files.rewrite_condarc(other, {}, KNOWN) == CONDARC.replace("    ", "  ")
+    assert configure.rewrite_condarc(other, {}, KNOWN) == CONDARC.replace("    ", "  ")
 
 
 @pytest.mark.parametrize(
     "text", ["", "# nothing but a comment\n", FLUSH, "channels: [a, b]\n", "a: 1 # x\n\n# y\nb: 2\n"]
 )
 def test_condarc_in_and_out_is_the_same(text: str) -> None:
-    there = config_files.rewrite_condarc(text, M1, KNOWN)
+    there = configure.rewrite_condarc(text, M1, KNOWN)
     assert "m1.example" in there
     assert all(line in there for line in text.splitlines())
-    assert config_files.rewrite_condarc(there, {}, KNOWN) == text
+    assert configure.rewrite_condarc(there, {}, KNOWN) == text
 
 
 def test_condarc_keeps_what_the_user_mirrors_himself() -> None:
     text = "default_channels:\n  - https://corp.example/main\ncustom_channels:\n  nvidia: https://corp.example\n"
-    assert config_files.rewrite_condarc(text, {}, KNOWN) == text
+    assert configure.rewrite_condarc(text, {}, KNOWN) == text
 
 
 @pytest.mark.parametrize("text", ["a: [", "- a\n", "a: 1\na: 2\n"])
 def test_a_broken_condarc_is_a_known_error(text: str) -> None:
     with pytest.raises(InvalidFileError, match=r"\.condarc has 1 problem"):
-        config_files.rewrite_condarc(text, M1, KNOWN)
+        configure.rewrite_condarc(text, M1, KNOWN)
 
 
 I1, I2 = "https://m1.example/simple", "https://m2.example/simple"
@@ -83,23 +83,23 @@ I1, I2 = "https://m1.example/simple", "https://m2.example/simple"
     ],
 )  # fmt: skip
 def test_pip_conf(text: str, expected: str) -> None:
-    assert config_files.rewrite_pip_conf(text, I1, {I1, I2}) == expected
+    assert configure.rewrite_pip_conf(text, I1, {I1, I2}) == expected
 
 
 def test_pip_conf_off_takes_out_only_mirrors() -> None:
-    assert config_files.rewrite_pip_conf(f"[global]\nindex-url = {I1}\n", None, {I1}) == ""
+    assert configure.rewrite_pip_conf(f"[global]\nindex-url = {I1}\n", None, {I1}) == ""
     assert (
-        config_files.rewrite_pip_conf(f"# x\n[global]\nindex-url = {I1}/\ntimeout = 3\n", None, {I1})
+        configure.rewrite_pip_conf(f"# x\n[global]\nindex-url = {I1}/\ntimeout = 3\n", None, {I1})
         == "# x\n[global]\ntimeout = 3\n"
     )
     own = "[global]\nindex-url = https://corp.example/simple\n"
-    assert config_files.rewrite_pip_conf(own, None, {I1}) == own
+    assert configure.rewrite_pip_conf(own, None, {I1}) == own
 
 
 @given(st.lists(st.sampled_from(["# c", "[global]", "[install]", "timeout = 3", "trusted-host = a", "  b", ""])))
 def test_pip_conf_loses_no_line(lines: list[str]) -> None:
     text = "".join(f"{each}\n" for each in lines)
-    changed = config_files.rewrite_pip_conf(text, I1, {I1})
+    changed = configure.rewrite_pip_conf(text, I1, {I1})
     assert changed.count(I1) == 1
     left = [line for line in changed.splitlines() if I1 not in line]
     assert left == lines or left == [*lines, "[global]"]
@@ -118,7 +118,7 @@ def test_pip_conf_loses_no_line(lines: list[str]) -> None:
     ],
 )  # fmt: skip
 def test_uv_toml(text: str, expected: str) -> None:
-    assert config_files.rewrite_uv_toml(text, I1, {I1}) == expected
+    assert configure.rewrite_uv_toml(text, I1, {I1}) == expected
 
 
 @pytest.mark.parametrize(
@@ -131,11 +131,11 @@ def test_uv_toml(text: str, expected: str) -> None:
     ],
 )
 def test_uv_toml_in_and_out(text: str) -> None:
-    there = config_files.rewrite_uv_toml(text, I1, {I1})
+    there = configure.rewrite_uv_toml(text, I1, {I1})
     assert there.count(I1) == 1
     assert "default = true" in there
     assert all(line in there for line in text.splitlines() if not line.startswith("index = "))
-    out = config_files.rewrite_uv_toml(there, None, {I1})
+    out = configure.rewrite_uv_toml(there, None, {I1})
     assert out.split() == text.split()
 
 
@@ -150,7 +150,7 @@ def test_our_own_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    "rewrite", [lambda text: use(text, ["off"]), lambda text: config_files.rewrite_uv_toml(text, I1, set())]
+    "rewrite", [lambda text: use(text, ["off"]), lambda text: configure.rewrite_uv_toml(text, I1, set())]
 )
 def test_broken_toml_is_a_known_error(rewrite: object) -> None:
     with pytest.raises(InvalidFileError, match="not TOML"):

@@ -1,9 +1,5 @@
 """Keys, signatures, and signed in-toto statements: the one door to `cryptography`, imported only when a key is used.
-
-`envtool/signing/dsse.py` and `serve/checkpoint/dsse.py` are the same file, byte for byte, because neither half imports
-the other; `tests/unit/test_dsse.py` compares them.
-Source: RFC 8032 (Ed25519), FIPS 186-5 (ECDSA), DSSE 1.0, in-toto attestation framework 1.0 (statement).
-"""
+Source: RFC 8032 (Ed25519), FIPS 186-5 (ECDSA), DSSE 1.0, in-toto attestation framework 1.0 (statement)."""
 
 from __future__ import annotations
 
@@ -20,11 +16,7 @@ _CURVES = {256: "SHA256", 384: "SHA384", 521: "SHA512"}
 
 
 class KeyFileError(Exception):
-    """A key that cannot be used.
-
-    Args:
-        hint: the next command; None where only another key helps.
-    """
+    """A key that cannot be used; `hint` is the next command, None where only another key helps."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -32,23 +24,14 @@ class KeyFileError(Exception):
 
 
 def load(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
-    """Read a key in PEM, without a password: Ed25519, or ECDSA over P-256, P-384 or P-521 where that is taken.
+    """Read a key in PEM, without a password: Ed25519, or ECDSA over P-256, P-384 or P-521 where that is taken. Raises
+    KeyFileError if it cannot be read or is of another kind, or cryptography is not installed."""
+    serialization, kind = _serialization(), "private" if is_private else "public"
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-    Raises:
-        KeyFileError: the file cannot be read or holds another kind of key, or cryptography is not installed.
-    """
-    kind = "private" if is_private else "public"
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-    except ImportError as error:
-        hint = "install envserve with its extra [sign]"
-        raise KeyFileError(f"cryptography cannot be imported: {error}", hint) from error
     try:
         pem = path.read_bytes()
-        key: Any = (
-            serialization.load_pem_private_key(pem, None) if is_private else serialization.load_pem_public_key(pem)
-        )
+        key = serialization.load_pem_private_key(pem, None) if is_private else serialization.load_pem_public_key(pem)
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from error
     except (ValueError, TypeError) as error:
@@ -62,22 +45,33 @@ def load(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
     return key
 
 
+def _serialization() -> Any:
+    try:
+        from cryptography.hazmat.primitives import serialization
+    except ImportError as error:
+        hint = "install envserve with its extra [sign]"
+        raise KeyFileError(f"cryptography cannot be imported: {error}", hint) from error
+    return serialization
+
+
+def _subject_public_key_info(key: Any, encoding: str) -> bytes:
+    serialization = _serialization()
+    form = getattr(serialization.Encoding, encoding), serialization.PublicFormat.SubjectPublicKeyInfo
+    info: bytes = key.public_bytes(*form)
+    return info
+
+
 def key_id(public_key: Any) -> str:
     """The short name of a public key: the first 16 hexadecimal digits of the sha256 of its 32 raw bytes, for ECDSA of
     its SubjectPublicKeyInfo in DER."""
-    from cryptography.hazmat.primitives import serialization
-
-    der, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    raw = public_key.public_bytes(der, form) if hasattr(public_key, "curve") else public_key.public_bytes_raw()
+    is_ecdsa = hasattr(public_key, "curve")
+    raw = _subject_public_key_info(public_key, "DER") if is_ecdsa else public_key.public_bytes_raw()
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
 def pem_sha256(public_key: Any) -> str:
     """The sha256 of a public key in PEM, by which Sigstore's bundles name it."""
-    from cryptography.hazmat.primitives import serialization
-
-    pem, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    return hashlib.sha256(public_key.public_bytes(pem, form)).hexdigest()
+    return hashlib.sha256(_subject_public_key_info(public_key, "PEM")).hexdigest()
 
 
 def sign(private_key: Any, content: bytes) -> bytes:
@@ -92,9 +86,9 @@ def is_valid(public_key: Any, signature: bytes, content: bytes) -> bool:
 
     try:
         public_key.verify(signature, content, *_scheme(public_key))
+        return True
     except InvalidSignature:
         return False
-    return True
 
 
 def _scheme(key: Any) -> tuple[Any, ...]:
@@ -121,19 +115,14 @@ def pre_authentication(payload: bytes) -> bytes:
 def seal(stated: Mapping[str, Any], private_key: Any) -> dict[str, Any]:
     """A statement in a signed envelope."""
     payload = json.dumps(stated, sort_keys=True, indent=1, ensure_ascii=False).encode()
-    signature = {
-        "keyid": key_id(private_key.public_key()),
-        "sig": base64.b64encode(sign(private_key, pre_authentication(payload))).decode(),
-    }
-    return {"payload": base64.b64encode(payload).decode(), "payloadType": PAYLOAD_TYPE, "signatures": [signature]}
+    made = base64.b64encode(sign(private_key, pre_authentication(payload))).decode()
+    signatures = [{"keyid": key_id(private_key.public_key()), "sig": made}]
+    return {"payload": base64.b64encode(payload).decode(), "payloadType": PAYLOAD_TYPE, "signatures": signatures}
 
 
 def unseal(envelope: Mapping[str, Any], public_keys: Sequence[Any]) -> dict[str, Any]:
-    """The statement of an envelope.
-
-    Raises:
-        ValueError: it is not an envelope of an in-toto statement, or none of the keys has signed it.
-    """
+    """The statement of an envelope. Raises ValueError if it is not one of an in-toto statement, or none of the keys has
+    signed it."""
     try:
         payload = base64.b64decode(envelope["payload"], validate=True)
         signatures = [base64.b64decode(signature["sig"], validate=True) for signature in envelope["signatures"]]
@@ -152,18 +141,12 @@ def unseal(envelope: Mapping[str, Any], public_keys: Sequence[Any]) -> dict[str,
 
 
 def generate() -> tuple[Any, bytes, bytes]:
-    """Make a pair of Ed25519 keys.
+    """Make a pair of Ed25519 keys: the public key, and the private and the public one in PEM (PKCS #8 and
+    SubjectPublicKeyInfo). Raises KeyFileError if cryptography is not installed."""
+    serialization = _serialization()
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    Returns:
-        The public key, and the private and the public one in PEM (PKCS #8 and SubjectPublicKeyInfo).
-    """
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    except ImportError as error:
-        hint = "install envserve with its extra [sign]"
-        raise KeyFileError(f"cryptography cannot be imported: {error}", hint) from error
-    private, pem = Ed25519PrivateKey.generate(), serialization.Encoding.PEM
-    secret = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    private, form = Ed25519PrivateKey.generate(), serialization.PrivateFormat.PKCS8
+    secret = private.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
     public = private.public_key()
-    return public, secret, public.public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return public, secret, _subject_public_key_info(public, "PEM")
