@@ -7,11 +7,10 @@ from typing import Any
 
 import click
 
-from envserve.commands import CommandGroup
 from envtool import console, paths, policy
 from envtool.bundle import bundle as bundles
 from envtool.bundle import envtool_wheels
-from envtool.cli import options
+from envtool.cli import CommandGroup, options
 from envtool.cli.create import as_told, say_made, say_outcome
 from envtool.fetch.archive_cache import Cache
 from envtool.install.request import Request

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from envserve.commands import CommandGroup
 from envtool import console, paths
+from envtool.cli import CommandGroup
 from envtool.cli.options import json_option
 from envtool.fetch.archive_cache import Cache
 from envtool.package_cache.store import PackageCache, prune, sizes, stale

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import click
 
-from envserve.commands import CommandGroup
 from envtool import console, paths
 from envtool.channel import edit
 from envtool.channel import mirror as mirror_module
 from envtool.channel.mirror import DirectoryStorage, S3Storage
 from envtool.channel.python_recipe.build import build as build_channel
+from envtool.cli import CommandGroup
 from envtool.cli.init import pair
 from envtool.cli.options import PATH, json_option
 from envtool.errors import EnvtoolError

@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from envserve.commands import CommandGroup
 from envtool import console, paths, policy
-from envtool.cli import options
+from envtool.cli import CommandGroup, options
 from envtool.cli.init import compare_rendered, describe_variables, pair, write_rendered
 from envtool.deploy.apply import ApplyOptions, Outcome, roll_back
 from envtool.deploy.apply import apply as carry_out

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from envserve.commands import CommandGroup
 from envtool import console, subprocesses
+from envtool.cli import CommandGroup
 from envtool.cli.options import PATH, file_option, json_option
 from envtool.errors import EnvtoolError, MissingFileError, ProcessError
 from envtool.inspect_lock.diff import as_markdown, as_table, compare, compare_versions, summary

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import click
 
-from envserve.commands import CommandGroup
 from envtool import console
 from envtool import paths as directories
+from envtool.cli import CommandGroup
 from envtool.cli.options import PATH, json_option
 from envtool.fetch.archive_cache import Cache
 from envtool.fetch.credentials import without_credentials, without_secrets

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import pkgutil
 from keyword import iskeyword
 
 import click
-
-from envserve.commands import LazyGroup
+from click.shell_completion import CompletionItem
 
 # The module and the summary of each command, so that `serve --help` imports none of them.
 COMMANDS = {
@@ -34,13 +35,46 @@ COMMANDS = {
     "bom": ("serve.cli.proof_commands", "Write a bill of materials of the model and its environment."),
     "settings": ("serve.cli.operator_commands", "List every setting, its variable and its default."),
 }
-# A function that Python has no such name for ends with an underscore.
-_TABLE = {name: (f"{module}:{name}{'_' * iskeyword(name)}", summary) for name, (module, summary) in COMMANDS.items()}
+
+
+class UnknownCommandError(click.UsageError):
+    """No command has this name; the hint is the nearest one."""
+
+    def __init__(self, name: str, context: click.Context) -> None:
+        super().__init__(f"unknown command {name!r}", context)
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        self.hint = f"did you mean: {context.command_path} {close[0]}" if close else None
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = pkgutil.resolve_name(f"{COMMANDS[cmd_name][0]}:{cmd_name}{'_' * iskeyword(cmd_name)}")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in COMMANDS or args[0].startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        raise UnknownCommandError(args[0], ctx)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        fitting = [(name, summary) for name, (_, summary) in COMMANDS.items() if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=summary) for name, summary in fitting]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.group(
-    cls=LazyGroup,
-    table=_TABLE,
+    cls=_Commands,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 an error with a hint, 130 interrupted.",

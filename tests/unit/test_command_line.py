@@ -11,9 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from envserve.commands import UnknownCommandError
 from envtool.__main__ import BUG, INTERRUPTED, KNOWN_ERROR
-from envtool.cli import COMMANDS, cli
+from envtool.cli import COMMANDS, UnknownCommandError, cli
 from envtool.cli.ci import Verdict
 
 

@@ -47,8 +47,8 @@ def test_a_mistyped_command_gets_the_nearest_one(name, capsys):
     assert main([swapped]) == 2
     error, hint = capsys.readouterr().err.splitlines()
     assert error == f"error: unknown command {swapped!r}"
-    assert hint.startswith("hint: did you mean ")
-    assert hint.endswith(f" {name}?")
+    assert hint.startswith("hint: did you mean: ")
+    assert hint.endswith(f" {name}")
 
 
 def test_help_teaches(capsys):
