@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from etcd import find_etcd, free_ports
-from serving import ROOT
+from serving import ROOT, SUPPORT
 
 from tests.support.pages import Terminal, commands
 from tests.support.pythons import bare_environment, build_wheel, copy_clone, find_python, install
@@ -26,14 +29,15 @@ def own_ports():
     """What makes the ports of a page others, so that tests can run beside each other."""
     if shutil.which("curl") is None:
         pytest.skip("no curl: apt-get install curl")
-    first, second, third, etcd, peer = map(str, free_ports(5))
-    ports = {"8000": first, "8001": second, "8002": third, "2379": etcd}
+    first, second, third, etcd, peer, ray = map(str, free_ports(6))
+    ports = {"8000": first, "8001": second, "8002": third, "2379": etcd, "6379": ray}
     urls = {"listen-client": etcd, "advertise-client": etcd, "listen-peer": peer, "initial-advertise-peer": peer}
     options = "".join(f" --{name}-urls http://127.0.0.1:{port}" for name, port in urls.items())
 
     def change(command):
         for shown, port in ports.items():
-            command = command.replace(f":{shown}", f":{port}").replace(f"ask {shown}", f"ask {port}")
+            for before in (":", "ask ", "port "):
+                command = command.replace(f"{before}{shown}", f"{before}{port}")
         command = command.replace("serve run", f"serve run --bind 127.0.0.1:{first}")
         cluster = f" --initial-cluster default=http://127.0.0.1:{peer}"
         return command.replace("etcd --data-dir", f"etcd{options}{cluster} --data-dir")
@@ -58,18 +62,47 @@ def follow_servers(terminal, page):
         assert not command.endswith("serve fleet status") or '"b"' in output
 
 
-@pytest.mark.needs_torch
-@pytest.mark.parametrize("page", ["many-machines", "team-server"])
-def test_the_page_works_to_its_last_line(page, tmp_path, own_ports):
+@pytest.fixture
+def checkout(tmp_path):
+    """All variables of a shell whose programs are of this checkout; it begins beside `examples`."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     programs = tmp_path / "programs"
     programs.mkdir()
-    for name, module in (("python", ""), ("gunicorn", "-m gunicorn")):
+    for name, module in (("python", ""), ("gunicorn", "-m gunicorn"), ("ray", f"{SUPPORT}/ray_program.py")):
         (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
         (programs / name).chmod(0o755)
-    env = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    with type_in(tmp_path, env, own_ports, is_installed=True) as terminal:
+    return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.needs_torch
+@pytest.mark.parametrize("page", ["many-machines", "team-server"])
+def test_the_page_works_to_its_last_line(page, tmp_path, checkout, own_ports):
+    with type_in(tmp_path, checkout, own_ports, is_installed=True) as terminal:
         follow_servers(terminal, page)
+
+
+@pytest.mark.needs_torch
+@pytest.mark.nightly
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: pip install 'envserve[ray]'")
+def test_the_page_of_ray_works_to_its_last_line(tmp_path, checkout, own_ports):
+    with of_ray(checkout) as env, type_in(tmp_path, env, own_ports, is_installed=True) as terminal:
+        follow_servers(terminal, "many-machines-ray")
+
+
+@contextlib.contextmanager
+def of_ray(variables):
+    """All variables of a shell in which a cluster of Ray may be started; it is ended afterwards."""
+    import ray_cluster
+    import ray_program
+
+    scratch = tempfile.mkdtemp(prefix="ray")  # the paths of its sockets must be short
+    env = {**variables, **ray_cluster.ENVIRON, "RAY_TMPDIR": scratch}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    try:
+        yield env
+    finally:
+        ray_program.stop(scratch)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", params=TORCH)
@@ -125,3 +158,17 @@ def test_a_page_of_servers_on_other_pythons(newcomer, own_ports, page):
     with type_in(clone, env, own_ports) as terminal:
         terminal.type(". .venv/bin/activate", [])
         follow_servers(terminal, page)
+
+
+@pytest.mark.nightly
+def test_the_page_of_ray_on_other_pythons(newcomer, own_ports):
+    clone, env = newcomer
+    with of_ray(env) as of_cluster:
+        of_cluster["PYTHONPATH"] = str(SUPPORT)
+        with type_in(clone, of_cluster, own_ports) as terminal:
+            terminal.type(". .venv/bin/activate", [])
+            terminal.type("pip install -q -e '.[ray]' pytest", [])  # which the program below needs
+            # Ray's own program would end the clusters of others on this machine, too.
+            program = clone / ".venv" / "bin" / "ray"
+            program.write_text(f'#!/bin/sh\nexec {program.with_name("python")} {SUPPORT}/ray_program.py "$@"\n')
+            follow_servers(terminal, "many-machines-ray")

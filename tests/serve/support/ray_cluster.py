@@ -51,7 +51,6 @@ class RayHosts:
         # Else each of its processes would compile all of Ray.
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         import ray
-        from ray._private import node, services, utils
         from ray.cluster_utils import Cluster
 
         self.ray, self.directory, self.cpus = ray, directory, cpus
@@ -63,10 +62,7 @@ class RayHosts:
             "fleet": f"ray:{directory}/keeper",
             "poll_s": 0.2,
         }
-        services.get_node = functools.partial(_ask_patiently, services.get_node)
-        services.start_raylet = functools.partial(_start_without_waiting, services.start_raylet)
-        node.Node.start_api_server = lambda *_, **__: None
-        utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
+        be_patient()
         (self.port,) = free_ports(1)
         self.cluster = Cluster()
 
@@ -82,8 +78,7 @@ class RayHosts:
     def add(self, name: str):
         """Start a raylet."""
         env = {"SERVE_FLEET_HOST": name, "SERVE_STORE": str(self.store(name))}
-        (port,) = free_ports(1)
-        return self.cluster.add_node(num_cpus=self.cpus, env_vars=env, runtime_env_agent_port=port, **SMALL)
+        return self.cluster.add_node(num_cpus=self.cpus, env_vars=env, **SMALL)
 
     def run(self, replicas: int, wait: bool = True, **settings: object) -> None:
         """Deploy, or scale what is deployed."""
@@ -172,10 +167,21 @@ class RayHosts:
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
+def be_patient() -> None:
+    """Change what Ray gives up after seconds, and what it starts that takes a whole core for half a minute."""
+    from ray._private import node, services, utils
+
+    services.get_node = functools.partial(_ask_patiently, services.get_node)
+    services.start_raylet = functools.partial(_start_without_waiting, services.start_raylet)
+    node.Node.start_api_server = lambda *_, **__: None
+    utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
+
+
 def _start_without_waiting(start, *arguments, **keywords):
     """A raylet waits 15 seconds, and dies, for two interpreters that write down where they listen."""
     import ray._raylet
 
+    (keywords["runtime_env_agent_port"],) = free_ports(1)
     if hasattr(ray._raylet, "persist_port"):
         node_id, session = arguments[2], arguments[11]
         ports = dict.fromkeys(("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port"), -1)
