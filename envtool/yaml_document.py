@@ -129,21 +129,18 @@ class YamlDocument:
                 raise _UnusableError(key_node, "expected a text as key")
             if key_node.tag == _MERGE:
                 # The earlier of several counts, and what the mapping has itself before all. Source: YAML merge keys.
-                for each in self._merged(loader, value_node):
-                    merged = {**each, **merged}
+                nodes = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                values = [self._convert(loader, each) for each in nodes]
+                if not all(isinstance(each.data, dict) for each in values):
+                    raise _UnusableError(value_node, "expected a mapping or a list of mappings after <<")
+                for each in values:
+                    merged = {**each.data, **merged}
                 continue
             key = str(key_node.value)
             if key in own:
                 self.issue(key_node.start_mark.line + 1, f"key {key!r} appears twice")
             own[key] = self._convert(loader, value_node)
         return {**merged, **own}
-
-    def _merged(self, loader: Any, node: yaml.Node) -> list[dict[str, Value]]:
-        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        values = [self._convert(loader, each) for each in nodes]
-        if not all(isinstance(each.data, dict) for each in values):
-            raise _UnusableError(node, "expected a mapping or a list of mappings after <<")
-        return [each.data for each in values]
 
     def issue(self, line: int, message: str) -> None:
         """Note something wrong in a line, and go on."""

@@ -161,7 +161,16 @@ def open_bundle(path: Path) -> Bundle:
     """Look at a bundle of either form. Raises BundleError if it is not whole, or holds what its manifest lacks."""
     try:
         places = _in_directory(path) if path.is_dir() else _in_file(path)
-        found = _read(path, places)
+        if MANIFEST not in places or places[MANIFEST].size_bytes > _LARGEST_MANIFEST_BYTES:
+            raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", "envtool bundle create makes bundles")
+        texts = {}
+        for name in (MANIFEST, SIGNATURE):
+            if name in places:
+                with places[name].open() as file:
+                    texts[name] = file.read(places[name].size_bytes)
+        manifest = parse(texts[MANIFEST], str(path))
+        rest = {name: place for name, place in places.items() if name not in texts}
+        found = Bundle(path, texts[MANIFEST], manifest, texts.get(SIGNATURE), rest)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}", _DAMAGED_HINT) from error
     except tarfile.TarError as error:
@@ -169,19 +178,6 @@ def open_bundle(path: Path) -> Bundle:
     for problem in _differences(found):
         raise BundleError(f"{path} is damaged or altered: {problem}", _DAMAGED_HINT)
     return found
-
-
-def _read(path: Path, places: Mapping[str, Place]) -> Bundle:
-    if MANIFEST not in places or places[MANIFEST].size_bytes > _LARGEST_MANIFEST_BYTES:
-        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}", "envtool bundle create makes bundles")
-    texts = {}
-    for name in (MANIFEST, SIGNATURE):
-        if name in places:
-            with places[name].open() as file:
-                texts[name] = file.read(places[name].size_bytes)
-    manifest = parse(texts[MANIFEST], str(path))
-    rest = {name: place for name, place in places.items() if name not in texts}
-    return Bundle(path, texts[MANIFEST], manifest, texts.get(SIGNATURE), rest)
 
 
 def _differences(bundle: Bundle) -> Iterator[str]:

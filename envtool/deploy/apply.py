@@ -49,7 +49,14 @@ def apply(
     """Bring a service to a lock. Raises DeployError if the release is not healthy; what served before serves."""
     with root.locked():
         gunicorn_handover.settle(root)
-        _write_scripts(root.path, root.start, wishes.app)
+        # Write the start script and the settings of gunicorn, once: from then on they are the user's.
+        for name, path in (("gunicorn", root.start), ("gunicorn-conf", root.path / "gunicorn.conf.py")):
+            if path.exists():
+                continue
+            template, values = find_kind(name), {"root": str(root.path), "app": wishes.app}
+            write_atomically(path, render(template, {each.name: values[each.name] for each in template.variables}))
+            if path == root.start:
+                path.chmod(0o755)
         release = _make(root, request, release_directory.take(root, wishes.app_dir), cache, display)
         outcome = _put_in_place(root, release, wishes, display)
         if outcome.is_changed or release.digest not in root.order():
@@ -75,17 +82,6 @@ def roll_back(root: ReleaseDirectory, digest: str | None, wishes: ApplyOptions, 
             if position == 0:
                 raise DeployError("there is no release before the current one", "envtool deploy status shows them")
         return _put_in_place(root, releases[found[0]], wishes, display)
-
-
-def _write_scripts(root: Path, start: Path, app: str) -> None:
-    """Write the start script and the settings of gunicorn, once: from then on they are the user's."""
-    for name, path in (("gunicorn", start), ("gunicorn-conf", root / "gunicorn.conf.py")):
-        if path.exists():
-            continue
-        template, values = find_kind(name), {"root": str(root), "app": app}
-        write_atomically(path, render(template, {each.name: values[each.name] for each in template.variables}))
-        if path == start:
-            path.chmod(0o755)
 
 
 def _make(

@@ -277,19 +277,16 @@ class _Taking:
         try:
             for path in self._paths:
                 if self._made.entries[path].kind == "link":
-                    links[path] = self._link(path)
+                    target = os.fsencode((self._made.prefix / path).readlink())
+                    if PREFIX_TEXT in target:
+                        raise _UnclearError(path)
+                    links[path] = os.fsdecode(target.replace(self._prefix, PREFIX_TEXT))
                 elif (file := self._file(path, self._made.entries[path])) is not None:
                     files.append(file)
         finally:
             os.close(self._pack)
         record = self._record(self._meta) if self._meta is not None else None
         return CacheEntry(tuple(files), links, record, pack_sha256=self._digest.hexdigest())
-
-    def _link(self, path: str) -> str:
-        target = os.fsencode((self._made.prefix / path).readlink())
-        if PREFIX_TEXT in target:
-            raise _UnclearError(path)
-        return os.fsdecode(target.replace(self._prefix, PREFIX_TEXT))
 
     def _file(self, path: str, entry: Entry) -> StoredFile | None:
         source = self._made.prefix / path

@@ -99,19 +99,16 @@ class Prefix:
             return State.FOREIGN
         # Looked at before the marks: another envtool may be at work, and what it put here has a mark from before the
         # first file until after the receipt.
-        is_empty = self._is_empty()
+        inside = {path.name for path in self.path.iterdir()} - {self.meta.name}
+        # The lock, the mark, and what a mark is written to before it has its name.
+        marks = (self._lock.name, self._mark.name, f".{self._mark.name}.")
+        known = not self.meta.exists() or all(each.name.startswith(marks) for each in self.meta.iterdir())
+        is_empty = known and not inside
         if self._mark.exists():
             return State.INCOMPLETE
         if self._receipt.exists():
             return State.WHOLE
         return State.EMPTY if is_empty else State.FOREIGN
-
-    def _is_empty(self) -> bool:
-        inside = {path.name for path in self.path.iterdir()} - {self.meta.name}
-        # The lock, the mark, and what a mark is written to before it has its name.
-        marks = (self._lock.name, self._mark.name, f".{self._mark.name}.")
-        known = not self.meta.exists() or all(each.name.startswith(marks) for each in self.meta.iterdir())
-        return known and not inside
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -138,7 +138,14 @@ def parse(path: Path, text: str) -> Source:
         return Source(path, issues=(Issue(f"{path}:1", what),))
     document = YamlDocument(str(path), text)
     top = document.mapping(document.root, "the file")
-    warnings = _unknown_keys(document, top)
+    # What is said of keys that are none: CEP 24 wants them ignored; one that looks like ours is an issue (ADR 15).
+    warnings = []
+    for key, value in top.items():
+        close = get_close_matches(key.replace("_", "-").lower(), _KEYS, 1, _LOOKS_ALIKE)
+        if key not in _KEYS and close:
+            document.issue(value.line, f"unknown key {key!r} in the file; did you mean {close[0]}?")
+        elif key not in _KEYS:
+            warnings.append(Issue(f"{document.name}:{value.line}", f"the key {key!r} is unknown and ignored"))
     if not document.issues and not top:
         document.issue(1, "the file is empty; it needs at least channels and dependencies")
     if not top:
@@ -149,10 +156,13 @@ def parse(path: Path, text: str) -> Source:
     category = document.string(top.get("category"), "category") or "main"
     if not _CATEGORY.fullmatch(category):
         document.issue(top["category"].line, f"category {category!r} may have letters, digits, and - _ . between them")
+    variables = _scalars(document, top.get("variables"), "variables")
+    problems = ((line.place, variable_problem(name, line.text)) for name, line in variables.items())
+    document.issues += [Issue(place, problem) for place, problem in problems if problem]
     return Source(
         path=path, name=_name(document, top.get("name")), channels=_channels(document, top.get("channels")),
         has_channels="channels" in top, platforms=_platforms(document, top.get("platforms")), category=category,
-        variables=_variables(document, top.get("variables")),
+        variables=variables,
         pip_repositories=tuple(_urls(document, top.get("pip-repositories"), "pip-repositories")),
         allows_default_index=_truth(document, top.get("allow-pypi-requests"), "allow-pypi-requests"),
         exclude_newer=Line(str(newer.data), f"{path}:{newer.line}") if newer and newer.data is not None else None,
@@ -162,18 +172,6 @@ def parse(path: Path, text: str) -> Source:
         sections={platform: _section(document, text, platform) for platform in PLATFORMS},
         issues=tuple(document.issues), warnings=tuple(warnings),
     )  # fmt: skip
-
-
-def _unknown_keys(document: YamlDocument, top: Mapping[str, Value]) -> list[Issue]:
-    """What is said of keys that are none: CEP 24 wants them ignored; one that looks like ours is an issue (ADR 15)."""
-    warnings = []
-    for key, value in top.items():
-        close = get_close_matches(key.replace("_", "-").lower(), _KEYS, 1, _LOOKS_ALIKE)
-        if key not in _KEYS and close:
-            document.issue(value.line, f"unknown key {key!r} in the file; did you mean {close[0]}?")
-        elif key not in _KEYS:
-            warnings.append(Issue(f"{document.name}:{value.line}", f"the key {key!r} is unknown and ignored"))
-    return warnings
 
 
 def _name(document: YamlDocument, value: Value | None) -> str | None:
@@ -230,13 +228,6 @@ def _package_names(document: YamlDocument, value: Value | None, what: str) -> tu
 def _scalars(document: YamlDocument, value: Value | None, what: str) -> dict[str, Line]:
     at = document.mapping(value, what)
     return {name: Line(text, f"{document.name}:{at[name].line}") for name, text in document.scalars(value, what)}
-
-
-def _variables(document: YamlDocument, value: Value | None) -> dict[str, Line]:
-    found = _scalars(document, value, "variables")
-    problems = ((line.place, variable_problem(name, line.text)) for name, line in found.items())
-    document.issues += [Issue(place, problem) for place, problem in problems if problem]
-    return found
 
 
 def _section(document: YamlDocument, text: str, platform: str) -> Section:

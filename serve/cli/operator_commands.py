@@ -168,7 +168,7 @@ def store(operations: Operations) -> Answer:
     \b
       python -m serve store
     """
-    occupants, free_bytes = operations.occupants(), operations.free_bytes()
+    occupants, free_bytes = operations.occupants(), operations.store.free_bytes()
     facts = {"free_bytes": free_bytes, "checkpoints": [asdict(occupant) for occupant in occupants]}
     return facts, formatting.store_as_text(occupants, free_bytes)
 

@@ -97,7 +97,7 @@ def bom(
 
 
 def _find(root: Path | None, model: str | None, generation: int | None) -> Entry:
-    entries = Operations(root or settings_of(model).store).generations()
+    entries = Operations(root or settings_of(model).store).ledger.read()
     found = [entry for entry in entries if generation in (None, entry.generation)]
     if not found:
         raise OperationError(f"generation {generation or 1}: expected in the ledger, found none", hint="serve history")

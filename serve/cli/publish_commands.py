@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from serve.cli.options import PATH, answer, json_option, model_option, settings_of
-from serve.publishing.publish import Extras, Published
+from serve.publishing.publish import Extras
 from serve.publishing.publish import publish as publish_checkpoint
 
 
@@ -67,18 +67,14 @@ def publish(file: Path, directory: str, name: str | None, version: str | None, a
       python -m serve publish weights.pth --to checkpoints --metric accuracy=0.93 --sign trainer.key
     """
     published = publish_checkpoint(file, directory, name, version, Extras(**extras))
-    answer(as_json, asdict(published), _describe(published, extras["generation"]))
-
-
-def _describe(published: Published, generation: int) -> str:
     lines = [f"published {published.checkpoint}", f"  version {published.version}", f"  sha256  {published.sha256}"]
     lines += [f"  {note}" for note in published.notes]
-    if published.generation != generation:
+    if published.generation != extras["generation"]:
         lines.append(f"  generation {published.generation}, to outrank what is beside it")
     if published.outranked_by is not None:
         lines.append(f"  it will not come live: {published.outranked_by} beside it states a higher generation")
         lines.append("  hint: give a higher --generation, or none")
-    return "\n".join(lines)
+    answer(as_json, asdict(published), "\n".join(lines))
 
 
 @click.command()

@@ -76,5 +76,5 @@ def carry_out(operations: Operations, action: str, body: bytes) -> Response:
     elif action == "unpin":
         given = {"was_pinned": operations.unpin()}
     else:
-        operations.look()
+        operations.coordinator.wake()
     return succeed({"action": action, **given})._replace(status=202)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Union
 
-from serve.gateway import admin, monitoring, oip_repository, openapi
+from serve.gateway import admin, health, monitoring, oip_repository, openapi
 from serve.http.messages import Response, Route
 from serve.inference.prediction import Prediction, Registry
 from serve.protocols import oip, tfserving, torchserve
@@ -32,11 +32,11 @@ PREDICTION_ROUTES: tuple[PredictionRoute, ...] = (
 
 ROUTES: tuple[AnyRoute, ...] = (
     *PREDICTION_ROUTES,
-    Route("GET", "/livez", monitoring.livez),
-    Route("GET", "/healthz", monitoring.livez),
-    Route("GET", "/readyz", monitoring.readyz),
-    Route("GET", "/model", monitoring.model),
-    Route("GET", "/model/<name>", monitoring.model),
+    Route("GET", "/livez", health.livez),
+    Route("GET", "/healthz", health.livez),
+    Route("GET", "/readyz", health.readyz),
+    Route("GET", "/model", health.model),
+    Route("GET", "/model/<name>", health.model),
     Route("GET", "/openapi.json", openapi.handler(lambda: ROUTES)),
     Route("GET", "/metrics", monitoring.metrics),
     Route("GET", "/", monitoring.page),
@@ -44,8 +44,8 @@ ROUTES: tuple[AnyRoute, ...] = (
     Route("GET", "/status.json", monitoring.status_json),
     Route("GET", "/admin", admin.check_token),
     Route("POST", "/admin/models/<name>/<action>", admin.order),
-    Route("GET", "/v2/health/live", monitoring.livez),
-    Route("GET", "/v2/health/ready", monitoring.readyz),
+    Route("GET", "/v2/health/live", health.livez),
+    Route("GET", "/v2/health/ready", health.readyz),
     Route("GET", "/v2/models/stats", oip_repository.statistics),
     Route("GET", "/v2/models/<name>/stats", oip_repository.statistics),
     Route("GET", "/v2/models/<name>/versions/<version>/stats", oip_repository.statistics),

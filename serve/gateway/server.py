@@ -66,7 +66,7 @@ class Server(Registry):
         nothing there is nothing to wait for, and requests are answered so. `is_wanted` is asked ten times a second."""
         until_s = time.monotonic() + self.settings.boot_wait_s
         for instance in self.instances:
-            while is_wanted() and time.monotonic() < until_s and not instance.reloader.wait_until_booted(0.1):
+            while is_wanted() and time.monotonic() < until_s and not instance.reloader.booted.wait(0.1):
                 continue
         return all(instance.can_answer for instance in self.instances)
 

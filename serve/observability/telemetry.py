@@ -105,7 +105,7 @@ class Telemetry:
             operations, status = self._examine(name)
             workers |= {row.pid for row in status.workers}
             whose = ModelLabel(instance.settings.name, instance.settings.label)
-            generations = operations.generations() if operations else []
+            generations = operations.ledger.read() if operations else []
             if instance.committer is not None:
                 yield Reading("envserve_fleet_out", whose._asdict(), instance.is_cut_off)
             yield from read_model(whose, status, generations, unserved_s(instance.reloader.status.unserved_ns, status))

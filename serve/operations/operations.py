@@ -82,37 +82,33 @@ class Operations:
         if not root.is_dir():
             hint = "start the server once, or name its store with --store or SERVE_STORE"
             raise OperationError(f"{root}: expected the store of a server, found nothing", hint)
-        self._store = Store(root)
-        self._ledger = Ledger(self._store)
+        self.store = Store(root)
+        self.ledger = Ledger(self.store)
         self._operator_requests = OperatorRequests(root)
         self._quarantine, self._unserved = Quarantine(root), Unserved(root)
         self._journal = Journal(root)
         self._board: EvidenceBoard | None = None
-        self._coordinator = Coordinator(root, self._ledger, 0.0)
+        self.coordinator = Coordinator(root, self.ledger, 0.0)
         self._changed = changed_tensors(root)
 
     def status(self) -> Status:
         """Look at what is served."""
-        rows, committed = self._coordinator.membership.survey().alive.values(), self._ledger.last()
+        rows, committed = self.coordinator.membership.survey().alive.values(), self.ledger.last()
         number = committed.generation if committed is not None else 0
         changed = [one.tensor for one in self._changed.read().values() if one.generation == number]
         return Status(
             committed=committed, workers=tuple(sorted(rows, key=lambda row: row.pid)),
-            proposal=self._coordinator.open_proposal(), pin=self._operator_requests.pin(),
+            proposal=self.coordinator.open_proposal(), pin=self._operator_requests.pin(),
             quarantine=tuple(self._quarantine.records()), unserved=tuple(self._unserved.notes()),
             changed_tensors=tuple(sorted(changed)), probation=self._probation(), drift=self._drift(),
-            is_short=committed is not None and self._coordinator.shared_state.untried == number,
+            is_short=committed is not None and self.coordinator.shared_state.untried == number,
         )  # fmt: skip
-
-    def generations(self) -> list[Entry]:
-        """Return all generations, the oldest first."""
-        return self._ledger.read()
 
     def history(self, most: int | None = None) -> list[Past]:
         """Return generations, the newest first."""
         from serve.operations import timeline  # status needs none of it
 
-        root, entries = self._store.root, self._ledger.read()
+        root, entries = self.store.root, self.ledger.read()
         events = self._journal.read(_MOST_EVENTS, timeline.NAMES)[::-1]
         beside = {label: Journal(root.with_name(f"{root.name}@{label}")) for label in (CANARY, SHADOW)}
         trials = {label: journal.read(_MOST_EVENTS, ["promoted"]) for label, journal in beside.items()}
@@ -121,7 +117,7 @@ class Operations:
             for number in {event.get("generation", 0), timeline.previous_of(event)}:
                 about.setdefault(number, []).append(event)
         found = [
-            timeline.describe(one, self._store.has(one.sha256), about.get(one.generation, ()), trials)
+            timeline.describe(one, self.store.has(one.sha256), about.get(one.generation, ()), trials)
             for one in entries[::-1][:most]
         ]
         board = self._open_board()
@@ -140,12 +136,12 @@ class Operations:
         if missing or len(wanted) < 2:
             hint = f"known are: {', '.join(map(str, sorted(known))) or 'none'}"
             raise OperationError(f"expected two generations, found no {' and no '.join(missing) or 'two'}", hint=hint)
-        return timeline.compare(known[wanted[0]], known[wanted[1]], self._store)
+        return timeline.compare(known[wanted[0]], known[wanted[1]], self.store)
 
     def _probation(self) -> OnProbation | None:
-        shared_state = self._coordinator.shared_state
+        shared_state = self.coordinator.shared_state
         number, way_back = shared_state.on_trial, shared_state.kept
-        kept = self._ledger.find(way_back)
+        kept = self.ledger.find(way_back)
         if not number or number != shared_state.committed or kept is None:
             return None
         board = self._open_board()
@@ -157,33 +153,33 @@ class Operations:
         return OnProbation(number, way_back, kept.size_bytes, seconds, evidence.answers, bad)
 
     def _drift(self) -> Drift | None:
-        last, board = self._ledger.read()[-2:], self._open_board()
+        last, board = self.ledger.read()[-2:], self._open_board()
         if not last or board is None:
             return None
         found = board.read_drift(last[-1].generation, last[0].generation if len(last) > 1 else 0)
         return found if found.spreads else None
 
     def _open_board(self) -> EvidenceBoard | None:
-        if self._board is None and (self._store.root / BOARD).exists():
-            self._board = EvidenceBoard(self._store.root)
+        if self._board is None and (self.store.root / BOARD).exists():
+            self._board = EvidenceBoard(self.store.root)
         return self._board
 
     def rollback(self, version: str | None) -> Rollback:
         """Order an older version as a new generation, at once where no worker is alive; raises `OperationError`."""
         target = self._choose(version)
-        if (self._store.root / FLEET_LOCK).exists() and not self._coordinator.membership.survey().alive:
+        if (self.store.root / FLEET_LOCK).exists() and not self.coordinator.membership.survey().alive:
             hint = "start the server, or roll back on another host of the fleet"
             raise OperationError("this host is of a fleet, and its server is down", hint=hint)
         order = self._operator_requests.order_rollback(target)
-        self._coordinator.commit_alone(order.propose(target))
-        self._coordinator.wake()
+        self.coordinator.commit_alone(order.propose(target))
+        self.coordinator.wake()
         return order
 
     def wait_for(self, order: Rollback, timeout_s: float) -> Entry:
         """Return the generation of a rollback once it is live; raises `OperationError` where it does not become so."""
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
-            for entry in reversed(self._ledger.read()):
+            for entry in reversed(self.ledger.read()):
                 if entry.fingerprint == order.fingerprint:
                     return entry
             for record in self._quarantine.records():
@@ -203,7 +199,7 @@ class Operations:
     def unpin(self) -> bool:
         """Allow automatic moves again, and return whether they were stopped."""
         was_pinned = self._operator_requests.unpin()
-        self._coordinator.wake()
+        self.coordinator.wake()
         return was_pinned
 
     def retry(self, wanted: str | None) -> list[Record]:
@@ -213,12 +209,12 @@ class Operations:
             known = ", ".join(sorted(record.name for record in self._quarantine.records())) or "none"
             said = f"expected a checkpoint that was refused, found {wanted}"
             raise OperationError(said, hint=f"refused checkpoints: {known}")
-        self._coordinator.wake()
+        self.coordinator.wake()
         return lifted
 
     def occupants(self) -> list[Occupant]:
         """Return what occupies the store, and why, the largest first."""
-        entries, proposal, reasons = self._ledger.read(), self._coordinator.open_proposal(), {}
+        entries, proposal, reasons = self.ledger.read(), self.coordinator.open_proposal(), {}
         for record in self._quarantine.records():
             again = "to be tried again" if record.retry_at_s is not None else "not to be tried again"
             reasons[record.subject] = f"{record.name} was refused ({record.code}), {again}"
@@ -229,42 +225,34 @@ class Operations:
             reasons[proposal.entry.sha256] = f"{proposal.entry.name} is being prepared"
         found = [
             Occupant(name, size_bytes, reasons.get(name, "being copied" if name.endswith(".part") else "a candidate"))
-            for name, size_bytes in self._store.entries().items()
+            for name, size_bytes in self.store.entries().items()
         ]
         return sorted(found, key=lambda occupant: -occupant.size_bytes)
-
-    def free_bytes(self) -> int:
-        """Return how much room the store's disk has."""
-        return self._store.free_bytes()
 
     def verify_live(self, timeout_s: float) -> list[Checked]:
         """Have each worker compare the weights in its memory with their checkpoint; raises `OperationError`."""
 
         def living() -> set[int]:
-            return {row.pid for row in self._coordinator.membership.survey().alive.values()}
+            return {row.pid for row in self.coordinator.membership.survey().alive.values()}
 
-        return ask_workers(self._operator_requests, living, self._coordinator.wake, timeout_s)
-
-    def look(self) -> None:
-        """Have the workers look at the watched place now."""
-        self._coordinator.wake()
+        return ask_workers(self._operator_requests, living, self.coordinator.wake, timeout_s)
 
     def _require_committed(self) -> Entry:
-        last = self._ledger.last()
+        last = self.ledger.last()
         if last is None:
             raise OperationError("expected a committed generation, found none", hint="first: python -m serve publish")
         return last
 
     def _choose(self, version: str | None) -> Entry:
         last = self._require_committed()
-        older = [entry for entry in reversed(self._ledger.read()) if not entry.has_same_content(last)]
+        older = [entry for entry in reversed(self.ledger.read()) if not entry.has_same_content(last)]
         fitting = [entry for entry in older if version in (None, entry.version)]
         if not fitting:
-            kept = sorted({entry.version for entry in older if self._store.has(entry.sha256)})
+            kept = sorted({entry.version for entry in older if self.store.has(entry.sha256)})
             what = "an older version" if version is None else f"version {version} among the older ones"
             hint = "can be rolled back to: " + (", ".join(kept) or "nothing")
             raise OperationError(f"expected {what}, found none; committed is version {last.version}", hint)
-        if not self._store.has(fitting[0].sha256):
+        if not self.store.has(fitting[0].sha256):
             said = f"version {fitting[0].version}: its checkpoint is not in the store any more"
             raise OperationError(said, hint="publish it again, and raise keep")
         return fitting[0]

@@ -217,7 +217,13 @@ class MlflowTarget:
             named = Path(directory) / name
             named.symlink_to(source.absolute())
             self._client.log_artifact(run_id, str(named), place)
-            version = self._register(f"{run.info.artifact_uri}/{place}", run_id)
+            try:
+                self._client.get_registered_model(self._name)
+            except Exception as error:  # MLflow's own; which one it is, is in its code
+                if getattr(error, "error_code", None) not in mlflow_registry.MISSING:
+                    raise
+                self._client.create_registered_model(self._name)
+            version = self._client.create_model_version(self._name, f"{run.info.artifact_uri}/{place}", run_id).version
             more = {"version": str(version), **mlflow_registry.describe(self._name, version, run_id)}
             marker = named.with_name(name + MARKER_SUFFIX)
             marker.write_bytes(write_marker(rank, {**more, "metrics": mlflow_registry.metrics_of(run)}))
@@ -238,15 +244,6 @@ class MlflowTarget:
         created = self._client.create_experiment(name) if name and known is None else None
         experiment = known.experiment_id if known else created or os.environ.get("MLFLOW_EXPERIMENT_ID", "0")
         return self._client.create_run(experiment), True
-
-    def _register(self, artifacts: str, run_id: str) -> object:
-        try:
-            self._client.get_registered_model(self._name)
-        except Exception as error:  # MLflow's own; which one it is, is in its code
-            if getattr(error, "error_code", None) not in mlflow_registry.MISSING:
-                raise
-            self._client.create_registered_model(self._name)
-        return self._client.create_model_version(self._name, artifacts, run_id).version
 
 
 # Writes the text of a marker for a rank, with what the place states beside it.

@@ -143,7 +143,7 @@ class EvidenceBoard:
         return start
 
 
-_SUSPECTED_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4  # for a suspicion, a new generation, a slower one
+SUSPECTED_PAIRS, _FIRST_PAIRS, _MORE_PAIRS = 12, 3, 4  # for a suspicion, a new generation, a slower one
 _PAIRS_SHARE, _PAIRS_PAUSE_S = 0.002, 10.0  # of a worker's time, to look for a suspicion; the longest pause
 
 
@@ -208,10 +208,6 @@ class Guard:
         if self.board is not None:
             self.board.note_bad(self._row, generation, signal, int(is_bad))
             self.wake()
-
-    def suspect(self) -> None:
-        """Have the next runs compared with those of the generation before."""
-        self.pairs_wanted = _SUSPECTED_PAIRS
 
     def wants_pair(self, generation: int) -> bool:
         """Whether to time a run on both generations at one moment: the first ones, now and then, or on suspicion."""
@@ -279,7 +275,7 @@ class Watch:
             self._settled = decision.settle(evidence, self._rule)
             if now_s > self._suspect_at_s and decision.is_suspect(evidence, self._rule):
                 self._suspect_at_s = now_s + _SUSPICION_S
-                self._guard.suspect()
+                self._guard.pairs_wanted = SUSPECTED_PAIRS
             verdict = decision.decide(evidence, self._rule, now_s)
             if verdict.step is not decision.Step.WAIT:
                 self._trial.carry_out(number, verdict, evidence)

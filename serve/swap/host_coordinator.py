@@ -28,7 +28,7 @@ from pathlib import Path
 
 from serve import durable_files
 from serve.store.ledger import CHECKPOINT, PROMOTION, RETURN, Entry, Ledger, number
-from serve.swap.shared_state import Membership, SharedState
+from serve.swap.shared_state import Membership, Row, SharedState
 
 FLEET_LOCK = "fleet.lock"  # in the store of a host that takes part in a fleet
 _SURVEY_PAUSE_S = 0.05  # how often the kernel is asked who has died, while somebody is not prepared
@@ -97,7 +97,7 @@ class Coordinator:
                 lost = [row for row in survey.dead.values() if row.parent == os.getppid() and row not in died]
                 self.shared_state.crashes += len(lost)
             for index in survey.dead:
-                self.membership.clear(index)
+                self.shared_state.write_row(index, Row())
             if proposal is None or not died:
                 return None
             self.shared_state.worker_failures += len(died)

@@ -52,11 +52,7 @@ class Admission:
 
     def __init__(self, context: Context, needed: Callable[[], frozenset[str]]) -> None:
         self._context, self._needed = context, needed
-        self._is_stopping = False
-
-    def stop(self) -> None:
-        """Break off a copy that is under way; the worker ends."""
-        self._is_stopping = True
+        self.is_stopping = False  # then a copy that is under way is broken off; the worker ends
 
     def admit(self, loader: ModelLoader, candidate: Load) -> Admitted | Ignore | Wait:
         """Let a candidate in. Returns what may be made live; or what became of a candidate that may not."""
@@ -103,7 +99,7 @@ class Admission:
             return self._context.store.admit(candidate, self._needed)
         copying = BackgroundTask(lambda: self._context.store.admit(candidate, self._needed), "copy", _NICENESS)
         while not copying.wait(_LOOK_S):
-            if self._is_stopping:
+            if self.is_stopping:
                 raise CheckpointMovedError("the worker ends")
         return copying.take()
 
@@ -136,7 +132,7 @@ class Reloader:
         self._wake_up = FileEvents(watch, lambda text: context.log.emit("watching", how=text))
         self._is_stopping = threading.Event()
         self._last_fault: str | None = None
-        self._booted = threading.Event()
+        self.booted = threading.Event()  # the committed generation is live again or cannot be
         self._is_unloaded = self._has_more = False
         self._asked, self._heard, self._answered = 0, 0, 0
         self._outcome = ReloaderStatus("")
@@ -151,10 +147,6 @@ class Reloader:
         has_it = context.slot.live is not None and self._committer.is_joined
         return not has_it and bool(context.ledger.read()) and not context.operator_requests.is_unloaded()
 
-    def wait_until_booted(self, timeout_s: float) -> bool:
-        """Wait until the committed generation is live again or cannot be, and return whether it is so."""
-        return self._booted.wait(timeout_s)
-
     def run(self) -> None:
         """Boot, then look until `stop`; the body of the thread."""
         self.status = ReloaderStatus("the model class is being imported")
@@ -167,7 +159,7 @@ class Reloader:
             self._log.emit("stopped", reason=error.message, hint=error.hint)
             return
         finally:
-            self._booted.set()
+            self.booted.set()
         while not self._is_stopping.is_set():
             turn = self._committer.turn
             pause_s = self._look_safely(loader)
@@ -193,7 +185,7 @@ class Reloader:
     def stop(self) -> None:
         """Let the thread end after the present look."""
         self._is_stopping.set()
-        self._admission.stop()
+        self._admission.is_stopping = True
         self._committer.leave()
         self._wake_up.wake()
         with self._looked:

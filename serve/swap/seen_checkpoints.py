@@ -43,7 +43,7 @@ class SeenCheckpoints:
         self._withdrawn: str | None = None
         self._listed: Sequence[Listed] | None = None
         self._listed_under = 0
-        self._late: dict[Path, Listed] = {}
+        self.late: dict[Path, Listed] = {}  # the markers that came after what is live, though their rank is lower
         # The file of each checkpoint that was live, and the sha256 of its content, by its name.
         self._files: dict[str, tuple[Identity | None, str]] = {}
 
@@ -61,7 +61,7 @@ class SeenCheckpoints:
         for entry in committed:
             if entry.generation > known:
                 self.order = entry.order if self.order is None else max(self.order, entry.order)
-        self.answering, self._late = last, {}
+        self.answering, self.late = last, {}
         self._served = {entry.fingerprint for entry in committed if entry.has_same_content(last)}
         replaced = next((entry for entry in reversed(committed) if entry.cause == CHECKPOINT), None)
         is_rollback = last.cause != CHECKPOINT and replaced is not None and not replaced.has_same_content(last)
@@ -78,11 +78,11 @@ class SeenCheckpoints:
             self._listed_under = self.generation
             return
         there = {one.path: one.marker for one in listed}
-        self._late = {path: one for path, one in self._late.items() if there.get(path) == one.marker}
+        self.late = {path: one for path, one in self.late.items() if there.get(path) == one.marker}
         if self.order is not None:
             for one in self._find_new(listed, read_last):
                 if one.order < self.order:
-                    self._late[one.path] = one
+                    self.late[one.path] = one
         self._listed, self._listed_under = listed, self.generation
 
     def _find_new(self, listed: Sequence[Listed], read_last: Callable[[], Mapping[str, str] | None]) -> list[Listed]:
@@ -93,10 +93,6 @@ class SeenCheckpoints:
         # What came together with what is live was there before it, as far as anybody knows.
         is_known = self._listed_under == self.generation or any(one.order == self.order for one in self._listed)
         return [one for one in listed if before.get(one.path) != one.marker] if is_known else []
-
-    def late(self) -> list[Listed]:
-        """Return the markers that came after what is live, though their rank is lower."""
-        return list(self._late.values())
 
     def first_seen_s(self, seen: Observation) -> float:
         """When an observation that was recalled was first made, on the monotonic clock."""
@@ -256,7 +252,7 @@ def _find_outranked(look: Look) -> list[Note]:
     if answering is None or not look.source.is_directory:
         return []
     reason = "passed over: " + OUTRANKED.format(describe(answering))
-    for one in look.seen_checkpoints.late():
+    for one in list(look.seen_checkpoints.late.values()):
         with contextlib.suppress(FileNotFoundError):  # gone since the listing
             if not look.seen_checkpoints.is_live(look.source.look_at(one)):
                 found.append(_note(one.path.name, OUTRANKED_CODE, reason, one.marker, look.seen_checkpoints.generation))

@@ -107,14 +107,14 @@ class SharedState:
         """The cell of the commit word alone, for those who read it with every request."""
         return self.cells[_COMMITTED : _COMMITTED + 1]
 
-    def next_turn(self) -> None:
-        """Have the workers look."""
-        self.turn += 1
-
     @property
     def used_rows(self) -> int:
         """How many rows were ever used."""
         return min(self._used, ROWS)
+
+    def next_turn(self) -> None:
+        """Have the workers look."""
+        self.turn += 1
 
     def read_row(self, index: int) -> Row:
         """Read one worker's row."""
@@ -200,10 +200,6 @@ class Membership:
         """Change this worker's row."""
         if self._index is not None:
             self._shared_state.write_row(self._index, replace(self._shared_state.read_row(self._index), **changed))
-
-    def clear(self, index: int) -> None:
-        """Forget a dead worker."""
-        self._shared_state.write_row(index, Row())
 
     def _let_go(self) -> None:
         self._index = None

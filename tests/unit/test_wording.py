@@ -28,6 +28,15 @@ WORDINGS = {
     r"\btold\b": "reported",
     r"\bsays\b": "returns",
     r"\bis there a way to\b": "is the network reachable?",
+    # Chinese words for what docs/zh/reference/glossary.md calls otherwise.
+    "观察期|试用期": "考察期 (probation)",
+    "热替换|热更新|热切换": "替换 (swap)",
+    "门禁|道检查": "关卡 (gate)",
+    "(?<=[个有])worker|worker(?=[先们])": "工作进程 (worker)",
+    "账本|帐本": "台账 (ledger)",
+    "租用": "租约 (lease)",
+    "锁定文件": "锁文件 (lock)",
+    "金标准请求": "黄金请求 (golden request)",
 }
 FORBIDDEN = re.compile("|".join(WORDINGS), re.IGNORECASE)
 

@@ -146,18 +146,14 @@ def _ar_members(data: bytes, owner: str) -> Iterator[tuple[str, bytes]]:
 def _tar(parts: dict[str, bytes], stem: str, owner: str) -> Iterator[Entry]:
     for name, data in parts.items():
         if name.partition(".tar")[0] + ".tar" == stem:
-            return _tar_members(_decompress(name, data, owner), owner)
+            unpack: dict[str, Callable[[bytes], bytes]] = {
+                "": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress, ".zst": _decompress_zst,
+            }  # fmt: skip
+            ending = name.rpartition(".tar")[2]
+            if ending not in unpack:
+                raise ArchiveError(f"{owner} is packed in a way that is not known: {name}")
+            return _tar_members(unpack[ending](data), owner)
     raise ArchiveError(f"{owner} has no member {stem}")
-
-
-def _decompress(name: str, data: bytes, owner: str) -> bytes:
-    unpack: dict[str, Callable[[bytes], bytes]] = {
-        "": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress, ".zst": _decompress_zst,
-    }  # fmt: skip
-    ending = name.rpartition(".tar")[2]
-    if ending not in unpack:
-        raise ArchiveError(f"{owner} is packed in a way that is not known: {name}")
-    return unpack[ending](data)
 
 
 def _decompress_zst(data: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -84,15 +85,21 @@ def test_the_page_works_to_its_last_line(page, tmp_path, checkout, own_ports):
 @pytest.mark.nightly
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: pip install 'envserve[ray]'")
 def test_the_page_of_ray_works_to_its_last_line(tmp_path, checkout, own_ports):
+    with of_ray(checkout) as env, type_in(tmp_path, env, own_ports, is_installed=True) as terminal:
+        follow_servers(terminal, "many-machines-ray")
+
+
+@contextlib.contextmanager
+def of_ray(variables):
+    """All variables of a shell in which a cluster of Ray may be started; it is ended afterwards."""
     import ray_cluster
     import ray_program
 
     scratch = tempfile.mkdtemp(prefix="ray")  # the paths of its sockets must be short
-    env = {**checkout, **ray_cluster.ENVIRON, "RAY_TMPDIR": scratch}
+    env = {**variables, **ray_cluster.ENVIRON, "RAY_TMPDIR": scratch}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     try:
-        with type_in(tmp_path, env, own_ports, is_installed=True) as terminal:
-            follow_servers(terminal, "many-machines-ray")
+        yield env
     finally:
         ray_program.stop(scratch)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -151,3 +158,17 @@ def test_a_page_of_servers_on_other_pythons(newcomer, own_ports, page):
     with type_in(clone, env, own_ports) as terminal:
         terminal.type(". .venv/bin/activate", [])
         follow_servers(terminal, page)
+
+
+@pytest.mark.nightly
+def test_the_page_of_ray_on_other_pythons(newcomer, own_ports):
+    clone, env = newcomer
+    with of_ray(env) as of_cluster:
+        of_cluster["PYTHONPATH"] = str(SUPPORT)
+        with type_in(clone, of_cluster, own_ports) as terminal:
+            terminal.type(". .venv/bin/activate", [])
+            terminal.type("pip install -q -e '.[ray]' pytest", [])  # which the program below needs
+            # Ray's own program would end the clusters of others on this machine, too.
+            program = clone / ".venv" / "bin" / "ray"
+            program.write_text(f'#!/bin/sh\nexec {program.with_name("python")} {SUPPORT}/ray_program.py "$@"\n')
+            follow_servers(terminal, "many-machines-ray")

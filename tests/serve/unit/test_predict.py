@@ -8,7 +8,7 @@ import threading
 import pytest
 from predictors import Times, go_live, make_server
 
-from serve.gateway.monitoring import livez, model, readyz
+from serve.gateway.health import livez, model, readyz
 from serve.http.messages import Request
 from serve.inference.prediction import complete
 from serve.model.slot import GIVEN_UP

@@ -14,7 +14,7 @@ from serve.errors import InputError
 from serve.http.messages import Response
 from serve.inference.prediction import RETRIED, Prediction, complete
 from serve.model.slot import Generation, Slot
-from serve.rollout.evidence_board import EvidenceBoard, Guard
+from serve.rollout.evidence_board import SUSPECTED_PAIRS, EvidenceBoard, Guard
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import RETURN, ROLLBACK, Entry, Ledger
 from serve.swap.host_coordinator import Coordinator, ProposalState
@@ -389,5 +389,5 @@ def test_pairs_are_run_first_then_now_and_then_and_more_where_one_was_slower(tmp
     assert not guard.wants_pair(2)
     guard.note_run(3, 1, 1, 1.0)  # a request would wait for too long
     assert not guard.wants_pair(3)
-    guard.suspect()
+    guard.pairs_wanted = SUSPECTED_PAIRS
     assert guard.wants_pair(3)
