@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import operator
 import os
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -38,7 +37,25 @@ _FREE: AbstractContextManager[Any] = contextlib.nullcontext()
 
 def to_lists(raw: Any) -> object:
     """Turn what a module gave into what JSON can hold."""
-    return _map(raw, operator.methodcaller("tolist"))
+    return _map(raw, _to_list)
+
+
+def _to_list(part: Any) -> object:
+    try:
+        return part.tolist()
+    except (RuntimeError, TypeError):  # sparse, quantized and nested tensors have no lists of their own
+        return [_to_list(row) for row in part.unbind()] if part.is_nested else _to_plain(part).tolist()
+
+
+def _to_plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the numbers of a tensor as one that NumPy has something for: dense, in its types."""
+    tensor = tensor.detach()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    is_unknown = tensor.dtype == torch.bfloat16 or "float8" in str(tensor.dtype)
+    return (tensor.float() if is_unknown else tensor).cpu().resolve_conj().resolve_neg().contiguous()
 
 
 def _map(raw: Any, change: Callable[[Any], Any]) -> Any:
@@ -103,9 +120,13 @@ def _to_array(name: str, part: Any) -> numpy.ndarray[Any, Any]:
         return part
     if not isinstance(part, torch.Tensor):
         raise ValueError(f"{name}: expected a tensor, found {type(part).__name__}")
-    # NumPy has nothing for bfloat16 and the float8 types.
-    tensor = part.float() if part.dtype == torch.bfloat16 or "float8" in str(part.dtype) else part
-    array: numpy.ndarray[Any, Any] = tensor.detach().cpu().contiguous().numpy()
+    array: numpy.ndarray[Any, Any]
+    try:
+        array = part.detach().cpu().contiguous().numpy()
+    except (RuntimeError, TypeError):
+        if part.is_nested:
+            raise ValueError(f"{name}: expected rows of one length, found a nested tensor") from None
+        array = _to_plain(part).numpy()
     return array
 
 

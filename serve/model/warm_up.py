@@ -6,7 +6,6 @@ that tried it goes on serving the one it has."""
 from __future__ import annotations
 
 import ctypes
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from serve.errors import CheckpointError, TrialError
-from serve.model.answers import TEXT, ArrayForm, as_json, describe, differences
+from serve.model.answers import TEXT, ArrayForm, as_json, describe, differences, require_json
 from serve.model.slot import GIVEN_UP
 
 if TYPE_CHECKING:
@@ -98,8 +97,9 @@ def require_golden(place: int, golden: Golden, actual: object) -> None:
 def _answer(predictor: TorchPredictor, inputs: object, what: str = "example_inputs") -> str:
     with _blamed("warm-up", f"the warm-up with {what} failed: "):
         for _ in range(_RUNS):
-            outputs = json.loads(json.dumps(predictor.predict(inputs), allow_nan=False))
-    return describe(outputs)
+            outputs = predictor.predict(inputs)
+    require_json(outputs)
+    return describe(as_json(outputs))
 
 
 @contextmanager

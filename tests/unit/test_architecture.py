@@ -32,7 +32,7 @@ DOORS = {
     "jinja2": {"envtool/templates.py"},
     "opentelemetry": {"serve/observability/spans.py"},
     "prometheus_client": {"serve/metrics/metric_families.py"},
-    "ray": {"serve/fleet/ray_keys.py", "serve/ray_app.py"},
+    "ray": {"envtool/ray_plugin.py", "serve/fleet/ray_keys.py", "serve/ray_app.py"},
     "rattler": {"envtool/solve/conda_solver.py", "envtool/prefix/rattler.py", "envtool/channel/index.py"},
     "rich": {"envtool/console.py"},
     "subprocess": {"envtool/subprocesses.py", "serve/events/webhook.py", "serve/development/dev_server.py"},
@@ -135,7 +135,7 @@ STOREYS = {
     "envtool": """
         errors paths atomic_files console file_lock subprocesses scratch toml yaml_document templates fetch lockfile
         mirrors artifacts signing spec pypi wheels source_builds prefix package_cache verify install solve inspect_lock
-        export audit policy image channel bundle deploy doctor cli __main__
+        export audit policy image channel bundle deploy doctor cli ray_plugin __main__
     """,
     "serve": """
         errors durable_files codec http events checkpoint settings system policy source store rollout model swap fleet

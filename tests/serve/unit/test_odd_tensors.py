@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import types
 
 import pytest
@@ -18,6 +19,7 @@ from serve.model.request_state import (  # noqa: E402
     changed,
     snapshot,
 )
+from serve.model.torch_predictor import to_arrays, to_host, to_lists  # noqa: E402
 
 DTYPES = sorted({found for found in vars(torch).values() if isinstance(found, torch.dtype)}, key=str)
 WRITTEN = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
@@ -118,3 +120,40 @@ class Raising:
 def test_objects_that_raise_when_they_are_read_are_passed_over():
     keeper = Keeper(Raising())
     assert changed(snapshot(keeper, nn.Module()), snapshot(keeper, nn.Module())) == []
+
+
+NUMBERS = [[0.0, 1.5], [0.0, -2.0]]
+
+
+def answers_of():
+    """Tensors that hold `NUMBERS`, by what is odd about them."""
+    dense = torch.tensor(NUMBERS)
+    yield "dense", dense
+    yield "of training", dense.clone().requires_grad_()
+    yield from ((layout, getattr(dense, layout)()) for layout in LAYOUTS if "to_" in layout and hasattr(dense, layout))
+    yield "conjugate", torch.complex(torch.zeros(2, 2), -dense).conj().imag
+    yield "negative", (-dense)._neg_view()
+    yield "quantized", torch.quantize_per_tensor(dense, 0.5, 10, torch.quint8)
+    yield "transposed", dense.t().contiguous().t()
+    yield "float16", dense.half()
+    yield from (
+        (str(dtype), dense.to(dtype))
+        for dtype in DTYPES
+        if str(dtype) == "torch.bfloat16" or re.search(r"float8_e[45]", str(dtype))
+    )
+
+
+@pytest.mark.parametrize("tensor", [pytest.param(tensor, id=name) for name, tensor in answers_of()])
+def test_an_odd_answer_is_the_numbers_that_it_holds(tensor):
+    assert to_lists({"a": [tensor, None]}) == {"a": [NUMBERS, None]}
+    assert to_arrays({"a": tensor})["a"].tolist() == NUMBERS
+    assert to_host([tensor])[0].tolist() == NUMBERS
+
+
+def test_an_answer_of_rows_of_several_lengths_is_lists_and_no_array():
+    if not hasattr(torch, "nested"):
+        pytest.skip("this torch has no nested tensors")
+    nested = torch.nested.nested_tensor([torch.tensor([1.0]), torch.tensor([2.0, 3.0])])
+    assert to_lists(nested) == [[1.0], [2.0, 3.0]]
+    with pytest.raises(ValueError, match="expected rows of one length"):
+        to_arrays(nested)
