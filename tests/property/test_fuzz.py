@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from envserve import dsse
 from envtool.artifacts.conda_archive import read_info, read_payload
 from envtool.audit import osv
 from envtool.errors import EnvtoolError
 from envtool.image.layout import Layout
 from envtool.lockfile.conda_lock_v1 import format_lockfile, parse_lockfile
+from envtool.signing import dsse
 from envtool.spec.environment_yml import parse as parse_environment
 from serve.checkpoint.formats import read_safetensors_interface
 from serve.checkpoint.manifest import parse_marker
