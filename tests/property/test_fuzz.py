@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from envserve import dsse
 from envtool.artifacts.conda_archive import read_info, read_payload
@@ -27,6 +26,7 @@ from serve.checkpoint.manifest import parse_marker
 from serve.checkpoint.signature import with_bundle
 from serve.errors import CheckpointError
 from tests.support.archives import Archive, File, lock_of, locked
+from tests.support.edits import edited, edits
 
 _MOST_BYTES = 64 << 20
 
@@ -116,25 +116,6 @@ READERS: dict[str, tuple[bytes, Callable[[Path], Any], type[Exception]]] = {
         ValueError,
     ),
 }
-
-edits = st.lists(
-    st.tuples(st.sampled_from(["set", "insert", "cut", "double"]), st.floats(0, 1), st.binary(min_size=1, max_size=6)),
-    min_size=1, max_size=4,
-)  # fmt: skip
-
-
-def edited(content: bytes, steps: list[tuple[str, float, bytes]]) -> bytes:
-    for kind, where, new in steps:
-        at = int(where * len(content))
-        if kind == "set":
-            content = content[:at] + new + content[at + len(new) :]
-        elif kind == "insert":
-            content = content[:at] + new + content[at:]
-        elif kind == "cut":
-            content = content[:at]
-        else:
-            content = content[:at] + content[at // 2 :]
-    return content
 
 
 def assert_read_or_refused(name: str, steps: list[tuple[str, float, bytes]]) -> None:

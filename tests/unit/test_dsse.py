@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -80,6 +81,46 @@ statement = Statement.copy_from_pb(Parse(envelope.payload, Proto()))
 statement.validate()
 print(statement.pb.predicate_type)
 """
+
+
+SIGSTORE = """
+import pathlib, sys
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from sigstore import dsse
+from sigstore._utils import sha256_digest
+envelope = dsse.Envelope._from_json(pathlib.Path(sys.argv[1]).read_bytes())
+statement = dsse.Statement(dsse._verify(load_pem_public_key(pathlib.Path(sys.argv[2]).read_bytes()), envelope))
+print(statement._inner.predicate_type)
+with open(sys.argv[3], "rb") as file:
+    print(statement._matches_digest(sha256_digest(file)))
+"""
+
+
+def test_sigstores_own_library_reads_an_envelope_and_finds_its_file(tmp_path: Path) -> None:
+    """As `cosign verify-blob-attestation --key` does: one signature, of the PAE, in an envelope of in-toto's type, and
+    a subject that has the sha256 of the file. cosign itself is in no registry that tests may ask."""
+    from envserve import dsse
+
+    private, public = keys(tmp_path, "P-256")
+    lock = tmp_path / "conda-lock.yml"
+    lock.write_text("version: 1\n")
+    stated = dsse.statement(
+        "https://slsa.dev/provenance/v1", {lock.name: hashlib.sha256(lock.read_bytes()).hexdigest()}, {}
+    )
+    envelope = tmp_path / "lock.dsse.json"
+    envelope.write_text(json.dumps(dsse.seal(stated, dsse.load(private, is_private=True, takes_ecdsa=True))) + "\n")
+    python = make_environment(["sigstore>=3.6,<5"])
+
+    def judge() -> str:
+        argv = [str(python), "-c", SIGSTORE, str(envelope), str(public), str(lock)]
+        return subprocess.run(argv, capture_output=True, text=True).stdout
+
+    assert judge() == "https://slsa.dev/provenance/v1\nTrue\n"
+    lock.write_text("version: 2\n")
+    assert judge() == "https://slsa.dev/provenance/v1\nFalse\n"
+    content = envelope.read_bytes()
+    envelope.write_bytes(content.replace(b'"sig": "ME', b'"sig": "NE'))
+    assert judge() == ""
 
 
 def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
