@@ -125,16 +125,7 @@ class Replica:
         _BUILT[:] = [_Asgi(app, self._server)]
         self._server.start(lambda: _BUILT[0].waiting())
         self._server.wait_until_booted(lambda: True)
-        self._wait_until_in(until_s)
-
-    def check_health(self) -> None:
-        """Tell Ray whether the process is worth keeping; raises `FleetError`."""
-        dead = [instance for instance in self._server.instances if not instance.is_reloading]
-        if dead:
-            raise FleetError(f"the reloader is not running: {dead[0].reloader.status.verdict}")
-
-    def _wait_until_in(self, until_s: float) -> None:
-        """Wait until the fleet has taken this host in; raises `FleetError`, with the reason why not."""
+        # Wait until the fleet has taken this host in; raises `FleetError`, with the reason why not.
         for instance in self._server.instances:
             committer, reason = instance.committer, ""
             while committer is not None:
@@ -149,6 +140,12 @@ class Replica:
                     self._server.stop()
                     raise FleetError(f"the fleet has not taken this host in: {reason or committer.reason}")
                 time.sleep(_AGAIN_S)
+
+    def check_health(self) -> None:
+        """Tell Ray whether the process is worth keeping; raises `FleetError`."""
+        dead = [instance for instance in self._server.instances if not instance.is_reloading]
+        if dead:
+            raise FleetError(f"the reloader is not running: {dead[0].reloader.status.verdict}")
 
 
 def _register(host: str, keys: Any, until_s: float) -> None:

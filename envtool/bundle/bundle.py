@@ -205,7 +205,13 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
         with display.task("make the wheel of envtool"):
             wheel = envtool_wheels.own_wheel(scratch)
         own = path_of(wheel.name, sha256_of(wheel))
-        tool_packages = _tools(order, wheel, display)
+        platforms = [each for each in order.platforms if each.startswith("linux-")]
+        with display.task(f"choose the wheels that envtool needs on Python {', '.join(order.pythons)}"):
+            arguments = (wheel, platforms, order.pythons, mirrors.configured())
+            path, remembered, choose = order.tools_path, envtool_wheels.remembered, envtool_wheels.choose
+            chosen = remembered(path, *arguments) if path else choose(*arguments)
+        wanted = {(platform, f"python{python}") for platform in platforms for python in order.pythons}
+        tool_packages = [package for package in chosen.packages if (package.platform, package.category) in wanted]
         proven = fetch_or_build([*packages, *tool_packages], cache, display)
         (scratch / STARTER).write_bytes(starter())
         lock = order.lockfile_path
@@ -224,16 +230,6 @@ def create(order: Order, target: Path, cache: Cache, display: ProgressDisplay, *
             else:
                 sha256 = write_file(target, manifest, signed, sources, task)
     return Made(target, manifest, sha256, signed is not None)
-
-
-def _tools(order: Order, wheel: Path, display: ProgressDisplay) -> list[LockedPackage]:
-    platforms = [each for each in order.platforms if each.startswith("linux-")]
-    with display.task(f"choose the wheels that envtool needs on Python {', '.join(order.pythons)}"):
-        arguments = (wheel, platforms, order.pythons, mirrors.configured())
-        path, remembered, choose = order.tools_path, envtool_wheels.remembered, envtool_wheels.choose
-        chosen = remembered(path, *arguments) if path else choose(*arguments)
-    wanted = {(platform, f"python{python}") for platform in platforms for python in order.pythons}
-    return [package for package in chosen.packages if (package.platform, package.category) in wanted]
 
 
 def _files(proven: Mapping[str, Path], packages: Sequence[LockedPackage]) -> dict[str, Path]:

@@ -173,7 +173,19 @@ def take(root: ReleaseDirectory, source: Path | None) -> str | None:
         return None
     copy = root.path / ".app.tmp"
     _remove(copy)
-    _copy(place, copy)
+    try:
+        shutil.copytree(place, copy, symlinks=True, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+    except (OSError, shutil.Error) as error:
+        # copytree collects its errors; the first is enough to go by.
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        hint = "it has to hold files and directories only"
+        raise DeployError(f"{place} cannot be copied: {reason}", hint) from error
+    for path in copy.rglob("*"):
+        # On the disk before the directory has its name, and nothing to be edited in place.
+        if not path.is_symlink() and not path.is_dir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.fchmod(file.fileno(), path.stat().st_mode & _READ_ONLY)
     digest = _digest(copy)
     target = root.application(digest)
     if target.is_dir() and _digest(target) == digest:
@@ -193,22 +205,6 @@ def clean(root: ReleaseDirectory) -> None:
     used = {root.application(release.app_digest) for release in root.releases().values() if release.app_digest}
     for application in set(root.applications()) - used:
         shutil.rmtree(application)
-
-
-def _copy(source: Path, target: Path) -> None:
-    try:
-        shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(*_LEFT_OUT))
-    except (OSError, shutil.Error) as error:
-        # copytree collects its errors; the first is enough to go by.
-        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
-        hint = "it has to hold files and directories only"
-        raise DeployError(f"{source} cannot be copied: {reason}", hint) from error
-    for path in target.rglob("*"):
-        # On the disk before the directory has its name, and nothing to be edited in place.
-        if not path.is_symlink() and not path.is_dir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), path.stat().st_mode & _READ_ONLY)
 
 
 def _digest(directory: Path) -> str:

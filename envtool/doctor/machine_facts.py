@@ -165,12 +165,12 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
     environ = dict(os.environ)
     proxies = [] if limit_s is None else [name for each in _PROXIES for name in (each, each.upper())]
     virtual_packages = rattler.detect_virtual_packages()
-    found: dict[Path, Mapping[str, str]] = {}
+    condarc: dict[Path, Mapping[str, str]] = {}
     for path in (Path("/etc/conda/.condarc"), configure.condarc_path()):
         with contextlib.suppress(OSError, UnicodeDecodeError):
             document = YamlDocument(str(path), path.read_text(encoding="utf-8"))
             stated = document.mapping(document.root, "the file")
-            found[path] = {key: str(value.data) for key, value in stated.items()}
+            condarc[path] = {key: str(value.data) for key, value in stated.items()}
     return MachineFacts(
         environ=environ, virtual_packages=virtual_packages, gpu=detect_gpu(virtual_packages),
         places=(_place(paths.cache(), "cache"), _place(paths.home() / "envs", "environments")),
@@ -180,7 +180,7 @@ def detect(urls: Sequence[str], presets: Sequence[Preset], limit_s: float | None
         proxies={name: _trouble_with(environ[name]) for name in proxies if environ.get(name)},
         reach=_reach(urls, presets, limit_s) if limit_s is not None else None,
         clock=_clock(urls, limit_s) if limit_s is not None else None,
-        condarc=found, shadows=shadows(environ.get("LD_LIBRARY_PATH", "")),
+        condarc=condarc, shadows=shadows(environ.get("LD_LIBRARY_PATH", "")),
         user_packages=tuple(sorted((Path.home() / ".local/lib").glob("python3*/site-packages"))),
     )  # fmt: skip
 

@@ -241,7 +241,18 @@ def get(
         return
     limits = patience or Timeouts()
     with _asked(url, offset, limits, headers or {}) as (response, place):
-        _refuse_unusable(response)
+        status = response.status
+        if status == 416:
+            raise RangeError("HTTP 416, the server does not have this range", is_transient=False, status=status)
+        if status not in (200, 206):
+            raise TransferError(
+                f"HTTP {status} {response.reason}".rstrip(),
+                is_transient=status in _TRANSIENT,
+                retry_after_s=_seconds_to_wait(response.headers.get("Retry-After")),
+                status=status,
+            )
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise TransferError("an HTML page instead of the file", is_transient=False, status=status)
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         # Some servers call a .tar.gz file itself an encoding of a .tar; its bytes are the file.
         is_decoded = encoding in _DECODED and not urlsplit(place).path.endswith((".gz", ".tgz"))
@@ -307,21 +318,6 @@ def _read(response: HTTPResponse, patience: Timeouts, *, has_begun: bool, is_dec
         raise TransferError(f"silent for {patience.read_timeout_s:g} s", is_transient=True, is_down=True) from error
     except (HTTPError, OSError) as error:
         raise TransferError(f"broken off: {_innermost(error)}", is_transient=True) from error
-
-
-def _refuse_unusable(response: HTTPResponse) -> None:
-    status = response.status
-    if status == 416:
-        raise RangeError("HTTP 416, the server does not have this range", is_transient=False, status=status)
-    if status not in (200, 206):
-        raise TransferError(
-            f"HTTP {status} {response.reason}".rstrip(),
-            is_transient=status in _TRANSIENT,
-            retry_after_s=_seconds_to_wait(response.headers.get("Retry-After")),
-            status=status,
-        )
-    if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise TransferError("an HTML page instead of the file", is_transient=False, status=status)
 
 
 def _seconds_to_wait(header: str | None) -> float | None:

@@ -92,7 +92,15 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
         loaders = (path for path in inventory.entries if "/sysroot/lib" in path and "/ld-linux" in path)
         libraries = None if base else next((f"{TARGET}/{os.path.split(path)[0]}" for path in loaders), None)
         links = [Member(name, mode=0o777, link=libraries) for name in ("lib", "lib64") if libraries]
-        layers = _layers(wanted, Tree(prefix, inventory), links, is_based=base is not None)
+        own = [*links]
+        if base is None:
+            people = f"root:x:0:0::/:/sbin/nologin\nserve:x:{_USER}:{_USER}::/{_APP}:/sbin/nologin\n"
+            own += [Member("tmp", mode=0o1777), Member("etc/passwd", people.encode())]
+        app = list(_app_members(wanted.app)) if wanted.app else []
+        if app:  # in this layer, so that files of the application below them do not take the rights away
+            app += [Member(f"{_APP}/{name}", mode=0o1777) for name in ("checkpoints", "store")]
+        more = [(title, members) for title, members in (("root", own), ("app", app)) if members]
+        layers = [*grouped(Tree(prefix, inventory).layers(), _MOST_LAYERS), *more]
         python, is_zlib = compressor(prefix.python)
         written = _write(layout, layers, python, display)
     bom_file = layout.put(bom, _SBOM)
@@ -122,18 +130,6 @@ def _write(
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             return list(pool.map(write, layers))
-
-
-def _layers(wanted: Wanted, tree: Tree, links: Sequence[Member], *, is_based: bool) -> list[tuple[str, list[Member]]]:
-    own = [*links]
-    if not is_based:
-        people = f"root:x:0:0::/:/sbin/nologin\nserve:x:{_USER}:{_USER}::/{_APP}:/sbin/nologin\n"
-        own += [Member("tmp", mode=0o1777), Member("etc/passwd", people.encode())]
-    app = list(_app_members(wanted.app)) if wanted.app else []
-    if app:  # in this layer, so that files of the application below them do not take the rights away
-        app += [Member(f"{_APP}/{name}", mode=0o1777) for name in ("checkpoints", "store")]
-    more = [(title, members) for title, members in (("root", own), ("app", app)) if members]
-    return [*grouped(tree.layers(), _MOST_LAYERS), *more]
 
 
 def _app_members(app: Path) -> Iterator[Member]:

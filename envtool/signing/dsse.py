@@ -57,7 +57,8 @@ def _serialization() -> Any:
     return serialization
 
 
-def _subject_public_key_info(key: Any, encoding: str) -> bytes:
+def subject_public_key_info(key: Any, encoding: str) -> bytes:
+    """A public key in `PEM` or `DER`; Sigstore's bundles name it by the sha256 of the former."""
     serialization = _serialization()
     form = getattr(serialization.Encoding, encoding), serialization.PublicFormat.SubjectPublicKeyInfo
     info: bytes = key.public_bytes(*form)
@@ -68,19 +69,8 @@ def key_id(public_key: Any) -> str:
     """The short name of a public key: the first 16 hexadecimal digits of the sha256 of its 32 raw bytes, for ECDSA of
     its SubjectPublicKeyInfo in DER."""
     is_ecdsa = hasattr(public_key, "curve")
-    raw = _subject_public_key_info(public_key, "DER") if is_ecdsa else public_key.public_bytes_raw()
+    raw = subject_public_key_info(public_key, "DER") if is_ecdsa else public_key.public_bytes_raw()
     return hashlib.sha256(raw).hexdigest()[:16]
-
-
-def pem_sha256(public_key: Any) -> str:
-    """The sha256 of a public key in PEM, by which Sigstore's bundles name it."""
-    return hashlib.sha256(_subject_public_key_info(public_key, "PEM")).hexdigest()
-
-
-def sign(private_key: Any, content: bytes) -> bytes:
-    """The signature of some bytes: 64 bytes of Ed25519, or ECDSA in DER."""
-    signature: bytes = private_key.sign(content, *_scheme(private_key))
-    return signature
 
 
 def is_valid(public_key: Any, signature: bytes, content: bytes) -> bool:
@@ -118,7 +108,8 @@ def pre_authentication(payload: bytes) -> bytes:
 def seal(stated: Mapping[str, Any], private_key: Any) -> dict[str, Any]:
     """A statement in a signed envelope."""
     payload = json.dumps(stated, sort_keys=True, indent=1, ensure_ascii=False).encode()
-    made = base64.b64encode(sign(private_key, pre_authentication(payload))).decode()
+    signature = private_key.sign(pre_authentication(payload), *_scheme(private_key))  # of ECDSA in DER
+    made = base64.b64encode(signature).decode()
     signatures = [{"keyid": key_id(private_key.public_key()), "sig": made}]
     return {"payload": base64.b64encode(payload).decode(), "payloadType": PAYLOAD_TYPE, "signatures": signatures}
 
@@ -152,4 +143,4 @@ def generate() -> tuple[Any, bytes, bytes]:
     private, form = Ed25519PrivateKey.generate(), serialization.PrivateFormat.PKCS8
     secret = private.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
     public = private.public_key()
-    return public, secret, _subject_public_key_info(public, "PEM")
+    return public, secret, subject_public_key_info(public, "PEM")

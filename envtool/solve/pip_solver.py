@@ -25,7 +25,6 @@ from envtool.mirrors.mirrors import Mirrors
 from envtool.pypi.distributions import DISTRIBUTION_NAMES, distributions_in, provided_distributions
 from envtool.pypi.resolve import Target, WheelRequest, choose
 from envtool.scratch import scratch_directory
-from envtool.solve.conda_solver import PackageRecord
 from envtool.solve.solution import Preference, Solution, SolveErrors, Sources, hold_most
 from envtool.source_builds.wheel_builds import Checkout, rebuild, store, tool_directory
 from envtool.spec.environment import Dependency, EnvironmentSpec, PlatformSpec
@@ -142,7 +141,19 @@ def add_wheels(
             built={built[each.text][0].name: built[each.text] for each in platform.pip if each.text in built},
         )  # fmt: skip
         wheels = _with_fewest_moves(request, sources.mirrors)
-        if _look_into_suspects(wheels, request, records, sources.mirrors):
+        # Fetch archives that may be a chosen distribution under another name (foo-base, pyfoo); whether one is.
+        cache = Cache(paths.cache())
+        names = {each.name for each in wheels if len(each.name) >= _MIN_SUSPECT_NAME}
+        suspects = [
+            record
+            for record in records
+            if any(name in record.name for name in names)
+            and canonicalize_name(record.name) not in DISTRIBUTION_NAMES
+            and (record.size_bytes or 0) <= _MAX_SUSPECT_BYTES
+            and archive_at_hand(record, cache) is None
+        ]
+        found = [path for suspect in suspects if (path := find_archive(suspect, cache, sources.mirrors))]
+        if any(names & distributions_in(path).keys() for path in found):
             request = replace(request, provided=provided_distributions(records, Cache(paths.cache())))
             wheels = _with_fewest_moves(request, sources.mirrors)
         provided = {name: each.record.name for name, each in request.provided.items()}
@@ -183,21 +194,3 @@ def _with_fewest_moves(request: WheelRequest, mirrors: Mirrors) -> list[LockedPa
     if found is None:
         raise refused[-1]
     return found
-
-
-def _look_into_suspects(
-    chosen: Sequence[LockedPackage], request: WheelRequest, records: Sequence[PackageRecord], mirrors: Mirrors
-) -> bool:
-    """Fetch archives that may be a chosen distribution under another name (foo-base, pyfoo); whether one is."""
-    cache = Cache(paths.cache())
-    names = {each.name for each in chosen if len(each.name) >= _MIN_SUSPECT_NAME}
-    suspects = [
-        record
-        for record in records
-        if any(name in record.name for name in names)
-        and canonicalize_name(record.name) not in DISTRIBUTION_NAMES
-        and (record.size_bytes or 0) <= _MAX_SUSPECT_BYTES
-        and archive_at_hand(record, cache) is None
-    ]
-    found = [path for suspect in suspects if (path := find_archive(suspect, cache, mirrors))]
-    return any(names & distributions_in(path).keys() for path in found)

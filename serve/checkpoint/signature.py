@@ -44,7 +44,7 @@ def sign(stated: Mapping[str, object], key_file: Path) -> dict[str, str]:
 def sign_openssf(name: str, sha256: str, key_file: Path) -> dict[str, object]:
     """Return a Sigstore bundle for `model_signing verify key`, by an ECDSA key in PEM; raises `SignatureError`."""
     key = load_key(key_file, is_private=True, takes_ecdsa=True)
-    hint = dsse.pem_sha256(key.public_key())
+    hint = hashlib.sha256(dsse.subject_public_key_info(key.public_key(), "PEM")).hexdigest()
     resources = [{"name": ".", "algorithm": "sha256", "digest": sha256}]
     serialization = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": []}
     root = hashlib.sha256(bytes.fromhex(sha256)).hexdigest()

@@ -149,7 +149,14 @@ class RequestForm:
             return not requests
         try:
             written = self.layout.write(raw, len(requests))
-            frame = self._frame_of(bundle, raw, written[0])
+            # Have the ordinary way write the first answer, once for each generation and shape, and keep what is around.
+            generation, shape = bundle.generation, (raw.dtype, raw.shape[1:])
+            if self._frame[0] is not generation or self._frame[1] != shape:
+                predictor, provenance = generation.predictor, generation.provenance
+                first = predictor.split(raw, [self.layout.shape[0]] * len(bundle.requests))[0]
+                answer = with_provenance(self._prediction.dialect.write(predictor, first, provenance), provenance)
+                self._frame = generation, shape, self._frame_around(answer, written[0])
+            frame: AnswerFrame | None = self._frame[2]
         except Exception:  # one by one, the ordinary way finds out which
             return False
         if frame is None or max(map(len, written)) > frame.longest_bytes:
@@ -160,17 +167,6 @@ class RequestForm:
         for request, outputs in zip(requests, written):
             request.owner.answer_formed(frame, outputs, request.trace)
         return True
-
-    def _frame_of(self, bundle: Bundle, raw: Any, outputs: bytes) -> AnswerFrame | None:
-        """Have the ordinary way write the first answer, once for each generation and shape, and keep what is around."""
-        generation, shape = bundle.generation, (raw.dtype, raw.shape[1:])
-        if self._frame[0] is not generation or self._frame[1] != shape:
-            predictor, provenance = generation.predictor, generation.provenance
-            first = predictor.split(raw, [self.layout.shape[0]] * len(bundle.requests))[0]
-            answer = with_provenance(self._prediction.dialect.write(predictor, first, provenance), provenance)
-            self._frame = generation, shape, self._frame_around(answer, outputs)
-        frame: AnswerFrame | None = self._frame[2]
-        return frame
 
     def _frame_around(self, answer: Response, outputs: bytes) -> AnswerFrame | None:
         body = b"".join(answer.parts)

@@ -101,7 +101,15 @@ class _Trial:
             crowd = [self._asked[(place + size) % len(self._asked)] for place in range(size)]
             if not self._is_late:
                 self._require(crowd, self._together(crowd), f"{size} requests")
-        self._require_outputs(self._asked[1])
+        # Compare what clients would read.
+        predictor, several = self._predictor, [self._prepared, self._asked[1]]
+        for joined in (several, several[::-1]):
+            for one, part in zip(joined, self._together(joined)):
+                alone, shared = predictor.postprocess(self._alone[id(one)]), predictor.postprocess(part)
+                found = differences(as_json(alone), as_json(shared), self._loose, ABSOLUTE_TOLERANCE + self._loose)
+                difference = next(found, None)
+                if difference is not None:
+                    raise DependentError(f"in one run with another request: outputs{difference}")
 
     @property
     def _is_late(self) -> bool:
@@ -149,17 +157,6 @@ class _Trial:
         limit = min(self._loose, max(_STRICT, _NOISE * self._noise, _STRICT_EPSILONS * self._epsilon))
         if not max(map(gap, expected, parts)) <= limit:
             raise DependentError("the answer to one of two requests in one run depends on the numbers of the other")
-
-    def _require_outputs(self, other: Any) -> None:
-        """Compare what clients would read."""
-        predictor, several = self._predictor, [self._prepared, other]
-        for joined in (several, several[::-1]):
-            for one, part in zip(joined, self._together(joined)):
-                alone, shared = predictor.postprocess(self._alone[id(one)]), predictor.postprocess(part)
-                found = differences(as_json(alone), as_json(shared), self._loose, ABSOLUTE_TOLERANCE + self._loose)
-                difference = next(found, None)
-                if difference is not None:
-                    raise DependentError(f"in one run with another request: outputs{difference}")
 
 
 def first_difference(expected: object, actual: object) -> str:

@@ -73,7 +73,15 @@ class Trial:
             # Not one for both: a conversion takes place in the event loop, which must not wait for a run.
             predictor = replace(predictor, turns=(threading.RLock(), threading.RLock()))
         predictor = replace(predictor, can_batch=not examined.alone_because, versions=examined.versions)
-        return self._optimize(predictor, built.example_inputs, plan.format)
+        # Take a quicker form of the module, if that is wanted and there is one.
+        how = self._settings.optimize
+        if how == "off" or (how == "script" and plan.format == TORCHSCRIPT):
+            return predictor
+        rows = (1, 2, self._settings.max_batch_size) if predictor.can_batch else (1,)
+        verdict = optimize(predictor, built.example_inputs, how, rows, self._settings.warm_up_timeout_s)
+        facts = {"reason": verdict.reason} if verdict.reason else {"gain": round(verdict.gain, 2)}
+        self._say("not_optimized" if verdict.reason else "optimized", how=how, **facts)
+        return verdict.predictor
 
     def _try(self, plan: ReadPlan, built: Any, predictor: TorchPredictor, longer: object) -> Tried:
         settings, example, golden = self._settings, built.example_inputs, plan.manifest.golden
@@ -90,17 +98,6 @@ class Trial:
             hint = 'set stateful = "allow" where that is meant'
             raise CheckpointError("stateful", f"{', '.join(tried.examined.written)}: {said}", hint)
         return tried
-
-    def _optimize(self, predictor: TorchPredictor, example: object, format: str) -> TorchPredictor:
-        """Take a quicker form of the module, if that is wanted and there is one."""
-        how = self._settings.optimize
-        if how == "off" or (how == "script" and format == TORCHSCRIPT):
-            return predictor
-        rows = (1, 2, self._settings.max_batch_size) if predictor.can_batch else (1,)
-        verdict = optimize(predictor, example, how, rows, self._settings.warm_up_timeout_s)
-        facts = {"reason": verdict.reason} if verdict.reason else {"gain": round(verdict.gain, 2)}
-        self._say("not_optimized" if verdict.reason else "optimized", how=how, **facts)
-        return verdict.predictor
 
 
 class Examined(NamedTuple):
