@@ -239,7 +239,8 @@ class _Place:
     @property
     def now(self) -> Any:
         """What lies there by now."""
-        return self.registry.get(self.key)
+        # TorchScript's mappings have no `get`.
+        return self.registry[self.key] if self.key in self.registry else None
 
     def put(self, tensor: Any) -> None:
         # Not into the mapping: recurrent layers keep a list of their weights that follows their attributes.
