@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import struct
 import tempfile
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 
-from envserve import dsse
 from envtool.artifacts.conda_archive import read_info, read_payload
 from envtool.audit import osv
 from envtool.errors import EnvtoolError
 from envtool.image.layout import Layout
 from envtool.lockfile.conda_lock_v1 import format_lockfile, parse_lockfile
+from envtool.signing import dsse
 from envtool.spec.environment_yml import parse as parse_environment
 from serve.checkpoint.formats import read_safetensors_interface
-from serve.checkpoint.manifest import parse_marker
+from serve.checkpoint.manifest import parse_marker, publisher_of
 from serve.checkpoint.signature import with_bundle
 from serve.errors import CheckpointError
 from tests.support.archives import Archive, File, lock_of, locked
@@ -108,7 +110,7 @@ READERS: dict[str, tuple[bytes, Callable[[Path], Any], type[Exception]]] = {
     "database": (json.dumps([RECORD]).encode(), audit, EnvtoolError),
     "layout": (INDEX, read_layout, EnvtoolError),
     "safetensors": (SAFETENSORS, read_safetensors_interface, CheckpointError),
-    "marker": (MARKER.encode(), lambda path: parse_marker(path.read_bytes()), CheckpointError),
+    "marker": (MARKER.encode(), lambda path: publisher_of(parse_marker(path.read_bytes())), CheckpointError),
     "bundle": (json.dumps({"dsseEnvelope": ENVELOPE}).encode(), read_bundle, CheckpointError),
     "envelope": (
         json.dumps(ENVELOPE).encode(),
@@ -151,6 +153,66 @@ def test_what_is_whole_is_read(name: str, tmp_path: Path) -> None:
 @given(steps=edits)
 def test_what_is_damaged_is_read_or_refused(name: str, steps: list[tuple[str, float, bytes]]) -> None:
     assert_read_or_refused(name, steps)
+
+
+ODD: list[Any] = [
+    *(
+        None,
+        True,
+        0,
+        -1,
+        1e400,
+        float("nan"),
+        1.5,
+        2**70,
+        "",
+        "x",
+        "a b",
+        "\0",
+        "../x",
+        "sha256:ab",
+        "é" * 300,
+        "9" * 5000,
+    ),
+    *([], [[]], [None], ["x"], [1], [{}], {}, {"a": 1}, {"": None}, {"name": []}),
+]
+
+
+def each_replaced(value: Any) -> Iterator[Any]:
+    """The value with every part of it, itself included, replaced by each odd one."""
+    yield from ODD
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from ({**value, key: new} for new in each_replaced(part))
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from ([*value[:number], new, *value[number + 1 :]] for new in each_replaced(part))
+
+
+def in_safetensors(header: Any) -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + b"\0" * 8
+
+
+FORMS: dict[str, tuple[Callable[[bytes], Any], Callable[[Any], bytes]]] = {
+    "lock": (yaml.safe_load, lambda value: yaml.safe_dump(value).encode()),
+    "environment": (yaml.safe_load, lambda value: yaml.safe_dump(value).encode()),
+    "safetensors": (lambda content: json.loads(content[8:-8]), in_safetensors),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in READERS if name != "archive"])
+def test_what_has_an_odd_value_is_read_or_refused(name: str, tmp_path: Path) -> None:
+    content, read, known = READERS[name]
+    load, dump = FORMS.get(name, (json.loads, lambda value: json.dumps(value).encode()))
+    path = tmp_path / "file.json"
+    count = 0
+    for value in each_replaced(load(content)):
+        path.write_bytes(dump(value))
+        with contextlib.suppress(known):
+            read(path)
+        count += 1
+    assert count > len(ODD) * 3
 
 
 @pytest.mark.nightly
