@@ -16,7 +16,6 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 
-from envserve import dsse
 from envtool.artifacts.conda_archive import read_info, read_payload
 from envtool.artifacts.file_manifest import FileManifests
 from envtool.audit import osv
@@ -26,6 +25,7 @@ from envtool.image.layout import Layout
 from envtool.inspect_lock.graph import graph
 from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile, parse_lockfile
 from envtool.prefix.layout import layout
+from envtool.signing import dsse
 from envtool.spec.environment_yml import parse as parse_environment
 from serve.checkpoint.formats import read_safetensors_interface
 from serve.checkpoint.manifest import parse_marker, publisher_of
