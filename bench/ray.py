@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "serve" / "support")]
+# Instead of this directory, in which `ray` is this file.
+sys.path[:1] = [str(ROOT), str(ROOT / "tests" / "serve" / "support")]
 
 from ray_cluster import RayHosts  # noqa: E402
 from serving import Load, find_steps_back  # noqa: E402

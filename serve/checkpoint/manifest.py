@@ -188,5 +188,8 @@ def publisher_of(manifest: Manifest) -> str | None:
     """Return the name of the key that signed, and how; `None` where nobody did."""
     if manifest.signature is not None:
         return f"ed25519:{manifest.signature.get('key')}"
-    material: Any = (manifest.openssf or {}).get("verificationMaterial", {})
-    return f"openssf:{material.get('publicKey', {}).get('hint')}" if material else None
+    bundle: Any = manifest.openssf
+    try:
+        return f"openssf:{bundle['verificationMaterial']['publicKey']['hint']}" if bundle else None
+    except (KeyError, TypeError):
+        return "openssf:None"  # signed in a form that no key of ours can check

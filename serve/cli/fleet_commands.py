@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 import click
 
+from serve.cli.options import model_option, settings_of
 from serve.errors import OperationError
 from serve.fleet.carriers import connect
 from serve.fleet.keys import Transaction
 from serve.fleet.messages import ALL, COMMITTED, PIN, View, name_entry, write
 from serve.fleet.state import leave
 from serve.fleet.status import describe
-from serve.settings.settings import Settings, load_settings
+from serve.settings.settings import Settings
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Ledger
 
@@ -35,11 +34,8 @@ def fleet() -> None:
     """
 
 
-_model = click.option("--model", metavar="NAME[@LABEL]", help="Which one, where the server has several.")
-
-
 def _open(model: str | None) -> tuple[Settings, Keys]:
-    settings = load_settings(os.environ, Path.cwd()).find(model)
+    settings = settings_of(model)
     if settings.commit != "fleet":
         raise OperationError(f'commit: expected "fleet", found "{settings.commit}"')
     return settings, connect(settings)
@@ -54,7 +50,7 @@ def _change(keys: Keys, make: Callable[[View], Transaction]) -> View:
 
 
 @fleet.command()
-@_model
+@model_option
 def status(model: str | None) -> None:
     """Print as JSON what every host is, and what all of them do.
 
@@ -64,7 +60,7 @@ def status(model: str | None) -> None:
 
 
 @fleet.command()
-@_model
+@model_option
 @click.argument("host")
 def evict(model: str | None, host: str) -> None:
     """Take HOST for dead, so that swaps no longer wait for it.
@@ -79,7 +75,7 @@ def evict(model: str | None, host: str) -> None:
 
 
 @fleet.command()
-@_model
+@model_option
 @click.option("--reason", default="an operator has pinned it", help="For people; status shows it.")
 def pin(model: str | None, reason: str) -> None:
     """Stop automatic moves of all hosts; rollback still works."""
@@ -88,7 +84,7 @@ def pin(model: str | None, reason: str) -> None:
 
 
 @fleet.command()
-@_model
+@model_option
 def unpin(model: str | None) -> None:
     """Allow automatic moves again."""
     was = _change(_open(model)[1], lambda view: Transaction(deletes=(PIN,)))
@@ -96,7 +92,7 @@ def unpin(model: str | None) -> None:
 
 
 @fleet.command()
-@_model
+@model_option
 def adopt(model: str | None) -> None:
     """Give an empty fleet the history of this host's store, which was served without one."""
     settings, keys = _open(model)

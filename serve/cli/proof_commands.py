@@ -22,16 +22,18 @@ from serve.store.ledger import Entry
 
 @click.command()
 @on_a_store
-@click.argument("head", metavar="ANSWER", type=click.File())
+@click.argument("head", metavar="ANSWER", type=click.File(errors="replace"))
 @click.option("--request", metavar="ID", help="ANSWER is an access log: the trace or span id of the request.")
 @click.option("--key", "keys", type=PATH, multiple=True, metavar="FILE", help="A public key you trust. Repeatable.")
 @click.option("--statement", "statements", type=PATH, multiple=True, metavar="FILE",
               help="What attest wrote. Repeatable.")  # fmt: skip
 @click.option("--lock", type=PATH, metavar="FILE", help="The conda-lock.yml of the environment.")
 @click.option("--checkpoint", type=PATH, metavar="FILE", help="The checkpoint, where the store has it no more.")
+@click.option("--bom", "bill", type=PATH, metavar="FILE", help="What bom wrote.")
 def trace(
     root: Path | None, model: str | None, as_json: bool, head: TextIO, request: str | None,
     keys: tuple[Path, ...], statements: tuple[Path, ...], lock: Path | None, checkpoint: Path | None,
+    bill: Path | None,
 ) -> int:  # fmt: skip
     """Follow an answer back to the bytes that made it, without a network.
 
@@ -47,7 +49,7 @@ def trace(
             root = settings_of(model).store
         except ServeError:
             root = None  # years later there may be no settings
-    evidence = chain.Evidence(root, keys, statements, lock, checkpoint)
+    evidence = chain.Evidence(root, keys, statements, lock, checkpoint, bill)
     links = chain.trace(chain.read_answer(head.read(), request), evidence)
     text = "\n".join(f"{link.name:12} {link.verdict:9} {link.detail}" for link in links)
     answer(as_json, [asdict(link) for link in links], text)

@@ -5,6 +5,7 @@ ledger and environment give the same bill. Source: CycloneDX 1.7, `machine-learn
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -16,8 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from envserve import dsse
 from serve import durable_files
+from serve.checkpoint import dsse
 from serve.checkpoint.manifest import manifest_of, publisher_of
 from serve.checkpoint.signature import Verifier, load_key
 from serve.errors import CheckpointError, LedgerError, OperationError
@@ -52,16 +53,18 @@ class Evidence:
     statements: Sequence[Path] = ()  # files of DSSE envelopes
     lock: Path | None = None
     checkpoint: Path | None = None  # its file, where it is not in the store
+    bill: Path | None = None  # the bill of materials that `bill_of_materials` made
 
 
 def read_answer(text: str, request: str | None = None) -> dict[str, str]:
     """Read an answer's origin from its head, or from the line of an access log by an id; raises `OperationError`."""
     found: dict[str, str] = {}
-    for line in text.splitlines():
-        if line.startswith("{"):
-            logged = json.loads(line)
-            if request and request in (logged.get("trace_id"), logged.get("span_id")):
-                found = {key: str(logged[key]) for key in _HEADERS.values() if key in logged}
+    for line in text.split("\n"):
+        if line.startswith("{") and request and request in line:
+            with contextlib.suppress(ValueError):  # a line that was cut off, or altered
+                logged = json.loads(line)
+                if request in (logged.get("trace_id"), logged.get("span_id")):
+                    found = {key: str(logged[key]) for key in _HEADERS.values() if key in logged}
         elif ":" in line:
             name, _, value = line.partition(":")
             if name.strip().lower() in _HEADERS:
@@ -91,20 +94,27 @@ def trace(answer: Mapping[str, str], evidence: Evidence) -> list[Link]:
     opened = [_open(path, keys) for path in evidence.statements]
     broken = [one for one in opened if isinstance(one, Link)]
     stated = [one for one in opened if not isinstance(one, Link)]
-    about = f"{answer.get('model', 'a model')} {answer.get('version', '')}, sha256 {answer['sha256']}"
     return [
-        _judge("answer", _SHA256.fullmatch(answer["sha256"]) is not None, about),
+        _answer(answer),
         generation,
         _checkpoint(answer, evidence),
         _signature(answer, entry, evidence.keys),
         *broken,
-        _statement(answer, entry, stated),
-        *_environment(answer, stated, evidence.lock),
+        *_of_known_form("gates", _statement(answer, entry, stated)),
+        *_of_known_form("environment", _environment(answer, stated, evidence.lock)),
+        *([_bill(answer, evidence.bill)] if evidence.bill else []),
     ]
 
 
 def _judge(name: str, holds: bool, detail: str) -> Link:
     return Link(name, VERIFIED if holds else FAILED, detail)
+
+
+def _answer(answer: Mapping[str, str]) -> Link:
+    if lacking := sorted(_HEADERS.values() - answer.keys()):
+        return Link("answer", UNKNOWN, f"it does not state {', '.join(lacking)}")
+    about = f"{answer['model']} {answer['version']}, sha256 {answer['sha256']}"
+    return _judge("answer", _SHA256.fullmatch(answer["sha256"]) is not None, about)
 
 
 def _generation(answer: Mapping[str, str], store: Path | None) -> tuple[Entry | None, Link]:
@@ -167,15 +177,24 @@ def _facts_of(entry: Entry) -> dict[str, Any]:
     return {**asdict(entry), "marker": hashlib.sha256(entry.marker.encode()).hexdigest()}
 
 
-def _statement(answer: Mapping[str, str], entry: Entry | None, stated: Sequence[Mapping[str, Any]]) -> Link:
+def _of_known_form(name: str, links: Iterator[Link]) -> Iterator[Link]:
+    try:
+        yield from links
+    except (KeyError, TypeError, AttributeError) as error:
+        yield Link(name, FAILED, f"a signed statement is of another form than expected: {error!r}")
+
+
+def _statement(answer: Mapping[str, str], entry: Entry | None, stated: Sequence[Mapping[str, Any]]) -> Iterator[Link]:
     for statement in _about(stated, CHECKPOINT, answer["sha256"]):
         predicate = statement["predicate"]
         if str(predicate["entry"]["generation"]) != answer.get("generation"):
             continue
         if entry is not None and predicate["entry"] != _facts_of(entry):
-            return Link("gates", FAILED, f"{statement['file']}: the ledger has another entry than was attested")
-        return Link("gates", VERIFIED, f"{statement['file']}: committed in environment {predicate['environment']}")
-    return Link("gates", UNKNOWN, "no statement is about this generation; serve attest writes one")
+            yield Link("gates", FAILED, f"{statement['file']}: the ledger has another entry than was attested")
+        else:
+            yield Link("gates", VERIFIED, f"{statement['file']}: committed in environment {predicate['environment']}")
+        return
+    yield Link("gates", UNKNOWN, "no statement is about this generation; serve attest writes one")
 
 
 def _environment(answer: Mapping[str, str], stated: Sequence[Mapping[str, Any]], lock: Path | None) -> Iterator[Link]:
@@ -192,7 +211,7 @@ def _environment(answer: Mapping[str, str], stated: Sequence[Mapping[str, Any]],
     else:
         found = durable_files.hash_file(lock)
         yield _judge("lock", found == wanted, f"{lock}: sha256 {found}")
-    text = lock.read_text() if lock is not None else ""
+    text = lock.read_text(errors="replace") if lock is not None else ""
     lost = [one["name"] for one in packages if lock is not None and str(one["sha256"]) not in text]
     sources = sorted({str(one["url"]).rsplit("/", 2 if one["manager"] == "conda" else 1)[0] for one in packages})
     detail = f"not in the lock: {', '.join(lost)}" if lost else f"{len(packages)} packages of {', '.join(sources[:5])}"
@@ -201,6 +220,22 @@ def _environment(answer: Mapping[str, str], stated: Sequence[Mapping[str, Any]],
     if made is not None:
         inputs = [one["uri"] for one in made["predicate"]["buildDefinition"]["resolvedDependencies"]]
         yield Link("provenance", VERIFIED, f"{made['file']}: from {', '.join(inputs)}")
+
+
+def _bill(answer: Mapping[str, str], path: Path) -> Link:
+    try:
+        bill = json.loads(path.read_bytes())
+        has_model = f"model:{answer['sha256']}" in [component["bom-ref"] for component in bill["components"]]
+        is_whole = bill.pop("serialNumber") == _serial_number(bill)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Link("bill", FAILED, f"{path}: expected a bill of materials of serve bom ({error!r})")
+    detail = f"{path}: {len(bill['components'])} components" if has_model else f"{path}: of another model"
+    return _judge("bill", has_model and is_whole, detail if is_whole else f"{path}: altered after it was made")
+
+
+def _serial_number(bill: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(bill, sort_keys=True).encode()).hexdigest()
+    return f"urn:uuid:{uuid.UUID(digest[:32], version=4)}"
 
 
 def bill_of_materials(entry: Entry, env_digest: str | None, environment: bytes | None, specification: str) -> str:
@@ -239,6 +274,5 @@ def bill_of_materials(entry: Entry, env_digest: str | None, environment: bytes |
                      "tools": {"components": [tool]}},
         "components": components, "dependencies": [needs, *inside.get("dependencies", ())],
     }  # fmt: skip
-    digest = hashlib.sha256(json.dumps(bom, sort_keys=True).encode()).hexdigest()
-    bom["serialNumber"] = f"urn:uuid:{uuid.UUID(digest[:32], version=4)}"
+    bom["serialNumber"] = _serial_number(bom)
     return json.dumps(bom, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,8 +1,9 @@
-"""Keys and signed statements of both halves, judged by the programs of others."""
+"""Keys and signed statements in both halves: one file, twice; judged by the programs of others."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -15,18 +16,25 @@ ROOT = Path(__file__).parents[2]
 pytest.importorskip("cryptography")
 
 
-def test_a_key_that_was_made_is_read_again_and_checks_its_signature(tmp_path: Path) -> None:
-    from envserve import dsse
+def test_both_halves_have_the_same_file() -> None:
+    ours, theirs = ROOT / "envtool/signing/dsse.py", ROOT / "serve/checkpoint/dsse.py"
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert len(ours.read_text().splitlines()) < 180
 
-    public, private_pem, public_pem = dsse.generate()
+
+def test_a_key_of_one_half_is_read_by_the_other_and_checks_its_signature(tmp_path: Path) -> None:
+    from envtool.signing import dsse as ours
+    from serve.checkpoint import dsse as theirs
+
+    public, private_pem, public_pem = theirs.generate()
     (tmp_path / "key").write_bytes(private_pem)
     (tmp_path / "key.pub").write_bytes(public_pem)
-    signature = dsse.load(tmp_path / "key", is_private=True).sign(b"content")
-    read = dsse.load(tmp_path / "key.pub", is_private=False)
-    assert dsse.is_valid(read, signature, b"content")
-    assert not dsse.is_valid(read, signature, b"another")
-    assert not dsse.is_valid(read, b"", b"content")
-    assert dsse.key_id(public) == dsse.key_id(read)
+    signature = ours.load(tmp_path / "key", is_private=True).sign(b"content")
+    read = theirs.load(tmp_path / "key.pub", is_private=False)
+    assert theirs.is_valid(read, signature, b"content")
+    assert not theirs.is_valid(read, signature, b"another")
+    assert not theirs.is_valid(read, b"", b"content")
+    assert ours.key_id(public) == theirs.key_id(read)
 
 
 def keys(directory: Path, kind: str) -> tuple[Path, Path]:
@@ -40,7 +48,7 @@ def keys(directory: Path, kind: str) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("kind", ["ed25519", "P-256", "P-384"])
 def test_an_envelope_is_read_by_securesystemslib_and_refused_after_any_change(tmp_path: Path, kind: str) -> None:
-    from envserve import dsse
+    from envtool.signing import dsse
 
     private, public = keys(tmp_path, kind)
     stated = dsse.statement("https://example.org/predicate", {"größe": "ab" * 32}, {"a": [1, "ü"]})
@@ -82,8 +90,48 @@ print(statement.pb.predicate_type)
 """
 
 
+SIGSTORE = """
+import pathlib, sys
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from sigstore import dsse
+from sigstore._utils import sha256_digest
+envelope = dsse.Envelope._from_json(pathlib.Path(sys.argv[1]).read_bytes())
+statement = dsse.Statement(dsse._verify(load_pem_public_key(pathlib.Path(sys.argv[2]).read_bytes()), envelope))
+print(statement._inner.predicate_type)
+with open(sys.argv[3], "rb") as file:
+    print(statement._matches_digest(sha256_digest(file)))
+"""
+
+
+def test_sigstores_own_library_reads_an_envelope_and_finds_its_file(tmp_path: Path) -> None:
+    """As `cosign verify-blob-attestation --key` does: one signature, of the PAE, in an envelope of in-toto's type, and
+    a subject that has the sha256 of the file. cosign itself is in no registry that tests may ask."""
+    from envtool.signing import dsse
+
+    private, public = keys(tmp_path, "P-256")
+    lock = tmp_path / "conda-lock.yml"
+    lock.write_text("version: 1\n")
+    stated = dsse.statement(
+        "https://slsa.dev/provenance/v1", {lock.name: hashlib.sha256(lock.read_bytes()).hexdigest()}, {}
+    )
+    envelope = tmp_path / "lock.dsse.json"
+    envelope.write_text(json.dumps(dsse.seal(stated, dsse.load(private, is_private=True, takes_ecdsa=True))) + "\n")
+    python = make_environment(["sigstore>=3.6,<5"])
+
+    def judge() -> str:
+        argv = [str(python), "-c", SIGSTORE, str(envelope), str(public), str(lock)]
+        return subprocess.run(argv, capture_output=True, text=True).stdout
+
+    assert judge() == "https://slsa.dev/provenance/v1\nTrue\n"
+    lock.write_text("version: 2\n")
+    assert judge() == "https://slsa.dev/provenance/v1\nFalse\n"
+    content = envelope.read_bytes()
+    envelope.write_bytes(content.replace(b'"sig": "ME', b'"sig": "NE'))
+    assert judge() == ""
+
+
 def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
-    from envserve import dsse
+    from envtool.signing import dsse
 
     private, _ = keys(tmp_path, "P-256")
     with pytest.raises(dsse.KeyFileError, match="expected an Ed25519 private key"):
@@ -95,7 +143,7 @@ def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["ed25519", "P-256"])
 def test_the_documented_lines_check_an_envelope_with_openssl_alone(tmp_path: Path, kind: str) -> None:
-    from envserve import dsse
+    from envtool.signing import dsse
 
     private, public = keys(tmp_path, kind)
     key = dsse.load(private, is_private=True, takes_ecdsa=True)

@@ -145,6 +145,20 @@ def libraries(program: Path) -> set[str]:
     return set(re.findall(r"(?:=> |\t)(/(?:usr/)?lib\S+) \(", run("ldd", program)))
 
 
+def run_by_podman(place: Path, name: str, expected: str) -> None:
+    """Run an image of a layout as it is, with no network."""
+    require("podman", "runc")
+    own = ["--storage-driver", "vfs", "--root", place / "podman", "--runroot", place / "r"]  # of 50 characters at most
+    # runc, as crun refuses a machine with control groups of both versions; limits that need no right to raise them.
+    own += ["--cgroup-manager", "cgroupfs", "--events-backend", "none", "--runtime", "runc"]
+    limits = ["--ulimit", "nofile=1000:1000", "--ulimit", "nproc=1000:1000"]
+    argv = ["podman", *own, "run", "--rm", "--network", "none", *limits, f"oci:{name}:latest"]
+    done = subprocess.run([str(each) for each in argv], capture_output=True, text=True, cwd=place)
+    if done.returncode in (125, 126) and "OCI" in done.stderr:  # of the machine, not of the image
+        pytest.skip(f"podman cannot run containers here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.stdout == expected, done.stderr
+
+
 @pytest.mark.parametrize("name", ["based", pytest.param("alone", marks=pytest.mark.nightly)])
 def test_an_image_upon_a_base_or_with_a_sysroot_runs(
     user: User, python: Python, hello: LockedPackage, tmp_path: Path, name: str
@@ -179,27 +193,19 @@ def test_an_image_upon_a_base_or_with_a_sysroot_runs(
     user.write_lock(*python, hello, server, *more)
     said = user.run("image", "-o", user.home / name, "--app", tmp_path / "app", *options).stderr
     assert "no C library" not in said
+    config = json.loads(run("skopeo", "inspect", "--config", f"oci:{user.home}/{name}:latest"))["config"]
+    digest = config["Labels"]["envserve.env-digest"]
+    expected = f"['-c', 'python:serve.gunicorn_conf', 'serve.wsgi:app'] /srv/app {digest} model = 'm:M'\n"
     own = ["--storage-driver", "vfs", "--root", tmp_path / "storage", "--runroot", tmp_path / "run"]
     # By a relative name: buildah makes a reference of the whole path, in which a directory's name may be impossible.
     run("buildah", *own, "from", "--name", name, f"oci:{name}:latest", cwd=user.home)
-    config = json.loads(run("skopeo", "inspect", "--config", f"oci:{user.home}/{name}:latest"))["config"]
-    shown = run("buildah", *own, "run", "--isolation", "chroot", name, "--", *config["Entrypoint"])
-    digest = config["Labels"]["envserve.env-digest"]
-    assert shown == f"['-c', 'python:serve.gunicorn_conf', 'serve.wsgi:app'] /srv/app {digest} model = 'm:M'\n"
-    shown = run(
-        "buildah",
-        *own,
-        "run",
-        "--isolation",
-        "chroot",
-        name,
-        "--",
-        "python",
-        "-c",
-        "import os; print(os.stat('store').st_mode & 0o7777)",
-    )
-    assert shown == f"{0o1777}\n"
-    assert "/opt/env" in run("buildah", *own, "run", "--isolation", "chroot", name, "--", "hello")
+    inside = ["buildah", *own, "run", "--isolation", "chroot", name, "--"]
+    # This isolation may end before it has passed the output on; a program that failed would not be asked again.
+    assert expected in (run(*inside, *config["Entrypoint"]) for _ in range(5))
+    mode = "import os; print(os.stat('store').st_mode & 0o7777)"
+    assert f"{0o1777}\n" in (run(*inside, "python", "-c", mode) for _ in range(5))
+    assert any("/opt/env" in run(*inside, "hello") for _ in range(5))
+    run_by_podman(user.home, name, expected)
     damaged = next(path for path in (base / "blobs/sha256").iterdir() if path.read_bytes()[:2] == b"\x1f\x8b")
     damaged.write_bytes(damaged.read_bytes() + b"x")
     assert "missing or damaged" in user.run("image", "-o", user.home / "c", "--base", base, code=3).stderr

@@ -14,11 +14,13 @@ import pytest
 from affine import Turning
 from browser import Browser, find_browser
 from etcd import Cluster, LossyWatch
+from object_storage import start_s3
 from serving import ROOT, Load, Requests, Server, find_steps_back, wait_until
 from trainer import ROW, mark
 
 from serve.fleet.etcd import Etcd
 from serve.fleet.messages import ALL, View
+from serve.publishing.publish import publish
 
 pytestmark = pytest.mark.needs_torch
 
@@ -225,7 +227,8 @@ def test_what_is_bad_on_one_host_is_taken_back_on_all_of_them(hosts, trainer):
     hosts.wait_ready(1)
     for server in (first, second):
         server.wait_live(1)  # a worker that comes in meanwhile has to load
-    with Load(first, [1.0, 2.0, 3.0, 4.0], threads=2) as one, Requests(second, ROW, threads=2) as other:
+    # What goes to the first is answered well, and by answers that differ: `healthy` rejects twenty that are the same.
+    with Requests(first, [1.0], threads=2) as one, Requests(second, ROW, threads=2) as other:
         one.wait_for_more(20)
         bad = trainer.publish_kind(Turning.NAN)
         hosts.wait_ready(3)
@@ -245,6 +248,36 @@ def test_what_is_bad_on_one_host_is_taken_back_on_all_of_them(hosts, trainer):
     assert [reply for reply in replies if reply.status != 200 or b"null" in reply.body] == []
     assert find_steps_back(sorted(replies, key=lambda reply: reply.received_s)) == []
     assert hosts.history("a") == hosts.history("b") == [good.sha256, bad.sha256, good.sha256]
+
+
+def test_no_host_fetches_anything_twice(hosts, trainer, tmp_path):
+    """Two workers each, a swap, a way back and a new start: each host gets the bytes of a checkpoint once."""
+    log = tmp_path / "s3.log"
+    with start_s3(log):
+        place = "s3://bucket/ck"
+
+        def publish_there(seed: int) -> str:
+            return publish(trainer.train(seed), place, f"model_{seed}.safetensors").sha256
+
+        def count_fetched(seed: int) -> int:
+            return log.read_text().count(f"GET /bucket/ck/model_{seed}.safetensors HTTP")
+
+        shas = [publish_there(1)]
+        first, second = (hosts.start(name, checkpoints=place, workers=2) for name in "ab")
+        hosts.wait_ready(1)
+        shas.append(publish_there(2))
+        hosts.wait_ready(2)
+        shas.append(shas[0])
+        environ = {**os.environ, "SERVE_STORE": str(tmp_path / "a" / "store"), "PYTHONPATH": str(ROOT)}
+        environ.update(SERVE_MODEL="affine:Affine", SERVE_CHECKPOINTS=place)
+        subprocess.run([sys.executable, "-m", "serve", "rollback"], env=environ, check=True, timeout=60)
+        hosts.wait_ready(3)
+        second.stop()
+        hosts.start("b", checkpoints=place, workers=2)
+        hosts.wait_ready(3)
+        assert {server.client().predict([ROW]).sha256 for server in (first, hosts.servers["b"])} == {shas[0]}
+        assert hosts.history("a") == hosts.history("b") == shas
+        assert [count_fetched(seed) for seed in (1, 2)] == [2, 2], log.read_text()
 
 
 def test_an_answer_is_not_older_than_its_client_knows(hosts, trainer):

@@ -38,3 +38,27 @@ def test_a_block_runs(tmp_path, block):
     (tmp_path / "model.py").write_text(MODEL)
     (tmp_path / "page.py").write_text(BEFORE + block + check)
     subprocess.run([sys.executable, "page.py"], cwd=tmp_path, check=True, timeout=300)
+
+
+CELLS = [
+    "import torch\n"
+    "class Net(torch.nn.Linear):\n"
+    "    example_inputs = [[0.0] * 16]\n"
+    "    def __init__(self):\n"
+    "        super().__init__(16, 2)\n",
+    "from pathlib import Path\n"
+    "from serve import HotModel, publish\n"
+    "def save(value):\n"
+    "    torch.save({name: 0 * t + value for name, t in Net().state_dict().items()}, 'w.pt')\n"
+    "    publish(Path('w.pt'), 'checkpoints', f'{value}.safetensors')\n"
+    "save(1)\n"
+    "model = HotModel(Net, 'checkpoints', poll_s=0.05)\n"
+    "assert model.predict([[1.0] * 16]) == [[17.0, 17.0]]\n",
+    "import time\nsave(2)\nwhile model.predict([[1.0] * 16]) != [[34.0, 34.0]]:\n    time.sleep(0.05)\n",
+]
+
+
+def test_a_class_of_a_notebooks_cell_works_as_itself(tmp_path):
+    """Cells run in `__main__`, and no file has their source."""
+    script = f"for number, cell in enumerate({CELLS!r}): exec(compile(cell, f'<cell {{number}}>', 'exec'), globals())"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=120)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 import time
 from datetime import datetime, timezone
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 import safetensors.numpy
-from serving import wait_until
+from object_storage import start_s3
 from trainer import ROW
 
 from serve.__main__ import main
@@ -29,7 +27,6 @@ from tests.support.ssh_server import SSHD, ssh_server
 
 fsspec = pytest.importorskip("fsspec", reason="the extra [remote] is not installed")
 NOTHING = Known(served=None, served_order=None, first_seen_s=0.0)
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.mark.parametrize(
@@ -114,30 +111,8 @@ def test_a_protocol_that_is_not_there():
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory):
-    """moto's server as a process of its own."""
-    pytest.importorskip("s3fs", reason="s3fs is not installed")
-    pytest.importorskip("moto.server", reason="moto[server] is not installed")
-    log = tmp_path_factory.mktemp("moto") / "log"
-    code = "import sys; from moto.server import main; main(['-H', '127.0.0.1', '-p', '0'])"
-    with log.open("wb") as writer:
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, stderr=writer)
-
-    def find():
-        assert process.poll() is None, log.read_text()
-        words = [word for word in log.read_text().split() if word.startswith("http://127.0.0.1:")]
-        return words[0] if words else None
-
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            url = wait_until(find, "moto's address", log.read_text).rstrip("/")
-            for key, value in {**KEYS, "AWS_ENDPOINT_URL": url}.items():
-                patch.setenv(key, value)
-            system = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
-            system.mkdir("bucket")
-            yield system
-    finally:
-        process.terminate()
-        process.wait(20)
+    with start_s3(tmp_path_factory.mktemp("moto") / "log") as system:
+        yield system
 
 
 @pytest.fixture

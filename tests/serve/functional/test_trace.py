@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -13,11 +14,16 @@ import pytest
 from serving import ROOT
 from trainer import ROW
 
+from serve import durable_files
+from serve.checkpoint.signature import load_key
+from serve.errors import ServeError, SignatureError
+from serve.operations.trace import Evidence, read_answer, trace
 from serve.publishing.publish import Extras, publish
+from serve.store.ledger import Entry
 from tests.support.archives import Archive, File, lock_of, locked
 
 pytestmark = pytest.mark.needs_torch
-pytest.importorskip("cryptography", reason="the extra [sign] is not installed")
+serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization", reason="the extra [sign]")
 LINKS = ["answer", "generation", "checkpoint", "publisher", "gates", "environment", "lock", "packages", "provenance"]
 
 
@@ -118,8 +124,85 @@ def test_every_link_is_verified_and_a_flipped_byte_is_named(chain):
     shutil.rmtree(place / "env")
 
 
-def stated_packages(place):
-    import base64
+def meaning_of(path, content):
+    """What a file states, by which a byte matters or does not: spaces and key ids of envelopes do not."""
+    try:
+        if path.suffix == ".pub":
+            return load_key(path, is_private=False, takes_ecdsa=True).public_bytes(*DER)
+        value = json.loads(content) if path.suffix in (".json", ".jsonl") else None
+        if path.suffix == ".jsonl":  # a key that is lost may have had its default
+            return durable_files.from_known(Entry, value) if content.endswith(b"\n") else content
+        if path.suffix == ".json" and "payload" in value:
+            sigs = [base64.b64decode(each["sig"]) for each in value["signatures"]]
+            return value["payloadType"], base64.b64decode(value["payload"]), sigs
+    except (ValueError, KeyError, TypeError, SignatureError):
+        return content
+    if path.name == "head":
+        lines = (line.partition(b":") for line in content.splitlines())
+        return {name.strip().lower(): text.strip() for name, _, text in lines if name.strip().lower() in HEADERS}
+    return content if value is None else value
 
+
+DER = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+HEADERS = (b"x-model-generation", b"x-model-sha256", b"x-model-version", b"x-env-digest")
+
+
+def test_no_flipped_byte_of_the_chain_is_verified(chain):
+    """Every file of the chain, with one bit flipped at many places of it: something is not verified then, what failed
+    names the file, and what cannot be read at all is refused by a known error."""
+    place, store = chain
+    from envtool.signing import attestation
+
+    stated = attestation.provenance(place / "conda-lock.yml", [place / "conda-lock.yml"], {})
+    attestation.write(place / "lock.json", stated, place / "team.pem")
+    run("serve", "bom", "--store", store, "-o", place / "service.cdx")
+    keys = (place / "trainer.pub", place / "team.pub")
+    statements = tuple(place / name for name in ("env.json", "model.json", "lock.json"))
+    evidence = Evidence(store, keys, statements, place / "conda-lock.yml", None, place / "service.cdx")
+
+    def verdicts():
+        try:
+            links = trace(read_answer((place / "head").read_text(errors="replace")), evidence)
+        except ServeError as error:
+            return error
+        return {link.name: link for link in links}
+
+    assert {link.verdict for link in verdicts().values()} == {"verified"}
+    checkpoint = next((store / "sha256").iterdir())
+    named = {
+        place / "conda-lock.yml": ("lock",), place / "service.cdx": ("bill",), checkpoint: ("checkpoint",),
+        store / "generations.jsonl": ("generation", "publisher", "gates"), place / "head": (),
+        **dict.fromkeys(statements, ("statement",)), **dict.fromkeys(keys, ("statement", "publisher")),
+    }  # fmt: skip
+    tried = missed = 0
+    for path, links in named.items():
+        content = path.read_bytes()
+        path.chmod(0o644)
+        for at in range(0, len(content), max(1, len(content) // 400)):
+            for bit in (0, 7):
+                altered = content[:at] + bytes([content[at] ^ (1 << bit)]) + content[at + 1 :]
+                path.write_bytes(altered)
+                if meaning_of(path, altered) == meaning_of(path, content):
+                    missed += 1
+                    continue
+                tried += 1
+                found = verdicts()
+                if isinstance(found, ServeError):
+                    assert path.name in str(found) or path.name == "head", (path, at, found)
+                    continue
+                failed = {name for name, link in found.items() if link.verdict == "failed"}
+                assert any(link.verdict != "verified" for link in found.values()), (
+                    path,
+                    at,
+                    bit,
+                    altered[at - 40 : at + 40],
+                )
+                assert not links or failed & {*links}, (path, at, bit, found)
+        path.write_bytes(content)
+    assert tried > 4000 > missed
+    assert {link.verdict for link in verdicts().values()} == {"verified"}
+
+
+def stated_packages(place):
     payload = base64.b64decode(json.loads((place / "env.json").read_text())["payload"])
     return json.dumps(json.loads(payload)["predicate"]["packages"])

@@ -247,7 +247,7 @@ class Requests(Load):
         client, count = self.server.client(), 0
         while not self._stopping.is_set():
             count += 1
-            row = [3.0, float(index), float(count % 1000), 2.0]
+            row = [self.row[0], float(index), float(count % 1000), 2.0]
             try:
                 self.replies[index].append(client.predict([row]))
             except (OSError, http.client.HTTPException) as error:  # its worker was killed

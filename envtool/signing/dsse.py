@@ -1,5 +1,7 @@
 """Keys, signatures, and signed in-toto statements: the one door to `cryptography`, imported only when a key is used.
-Source: RFC 8032 (Ed25519), FIPS 186-5 (ECDSA), DSSE 1.0, in-toto attestation framework 1.0 (statement)."""
+`envtool/signing/dsse.py` and `serve/checkpoint/dsse.py` are the same file, byte for byte, because neither half imports
+the other; `tests/unit/test_dsse.py` compares them. Source: RFC 8032 (Ed25519), FIPS 186-5 (ECDSA), DSSE 1.0, in-toto
+attestation framework 1.0 (statement)."""
 
 from __future__ import annotations
 
@@ -27,6 +29,7 @@ def load(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
     """Read a key in PEM, without a password: Ed25519, or ECDSA over P-256, P-384 or P-521 where that is taken. Raises
     KeyFileError if it cannot be read or is of another kind, or cryptography is not installed."""
     serialization, kind = _serialization(), "private" if is_private else "public"
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
     try:
@@ -34,7 +37,7 @@ def load(path: Path, *, is_private: bool, takes_ecdsa: bool = False) -> Any:
         key = serialization.load_pem_private_key(pem, None) if is_private else serialization.load_pem_public_key(pem)
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyFileError(f"{path}: expected a {kind} key in PEM ({error})") from error
     if isinstance(key, ed25519.Ed25519PrivateKey if is_private else ed25519.Ed25519PublicKey):
         return key

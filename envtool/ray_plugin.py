@@ -1,0 +1,77 @@
+"""A plugin of Ray's `runtime_env`: a lock and an env digest make the interpreter of an actor or a task.
+
+    export RAY_RUNTIME_ENV_PLUGINS='[{"class": "envtool.ray_plugin.LockPlugin"}]'    # before `ray start`, on every node
+    runtime_env={"envserve": {"lock": "/etc/envserve/conda-lock.yml", "digest": "2bfe38…"}}
+
+Nothing starts in an environment with another digest, or whose Ray or Python is not the node's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ray._private.runtime_env.plugin import RuntimeEnvPlugin
+
+from envtool import subprocesses
+from envtool.errors import PrefixError
+from envtool.prefix.prefix import ENV_DIGEST_VARIABLE
+
+_TELL = "import ray, sys; print('Ray', ray.__version__, ray.__commit__, 'Python %d.%d' % sys.version_info[:2])"
+_NAME_CHARACTERS = 16
+
+
+class LockPlugin(RuntimeEnvPlugin):  # type: ignore[misc]
+    """What Ray loads into the agent of each node; its methods are those of Ray's class."""
+
+    name = "envserve"
+
+    def __init__(self) -> None:
+        self._prefixes: dict[str, str] = {}
+
+    @staticmethod
+    def validate(runtime_env: Mapping[str, Any]) -> None:
+        """Raise ValueError where the keys are not `lock` and `digest`, which `envtool digest` prints."""
+        stated = runtime_env[LockPlugin.name]
+        if not isinstance(stated, Mapping) or set(stated) != {"lock", "digest"}:
+            raise ValueError(f"runtime_env: envserve: expected the keys lock and digest, found {stated!r}")
+
+    def get_uris(self, runtime_env: Mapping[str, Any]) -> list[str]:
+        """Name what is to be made; Ray makes it once for each name, and asks for every `runtime_env`, valid or not."""
+        stated = runtime_env.get(self.name)
+        return [] if stated is None else [f"{self.name}://{json.dumps(stated, sort_keys=True)}"]
+
+    async def create(self, uri: str, runtime_env: Mapping[str, Any], context: Any, logger: Any) -> int:
+        """Make the environment, or find it. Raises EnvtoolError, and nothing starts."""
+        stated = runtime_env[self.name]
+        made = asyncio.get_running_loop().run_in_executor(None, _make, stated["lock"], stated["digest"])
+        self._prefixes[uri] = await made
+        return 0
+
+    def modify_context(self, uris: Sequence[str], runtime_env: Mapping[str, Any], context: Any, logger: Any) -> None:
+        """Start whatever has this `runtime_env` by the environment's Python."""
+        programs = f"{self._prefixes[uris[0]]}/bin"
+        context.py_executable = f"{programs}/python"
+        context.env_vars[ENV_DIGEST_VARIABLE] = runtime_env[self.name]["digest"]
+        context.env_vars["PATH"] = f"{programs}:{os.environ.get('PATH', os.defpath)}"
+
+
+def _make(lock: str, digest: str) -> str:
+    """Make an environment, and return its prefix."""
+    argv = [sys.executable, "-m", "envtool", "create", "-n", f"ray-{digest[:_NAME_CHARACTERS]}", "-f", lock, "--json"]
+    made = json.loads(subprocesses.run(argv))
+    prefix, found = str(made["prefix"]), made["env_digest"]
+    if found != digest:
+        raise PrefixError(f"{lock}: expected an environment with the digest {digest}, found {found}")
+    if ":" in prefix:
+        raise PrefixError(f"{prefix}: Ray starts no Python from a path with a colon")
+    expected, found = (
+        subprocesses.run([python, "-c", _TELL]).strip() for python in (sys.executable, f"{prefix}/bin/python")
+    )
+    if found != expected:
+        raise PrefixError(f"{lock}: expected what this node has, {expected}, found {found}")
+    return prefix
