@@ -80,8 +80,8 @@ class Policy:
                 yield Breach("audit licences", f"{name} has the licence {license}", "use another package")
 
     def _signature(self, lock: Path | None) -> Iterator[Breach]:
-        from envserve import dsse
         from envtool.fetch.archive_cache import sha256_of
+        from envtool.signing import dsse
         from envtool.signing.trust import load_key
 
         way_out = f"envtool lock --attest {lock or 'conda-lock.yml'}{STATEMENT_SUFFIX} --attest-key KEY"

@@ -22,7 +22,7 @@ from envtool.errors import PrefixError
 from envtool.prefix.prefix import ENV_DIGEST_VARIABLE
 
 _TELL = "import ray, sys; print('Ray', ray.__version__, ray.__commit__, 'Python %d.%d' % sys.version_info[:2])"
-_DIGEST_CHARACTERS, _NAME_CHARACTERS = 64, 16
+_NAME_CHARACTERS = 16
 
 
 class LockPlugin(RuntimeEnvPlugin):  # type: ignore[misc]
@@ -39,8 +39,6 @@ class LockPlugin(RuntimeEnvPlugin):  # type: ignore[misc]
         stated = runtime_env[LockPlugin.name]
         if not isinstance(stated, Mapping) or set(stated) != {"lock", "digest"}:
             raise ValueError(f"runtime_env: envserve: expected the keys lock and digest, found {stated!r}")
-        if len(str(stated["digest"])) != _DIGEST_CHARACTERS:
-            raise ValueError(f"runtime_env: envserve: expected an env digest, found {stated['digest']!r}")
 
     def get_uris(self, runtime_env: Mapping[str, Any]) -> list[str]:
         """Name what is to be made; Ray makes it once for each name, and asks for every `runtime_env`, valid or not."""

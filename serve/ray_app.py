@@ -16,18 +16,18 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable, Union
+from typing import Any, Callable
 
 from serve.errors import FleetError, Issue, SettingsError
 from serve.fleet.carriers import connect
 from serve.fleet.keys import Transaction
-from serve.fleet.memory_keys import name_replica
-from serve.fleet.ray_keys import HINT, name_actor
+from serve.fleet.memory_keys import REPLICAS
+from serve.fleet.ray_keys import HINT
 from serve.metrics import multiprocess_directory
 from serve.settings.settings import CONFIG_VARIABLE, load_settings, read_file
 
 try:
-    from ray import serve
+    from ray import get_runtime_context, serve
 except ImportError as error:
     raise FleetError(f"ray.serve cannot be imported: {error}", HINT) from error
 
@@ -35,7 +35,6 @@ _AGAIN_S = 0.05
 _SWITCH_INTERVAL_S = 0.0005
 # More than Ray's default of 5: what waits shares runs. The rest is Ray's.
 _OPTIONS = {"max_ongoing_requests": 100}
-Stated = Union[str, Mapping[str, Any], None]
 
 
 def application(arguments: Mapping[str, Any]) -> serve.Application:
@@ -49,23 +48,18 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
         SettingsError: the settings cannot be used. Each node reads its own `SERVE_` variables beside them.
     """
     options = {**_OPTIONS, **arguments}
-    directory, keys = _read(options.pop("settings", None))
+    stated, directory, here = options.pop("settings", None), Path.cwd(), {"commit": "fleet", "python_path": ["."]}
+    issues: list[Issue] = []
+    if not isinstance(stated, Mapping):
+        path, stated = read_file(os.environ if stated is None else {CONFIG_VARIABLE: stated}, directory, issues)
+        directory = path.absolute().parent
+    if issues:
+        raise SettingsError(issues)
+    keys = {**here, **stated}
     load_settings(os.environ, directory, keys)
     counts = {key: int(value) for key, value in options.items() if isinstance(value, str) and value.isdigit()}
     deployment = serve.deployment(Replica, name="envserve", **{**options, **counts})
     return deployment.bind(str(directory), keys)
-
-
-def _read(stated: Stated) -> tuple[Path, dict[str, Any]]:
-    """Read the keys of the settings, and the directory to which their paths are relative."""
-    here = {"commit": "fleet", "python_path": ["."]}
-    if isinstance(stated, Mapping):
-        return Path.cwd(), {**here, **stated}
-    issues: list[Issue] = []
-    path, keys = read_file(os.environ if stated is None else {CONFIG_VARIABLE: stated}, Path.cwd(), issues)
-    if issues:
-        raise SettingsError(issues)
-    return path.absolute().parent, {**here, **keys}
 
 
 class _Asgi:
@@ -159,10 +153,10 @@ class Replica:
 
 def _register(host: str, keys: Any, until_s: float) -> None:
     """Make the replica known, before it can answer anything, so that its death is not the death of its host."""
-    actor = name_actor()
+    actor = get_runtime_context().get_actor_name()
     while True:
         try:
-            keys.commit(Transaction(puts={name_replica(host, actor): ""}))
+            keys.commit(Transaction(puts={f"{REPLICAS}{host}/{actor}": ""}))
             return
         except FleetError:  # the keeper is being made, or made anew
             if time.monotonic() > until_s:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from envtool.errors import EnvtoolError
 from envtool.prefix import rattler
@@ -51,15 +51,19 @@ class Database:
     modified: str
 
     def find(self, versions: Mapping[Name, str]) -> Iterator[Vulnerability]:
-        """The vulnerabilities of a package under its names; those that are one by their aliases are given once."""
+        """The vulnerabilities of a package under its names; those that are one by their aliases are given once. Raises
+        EnvtoolError if a record of it cannot be understood."""
         seen: set[str] = set()
         for name, version in versions.items():
-            found = [
-                _vulnerability(record, affected, version, name[0])
-                for record in self.records.get(name, ())
-                for affected in record["affected"]
-                if _name_of(affected) == name and _is_affected(affected, version, name[0])
-            ]
+            try:
+                found = [
+                    _vulnerability(record, affected, version, name[0])
+                    for record in self.records.get(name, ())
+                    for affected in record["affected"]
+                    if _name_of(affected) == name and _is_affected(affected, version, name[0])
+                ]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise EnvtoolError(f"a record of {name[1]} is not in the OSV format: {error!r}", _HINT) from error
             # Those with more to tell first: GitHub's records have a level and a summary, PyPA's often neither.
             for each in sorted(found, key=lambda one: (one.level == UNKNOWN, one.fixed is None, one.id)):
                 if not each.aliases & seen:
@@ -134,7 +138,7 @@ def _parsed(version: str) -> Version:
     try:
         # The local part (`+cu118`) names a build of the same source.
         return Version(Version(version).public)
-    except InvalidVersion:
+    except ValueError:  # also of a number with more digits than Python reads
         return Version("0")
 
 

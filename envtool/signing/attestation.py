@@ -12,11 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from envserve import dsse
 from envtool.atomic_files import write_atomically
 from envtool.fetch.archive_cache import sha256_of
 from envtool.fetch.credentials import strip
 from envtool.lockfile.model import LockedPackage
+from envtool.signing import dsse
 from envtool.signing.trust import load_key
 
 ENVIRONMENT, PROVENANCE = "urn:envserve:environment:1", "https://slsa.dev/provenance/v1"

@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from envserve import dsse
 from envtool.atomic_files import write_atomically
 from envtool.console import ProgressDisplay, Task
 from envtool.errors import InvalidFileError, Issue, NetworkError, SignatureError
@@ -31,6 +30,7 @@ from envtool.fetch.credentials import without_credentials
 from envtool.fetch.failover import TransferError
 from envtool.lockfile.conda_lock_v1 import LockedPackage
 from envtool.mirrors import mirrors
+from envtool.signing import dsse
 
 VARIABLE = "ENVTOOL_TRUSTED_KEYS"
 CHANNELS_VARIABLE = "ENVTOOL_TRUSTED_CHANNELS"

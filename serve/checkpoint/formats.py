@@ -105,7 +105,7 @@ def read_pieces(path: Path) -> list[Piece]:
             spec = TensorSpec(str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
             pieces.append(Piece(name, spec, path, 8 + length + begin, end - begin))
             expected_bytes = max(expected_bytes, end)
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError("damaged", f"the safetensors header is malformed ({error!r})") from error
     if expected_bytes != body_bytes:
         said = f"expected {expected_bytes} bytes of weights after the header, found {body_bytes}"

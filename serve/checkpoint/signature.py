@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from envserve import dsse
+from serve.checkpoint import dsse
 from serve.checkpoint.manifest import read_object
 from serve.errors import CheckpointError, SignatureError
 

@@ -37,7 +37,8 @@ def write_line(event: Event) -> None:
     os.write(_STDERR, event.line)
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the moment, as ISO 8601 in UTC."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
@@ -47,7 +48,7 @@ class Event:
 
     name: str
     facts: Mapping[str, object]  # what is known about it; names carry their units
-    time: str = field(default_factory=_now)  # when it happened, as ISO 8601 in UTC
+    time: str = field(default_factory=now)  # when it happened, as ISO 8601 in UTC
     worker: int = field(default_factory=os.getpid)
 
     @functools.cached_property

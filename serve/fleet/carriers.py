@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Union
 
 from serve.fleet.etcd import Etcd
-from serve.fleet.etcd import connect as connect_etcd
 
 if TYPE_CHECKING:
     from serve.fleet.ray_keys import RayKeys
@@ -16,10 +15,14 @@ if TYPE_CHECKING:
 
 def connect(settings: Settings) -> Keys:
     """Open the shared keys of a model; raises `FleetError` where what carries them is not installed."""
-    carrier, _, directory = settings.fleet.partition(":")
+    carrier, _, place = settings.fleet.partition(":")
     if carrier == "etcd":
-        return connect_etcd(settings)
+        *before, last = place.split(",")
+        scheme, _, rest = last.partition("://")
+        host, _, prefix = rest.partition("/")
+        urls = (*before, f"{scheme}://{host}")
+        return Etcd(urls, f"{prefix}/{settings.name}/{settings.label}/", settings.fleet_secrets)
     # Here and not above: it takes seconds, and only those who have a cluster have it.
     from serve.fleet.ray_keys import RayKeys
 
-    return RayKeys(directory, f"{settings.name}@{settings.label}")
+    return RayKeys(place, f"{settings.name}@{settings.label}")

@@ -13,14 +13,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from serve.errors import FleetError
 from serve.fleet.keys import Change, Changes, Item, LeaseLostError, Snapshot, Transaction
-
-if TYPE_CHECKING:
-    from serve.settings.settings import Settings
 
 # Passwords are hashed slowly on purpose (etcd --bcrypt-cost).
 _TIMEOUT_S, _AUTHENTICATE_S, _WATCH_TIMEOUT_S = 1.0, 10.0, 60.0
@@ -164,15 +161,6 @@ class Etcd:
     def _read_item(self, stated: Mapping[str, Any]) -> tuple[str, Item]:
         numbers = (int(stated.get(name, 0)) for name in ("create_revision", "mod_revision", "lease"))
         return _decode(stated["key"])[len(self._prefix) :], Item(_decode(stated.get("value", "")), *numbers)
-
-
-def connect(settings: Settings) -> Etcd:
-    """Open the shared keys of a model, whose `fleet` is `etcd:URL,URL/PREFIX`."""
-    *before, last = settings.fleet.partition(":")[2].split(",")
-    scheme, _, rest = last.partition("://")
-    host, _, prefix = rest.partition("/")
-    urls = (*before, f"{scheme}://{host}")
-    return Etcd(urls, f"{prefix}/{settings.name}/{settings.label}/", settings.fleet_secrets)
 
 
 class _UnavailableError(Exception):

@@ -142,11 +142,6 @@ class MemoryKeys:
             self.revoke(lease)
 
 
-def name_replica(host: str, name: str) -> str:
-    """Return the key by which a replica is known."""
-    return f"{REPLICAS}{host}/{name}"
-
-
 def find_gone(view: View, replicas: Collection[str], alive: Collection[str]) -> list[Transaction]:
     """Return how to take those out of the roster that are silent, and of which no replica lives: of all that have ever
     been (`HOST/NAME`, as below `REPLICAS`) none is alive by its name."""

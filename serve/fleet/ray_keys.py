@@ -31,11 +31,6 @@ _TIMEOUT_S, _WATCH_S, _LOOK_S, _LOCK_S = 2.0, 10.0, 0.5, 0.1
 _HEAD = "node:__internal_head__"
 
 
-def name_actor() -> str:
-    """Return the name by which Ray knows this process."""
-    return str(ray.get_runtime_context().get_actor_name())
-
-
 class Keeper:
     """The actor. Its lock keeps out an earlier process of it that hangs, and has not heard that it was replaced."""
 
@@ -89,17 +84,13 @@ class Keeper:
                 if all(map(view.beat_of, view.roster)):
                     continue
                 try:
-                    alive = await asyncio.get_running_loop().run_in_executor(None, _list_actors)
+                    named = await asyncio.get_running_loop().run_in_executor(None, ray.util.list_named_actors, True)
                     known = [key[len(REPLICAS) :] for key in keys.read(REPLICAS).items]
-                    for gone in find_gone(view, known, alive):
+                    for gone in find_gone(view, known, {actor["name"] for actor in named}):
                         keys.commit(gone)
                 except (ray.exceptions.RayError, ServeError, RuntimeError):
                     continue  # the next look asks again
             self._wake()
-
-
-def _list_actors() -> set[str]:
-    return {found["name"] for found in ray.util.list_named_actors(all_namespaces=True)}
 
 
 class RayKeys:

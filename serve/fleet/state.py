@@ -142,16 +142,16 @@ class Driver:
         beats = {host: view.beat_of(host) for host in sorted(view.roster)}
         for host, beat in beats.items():
             if beat is not None and beat.failed is not None and beat.failed.number == proposal.number:
-                return _close(view, replace(beat.failed, reason=f"host {host}: {beat.failed.reason}")), "closed"
+                return _close(proposal, replace(beat.failed, reason=f"host {host}: {beat.failed.reason}")), "closed"
         if proposal.phase == FENCE:
             return self._end_fence(view, now_s)
         late = [host for host, beat in beats.items() if beat is None or beat.prepared != proposal.number]
         if beats and not late and now_s >= self._fence_at_s:
-            return _put(view, FENCE), "fence"
+            return _put(proposal, FENCE), "fence"
         if now_s - self._since[(PROPOSAL, proposal.number)] > self.timeout_s:
             who = ", ".join(late) or "none, but a host was late to every fence"
             reason = f"expected every host prepared in {self.timeout_s:g} s; not prepared: {who}"
-            return _close(view, Failure(proposal.number, reason, False)), "closed"
+            return _close(proposal, Failure(proposal.number, reason, False)), "closed"
         return None
 
     def _end_fence(self, view: View, now_s: float) -> tuple[Transaction, str] | None:
@@ -163,7 +163,7 @@ class Driver:
         if now_s - self._since[(FENCE, proposal.round)] > max(_FENCE_S, _FENCE_EACH_S * len(beats)):
             self._attempts += 1
             self._fence_at_s = now_s + min(_FENCE_S * 2**self._attempts, _LONGEST_PAUSE_S)
-            return _put(view, messages.PREPARE), "unfence"
+            return _put(proposal, messages.PREPARE), "unfence"
         return None
 
     def _commit(self, view: View) -> Transaction:
@@ -178,14 +178,11 @@ class Driver:
         )
 
 
-def _put(view: View, phase: str) -> Transaction:
-    assert view.proposal is not None
-    entry = view.proposal.entry
-    return Transaction({PROPOSAL: view.proposal.round}, puts={PROPOSAL: messages.write_proposal(entry, phase)})
+def _put(proposal: messages.Proposed, phase: str) -> Transaction:
+    return Transaction({PROPOSAL: proposal.round}, puts={PROPOSAL: messages.write_proposal(proposal.entry, phase)})
 
 
-def _close(view: View, failure: Failure) -> Transaction:
+def _close(proposal: messages.Proposed, failure: Failure) -> Transaction:
     """Return the end of a proposal that no host follows; its refusal is for a lease, which is to be added."""
-    assert view.proposal is not None
-    said = {messages.REFUSED + view.proposal.entry.sha256: write(failure)}
-    return Transaction({PROPOSAL: view.proposal.round}, leased=said, deletes=(PROPOSAL,))
+    said = {messages.REFUSED + proposal.entry.sha256: write(failure)}
+    return Transaction({PROPOSAL: proposal.round}, leased=said, deletes=(PROPOSAL,))

@@ -17,8 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from envserve import dsse
 from serve import durable_files
+from serve.checkpoint import dsse
 from serve.checkpoint.manifest import manifest_of, publisher_of
 from serve.checkpoint.signature import Verifier, load_key
 from serve.errors import CheckpointError, LedgerError, OperationError

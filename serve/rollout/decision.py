@@ -9,7 +9,9 @@ is found as soon as one that was broken from the start."""
 from __future__ import annotations
 
 import enum
+import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -165,12 +167,10 @@ def is_suspect(evidence: Evidence, rule: Rule) -> bool:
 
 def quantile(times: Sequence[int], share: float) -> float:
     """Return a quantile of a histogram over `TIME_BOUNDS_S`, in seconds; 0 of an empty one."""
-    wanted, seen = share * sum(times), 0
-    for place, count in enumerate(times):
-        seen += count
-        if count and seen >= wanted:
-            return TIME_BOUNDS_S[min(place, len(TIME_BOUNDS_S) - 1)]
-    return 0.0
+    if not any(times):
+        return 0.0
+    place = bisect_left([*itertools.accumulate(times)], share * sum(times))
+    return TIME_BOUNDS_S[min(place, len(TIME_BOUNDS_S) - 1)]
 
 
 def p99_ratio(evidence: Evidence) -> float:

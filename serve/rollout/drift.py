@@ -6,7 +6,9 @@ older one: below 0.1 is noise, above 0.25 another population. All of it is pure.
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -118,14 +120,9 @@ def spread(of: Sketch) -> Spread:
 
 
 def _quantile(of: Sketch, share: float) -> float:
-    wanted, seen = share * sum(of.counts), 0
-    for place, count in enumerate(of.counts):
-        seen += count
-        if count and seen >= wanted:
-            signed = place - _MAGNITUDES
-            size = 2 ** ((abs(signed) - 0.5) / _PER_DOUBLING + _LEAST)
-            return math.copysign(size, signed) if signed else 0.0
-    return 0.0
+    signed = bisect_left([*itertools.accumulate(of.counts)], share * sum(of.counts)) - _MAGNITUDES
+    size = 2 ** ((abs(signed) - 0.5) / _PER_DOUBLING + _LEAST)
+    return math.copysign(size, signed) if signed else 0.0
 
 
 def stability_index(now: Sequence[int], then: Sequence[int]) -> float:

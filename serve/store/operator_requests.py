@@ -9,12 +9,12 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from serve import durable_files
 from serve.errors import LedgerError
+from serve.events.event_log import now
 from serve.store.ledger import PROMOTION, ROLLBACK, Entry
 
 
@@ -77,13 +77,13 @@ class OperatorRequests:
 
     def order_rollback(self, entry: Entry) -> Rollback:
         """Order an older version."""
-        order = Rollback(uuid.uuid4().hex, entry.generation, entry.sha256, entry.version, _now())
+        order = Rollback(uuid.uuid4().hex, entry.generation, entry.sha256, entry.version, now())
         self._write(self._rollback, asdict(order))
         return order
 
     def order_promotion(self, id: str, entry: Entry, path: Path) -> None:
         """Order what another label serves; one id is carried out once. Raises `OSError`."""
-        order = Rollback(id, entry.generation, entry.sha256, entry.version, _now(), str(path), asdict(entry))
+        order = Rollback(id, entry.generation, entry.sha256, entry.version, now(), str(path), asdict(entry))
         self._write(self._rollback, asdict(order))
 
     def withdraw(self, order: Rollback) -> None:
@@ -93,7 +93,7 @@ class OperatorRequests:
 
     def order_pin(self, entry: Entry, reason: str) -> Pin:
         """Stop automatic moves."""
-        pin = Pin(entry.generation, entry.version, entry.sha256, _now(), reason)
+        pin = Pin(entry.generation, entry.version, entry.sha256, now(), reason)
         self._write(self._pin, asdict(pin))
         return pin
 
@@ -111,7 +111,7 @@ class OperatorRequests:
 
     def order_unload(self) -> None:
         """Serve nothing, until `order_load`."""
-        self._write(self._unloaded, {"ordered": _now()})
+        self._write(self._unloaded, {"ordered": now()})
 
     def order_load(self) -> None:
         """Serve again what is committed."""
@@ -124,7 +124,7 @@ class OperatorRequests:
     def order_check(self) -> str:
         """Have each worker compare its live weights with their checkpoint; return the id of the order."""
         id = uuid.uuid4().hex
-        self._write(self._check, {"id": id, "ordered": _now()})
+        self._write(self._check, {"id": id, "ordered": now()})
         return id
 
     def withdraw_check(self) -> None:
@@ -146,7 +146,3 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         raise LedgerError(f"{path}: expected a JSON object, found {error}", hint="delete the file") from error
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")

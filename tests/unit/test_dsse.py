@@ -1,4 +1,4 @@
-"""Keys and signed statements of both halves, judged by the programs of others."""
+"""Keys and signed statements in both halves: one file, twice; judged by the programs of others."""
 
 from __future__ import annotations
 
@@ -16,18 +16,25 @@ ROOT = Path(__file__).parents[2]
 pytest.importorskip("cryptography")
 
 
-def test_a_key_that_was_made_is_read_again_and_checks_its_signature(tmp_path: Path) -> None:
-    from envserve import dsse
+def test_both_halves_have_the_same_file() -> None:
+    ours, theirs = ROOT / "envtool/signing/dsse.py", ROOT / "serve/checkpoint/dsse.py"
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert len(ours.read_text().splitlines()) < 180
 
-    public, private_pem, public_pem = dsse.generate()
+
+def test_a_key_of_one_half_is_read_by_the_other_and_checks_its_signature(tmp_path: Path) -> None:
+    from envtool.signing import dsse as ours
+    from serve.checkpoint import dsse as theirs
+
+    public, private_pem, public_pem = theirs.generate()
     (tmp_path / "key").write_bytes(private_pem)
     (tmp_path / "key.pub").write_bytes(public_pem)
-    signature = dsse.load(tmp_path / "key", is_private=True).sign(b"content")
-    read = dsse.load(tmp_path / "key.pub", is_private=False)
-    assert dsse.is_valid(read, signature, b"content")
-    assert not dsse.is_valid(read, signature, b"another")
-    assert not dsse.is_valid(read, b"", b"content")
-    assert dsse.key_id(public) == dsse.key_id(read)
+    signature = ours.load(tmp_path / "key", is_private=True).sign(b"content")
+    read = theirs.load(tmp_path / "key.pub", is_private=False)
+    assert theirs.is_valid(read, signature, b"content")
+    assert not theirs.is_valid(read, signature, b"another")
+    assert not theirs.is_valid(read, b"", b"content")
+    assert ours.key_id(public) == theirs.key_id(read)
 
 
 def keys(directory: Path, kind: str) -> tuple[Path, Path]:
@@ -41,7 +48,7 @@ def keys(directory: Path, kind: str) -> tuple[Path, Path]:
 
 @pytest.mark.parametrize("kind", ["ed25519", "P-256", "P-384"])
 def test_an_envelope_is_read_by_securesystemslib_and_refused_after_any_change(tmp_path: Path, kind: str) -> None:
-    from envserve import dsse
+    from envtool.signing import dsse
 
     private, public = keys(tmp_path, kind)
     stated = dsse.statement("https://example.org/predicate", {"größe": "ab" * 32}, {"a": [1, "ü"]})
@@ -99,7 +106,7 @@ with open(sys.argv[3], "rb") as file:
 def test_sigstores_own_library_reads_an_envelope_and_finds_its_file(tmp_path: Path) -> None:
     """As `cosign verify-blob-attestation --key` does: one signature, of the PAE, in an envelope of in-toto's type, and
     a subject that has the sha256 of the file. cosign itself is in no registry that tests may ask."""
-    from envserve import dsse
+    from envtool.signing import dsse
 
     private, public = keys(tmp_path, "P-256")
     lock = tmp_path / "conda-lock.yml"
@@ -124,7 +131,7 @@ def test_sigstores_own_library_reads_an_envelope_and_finds_its_file(tmp_path: Pa
 
 
 def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
-    from envserve import dsse
+    from envtool.signing import dsse
 
     private, _ = keys(tmp_path, "P-256")
     with pytest.raises(dsse.KeyFileError, match="expected an Ed25519 private key"):
@@ -136,7 +143,7 @@ def test_another_kind_of_key_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["ed25519", "P-256"])
 def test_the_documented_lines_check_an_envelope_with_openssl_alone(tmp_path: Path, kind: str) -> None:
-    from envserve import dsse
+    from envtool.signing import dsse
 
     private, public = keys(tmp_path, kind)
     key = dsse.load(private, is_private=True, takes_ecdsa=True)

@@ -61,7 +61,7 @@ def test_what_is_published_is_reproducible_and_holds_the_product_alone(tmp_path:
     again = build(tmp_path / "elsewhere" / sources.name[: -len(".tar.gz")], tmp_path / "second")
     assert [path.read_bytes() for path in again] == [sources.read_bytes(), wheel.read_bytes()]
     assert {name.partition("/")[0] for name in inside} == {
-        *("envserve", "envtool", "serve", "templates", "channel", "examples", "CHANGELOG.md", "LICENSE", "PKG-INFO"),
+        *("envtool", "serve", "templates", "channel", "examples", "CHANGELOG.md", "LICENSE", "PKG-INFO"),
         *("README.md", "README.zh.md", "pyproject.toml", ".gitignore"),
     }
     with zipfile.ZipFile(wheel) as archive:
@@ -70,14 +70,13 @@ def test_what_is_published_is_reproducible_and_holds_the_product_alone(tmp_path:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert f"\nVersion: {project['version']}\n" in metadata
     assert {name.partition("/")[0] for name in names} == {
-        "envserve",
         "envtool",
         "serve",
         f"envserve-{project['version']}.dist-info",
     }
     assert not [name for name in names if name.endswith(".pyc")]
     # What the code reads at run time and is no code.
-    for half in ("envserve", "envtool", "serve"):
+    for half in ("envtool", "serve"):
         files = [path for path in (ROOT / half).rglob("*") if is_ours(path)]
         assert {path.relative_to(ROOT).as_posix() for path in files} <= names
     for here, there in (
@@ -92,7 +91,7 @@ def test_what_is_published_is_reproducible_and_holds_the_product_alone(tmp_path:
 
 def test_the_version_is_stated_once() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    code = [path for half in ("envserve", "envtool", "serve") for path in (ROOT / half).rglob("*.py")]
+    code = [path for half in ("envtool", "serve") for path in (ROOT / half).rglob("*.py")]
     stated = re.compile(rf"__version__\s*=|[\"']{re.escape(version)}[\"']")
     assert [path.name for path in code if stated.search(path.read_text())] == []
 

@@ -43,7 +43,7 @@ FORBIDDEN = re.compile("|".join(WORDINGS), re.IGNORECASE)
 
 def packages() -> list[str]:
     """The packages and lone modules of both halves, and the pages of the documentation."""
-    halves = [path for half in ("envserve", "envtool", "serve") for path in sorted((ROOT / half).iterdir())]
+    halves = [path for half in ("envtool", "serve") for path in sorted((ROOT / half).iterdir())]
     code = [path for path in halves if path.suffix == ".py" or (path / "__init__.py").is_file()]
     return [path.relative_to(ROOT).as_posix() for path in (*code, ROOT / "docs")]
 

@@ -20,7 +20,7 @@ import pytest
 from envtool import file_lock
 
 ROOT = Path(__file__).parents[3]
-INPUTS = ("pyproject.toml", "README.md", "LICENSE", "envserve", "envtool", "serve", "templates", "examples", "channel")
+INPUTS = ("pyproject.toml", "README.md", "LICENSE", "envtool", "serve", "templates", "examples", "channel")
 
 # os._exit, because py-rattler may crash while the interpreter shuts down.
 INSTALL = """

@@ -1,4 +1,5 @@
-"""A lock makes the interpreter of an actor, on a real raylet; nightly, as all that needs Ray."""
+"""A lock makes the interpreter of an actor, on a real raylet; Ray reads what is rendered for KubeRay. Nightly, as all
+that needs Ray."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from serving import ROOT
+import yaml
+from serving import ROOT, SUPPORT
 
 from envtool.lockfile.conda_lock_v1 import format_lockfile
+from envtool.templates import find_kind, render
 from tests.support.archives import PLACEHOLDER, Archive, File, lock_of, locked
 
 pytestmark = [
@@ -96,3 +99,19 @@ def test_an_actor_runs_in_the_environment_of_its_lock_or_not_at_all(ray, home):
         ray.exceptions.RuntimeEnvSetupError, match=r"expected what this node has, Ray .*, found Ray 2\.0\.0"
     ):
         ask(old, digest=old.digest)
+
+
+def test_ray_reads_the_rendered_configuration_of_a_rayservice(tmp_path, monkeypatch):
+    """Which KubeRay hands to Ray as it is: the options are Ray's, and the deployment is the one that there is."""
+    from ray._common.utils import import_attr
+    from ray.serve.schema import ServeDeploySchema
+
+    rendered = list(yaml.safe_load_all(render(find_kind("rayservice"), {"image": "registry.example/serve"})))
+    stated = next(one for one in rendered if one["kind"] == "RayService")["spec"]["serveConfigV2"]
+    (application,) = ServeDeploySchema.model_validate(yaml.safe_load(stated)).applications
+    (deployment,) = application.deployments
+    assert (deployment.num_replicas, deployment.max_replicas_per_node) == (2, 1)
+    monkeypatch.setenv("SERVE_FLEET", f"ray:{tmp_path}/keeper")
+    (tmp_path / "serve.toml").write_text(f'model = "affine:Affine"\ncheckpoints = "ck"\npython_path = ["{SUPPORT}"]\n')
+    made = import_attr(application.import_path)({**application.args, "settings": str(tmp_path / "serve.toml")})
+    assert made._bound_deployment.name == deployment.name

@@ -8,7 +8,7 @@ import pytest
 
 from serve.errors import FleetError
 from serve.fleet.keys import LeaseLostError, Transaction
-from serve.fleet.memory_keys import REPLICAS, MemoryKeys, Register, find_gone, name_replica
+from serve.fleet.memory_keys import REPLICAS, MemoryKeys, Register, find_gone
 from serve.fleet.messages import ALL, HOSTS, ROSTER, Beat, Member, View, write
 
 
@@ -67,7 +67,7 @@ def test_a_silent_host_is_gone_where_none_of_its_replicas_lives():
     for host in "abcd":
         keys.commit(Transaction(puts={ROSTER + host: write(Member(1))}))
     keys.commit(Transaction(leased={HOSTS + "a": write(Beat(1))}, lease=lease))
-    keys.commit(Transaction(puts={name_replica(host, f"{host}{n}"): "" for host in "abc" for n in (1, 2)}))
+    keys.commit(Transaction(puts={f"{REPLICAS}{host}/{host}{n}": "" for host in "abc" for n in (1, 2)}))
     view, replicas = View.parse(keys.read(*ALL)), [key[len(REPLICAS) :] for key in keys.read(REPLICAS).items]
     # a speaks, of b one replica lives and is cut off, of d nothing was ever known
     (gone,) = find_gone(view, replicas, {"b2"})

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from envserve import dsse
+from serve.checkpoint import dsse
 from serve.checkpoint.manifest import manifest_of, publisher_of
 from serve.checkpoint.signature import load_key
 from serve.operations.trace import CHECKPOINT, ENVIRONMENT, Evidence, read_answer, trace

@@ -1,5 +1,7 @@
 """Keys, signatures, and signed in-toto statements: the one door to `cryptography`, imported only when a key is used.
-Source: RFC 8032 (Ed25519), FIPS 186-5 (ECDSA), DSSE 1.0, in-toto attestation framework 1.0 (statement)."""
+`envtool/signing/dsse.py` and `serve/checkpoint/dsse.py` are the same file, byte for byte, because neither half imports
+the other; `tests/unit/test_dsse.py` compares them. Source: RFC 8032 (Ed25519), FIPS 186-5 (ECDSA), DSSE 1.0, in-toto
+attestation framework 1.0 (statement)."""
 
 from __future__ import annotations
 
