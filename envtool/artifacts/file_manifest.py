@@ -54,7 +54,8 @@ def stated_paths(archive: Path, content: Any) -> dict[str, Mapping[str, Any]]:
         raise ArchiveError(f"{archive}: info/paths.json has no list of paths")
     found: dict[str, Mapping[str, Any]] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or entry.get("path_type") not in _PATH_TYPES:
+        is_known = isinstance(entry, dict) and entry.get("path_type") in _PATH_TYPES
+        if not is_known or not isinstance(entry.get("prefix_placeholder") or "", str):
             raise ArchiveError(f"{archive}: info/paths.json has an invalid entry: {entry!r:.200}")
         found[require_plain(entry.get("_path"), str(archive), "info/paths.json")] = entry
     return found

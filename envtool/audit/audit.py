@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
@@ -103,34 +103,46 @@ def _fits(version: str, constraint: str, manager: str) -> bool:
         return True
 
 
-def _statements(path: Path) -> list[Mapping[str, Any]]:
+class _Statement(NamedTuple):
+    identifiers: frozenset[str]
+    products: frozenset[str]  # empty for every package
+    why: str
+    expires: date | None
+
+    @classmethod
+    def read(cls, stated: Mapping[str, Any]) -> _Statement:
+        named, expires = stated.get("vulnerability"), stated.get("expires")
+        named = named if isinstance(named, Mapping) else {"name": named}
+        products = [one.get("@id") if isinstance(one, Mapping) else one for one in stated.get("products") or ()]
+        return cls(
+            frozenset({str(named.get("name")), *map(str, named.get("aliases") or ())}),
+            frozenset(str(one).partition("?")[0] for one in products),
+            str(stated.get("justification") or stated.get("impact_statement") or stated["status"]),
+            None if expires is None else date.fromisoformat(str(expires)[:10]),
+        )
+
+
+def _statements(path: Path) -> list[_Statement]:
     """What an OpenVEX 0.2.0 document states to affect no product, or to be fixed; `expires` (a date) is ours."""
     try:
         value = json.loads(path.read_bytes())
         if not str(value["@context"]).startswith("https://openvex.dev/ns"):
             raise ValueError("@context is not OpenVEX's")
-        return [statement for statement in value["statements"] if statement["status"] in ("not_affected", "fixed")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        counting = [stated for stated in value["statements"] if stated["status"] in ("not_affected", "fixed")]
+        return list(map(_Statement.read, counting))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EnvtoolError(f"{path} cannot be read as OpenVEX: {error}", "docs/how-to/audit.md shows one") from error
 
 
 def _ignored(
-    statements: Sequence[Mapping[str, Any]], vulnerability: Vulnerability, package: LockedPackage, today: date
+    statements: Sequence[_Statement], vulnerability: Vulnerability, package: LockedPackage, today: date
 ) -> tuple[str, str]:
-    for statement in statements:
-        named = statement.get("vulnerability")
-        named = named if isinstance(named, Mapping) else {"name": named}
-        identifiers = {str(named.get("name")), *map(str, named.get("aliases") or ())}
-        own = f"pkg:{'pypi' if package.manager == 'pip' else 'conda'}/{package.name}"
-        products = [one.get("@id") if isinstance(one, Mapping) else one for one in statement.get("products") or [own]]
-        is_product = {own, f"{own}@{package.version}"} & {str(one).partition("?")[0] for one in products}
-        if not identifiers & vulnerability.aliases or not is_product:
-            continue
-        why = str(statement.get("justification") or statement.get("impact_statement") or statement["status"])
-        expires = statement.get("expires")
-        if expires is None or date.fromisoformat(str(expires)[:10]) >= today:
-            return why, ""
-        return "", f"was ignored until {expires}: {why}"
+    own = f"pkg:{'pypi' if package.manager == 'pip' else 'conda'}/{package.name}"
+    for each in statements:
+        is_product = not each.products or not each.products.isdisjoint({own, f"{own}@{package.version}"})
+        if is_product and not each.identifiers.isdisjoint(vulnerability.aliases):
+            is_over = each.expires is not None and each.expires < today
+            return ("", f"was ignored until {each.expires}: {each.why}") if is_over else (each.why, "")
     return "", ""
 
 

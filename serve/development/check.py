@@ -117,21 +117,20 @@ def _try_out(prepared: Prepared, home: Path) -> Iterator[Finding]:
         line = f"requests leave {kept} behind, so one runs at a time"
         yield Finding(NOTE, "state", line, "keep it in local variables")
     prepared_inputs = predictor.prepare(prepared.example)
-    took = f"{_time(_median(predictor, [prepared_inputs]))} for one request"
+    took = f"{_time(_median(predictor, prepared_inputs))} for one request"
     several = settings.max_batch_size // max(1, predictor.count_rows(prepared_inputs))
     if predictor.can_batch and several > 1:
-        took += f", {_time(_median(predictor, [prepared_inputs] * several))} for {several} in one run"
+        took += f", {_time(_median(predictor, predictor.stack([prepared_inputs] * several)))} for {several} in one run"
     yield Finding(OK, "time", took)
 
 
-def _median(predictor: TorchPredictor, several: list[Any]) -> float:
+def _median(predictor: TorchPredictor, prepared: Any) -> float:
     """Return the median seconds of a run."""
-    joined = predictor.stack(several)
     taken: list[float] = []
     end_s = time.monotonic() + _TIMED_S
     while not taken or (time.monotonic() < end_s and len(taken) < _MOST_TIMED):
         started_s = time.perf_counter()
-        predictor.run(joined)
+        predictor.run(prepared)
         taken.append(time.perf_counter() - started_s)
     return statistics.median(taken)
 

@@ -163,7 +163,7 @@ class CustomInputs:
 
     def prepare(self, inputs: object) -> Any:
         """Convert inputs as JSON has them; raises what the model class raises."""
-        with torch.inference_mode():
+        with torch.no_grad():  # what inference mode makes can have no gradient, which the module may compute
             return self._convert(inputs)
 
     def prepare_arrays(self, arrays: Arrays) -> Any:

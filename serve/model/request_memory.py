@@ -33,6 +33,7 @@ class RequestMemory:
     taken: bool = False  # the model class converts several requests to the same memory
     raw: bool = False  # later calls write into what the module has given, or may, as it is the same memory
     outputs: bool = False  # the model class writes into what the module has given while it converts that
+    gradients: bool = False  # the module computes some while it answers, such as forces; inference mode forbids that
 
     def note_version(self, placed: Any) -> None:
         """Remember a write into tensors that were made for one run, outside of inference mode."""
@@ -45,6 +46,8 @@ class RequestMemory:
 
     def find(self, predictor: TorchPredictor, several: Iterable[object]) -> None:
         """Answer requests, of which a model may refuse any, and compare all they share with others before and after."""
+        several = list(several)
+        self._choose_mode(predictor, several[0])
         held: list[tuple[Any, Any, Any, Any]] = []
         places: tuple[set[int], set[int]] = set(), set()
         until_s = time.monotonic() + _ENOUGH_S
@@ -59,6 +62,13 @@ class RequestMemory:
                 self.raw |= not is_same(raw, first)
             if time.monotonic() > until_s:
                 break
+
+    def _choose_mode(self, predictor: TorchPredictor, inputs: object) -> None:
+        for self.gradients in (False, True):
+            with contextlib.suppress(Exception):
+                predictor.run(predictor.prepare(own(inputs)))
+                return
+        self.gradients = False  # it fails either way, and the warm-up tells how
 
     def _answer(self, predictor: TorchPredictor, inputs: object) -> tuple[Any, Any, Any, Any]:
         given = own(inputs)

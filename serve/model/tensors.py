@@ -239,7 +239,7 @@ class _Place:
     @property
     def now(self) -> Any:
         """What lies there by now."""
-        return self.registry.get(self.key)
+        return self.registry[self.key] if self.key in self.registry else None  # noqa: SIM401 - TorchScript's have no get
 
     def put(self, tensor: Any) -> None:
         # Not into the mapping: recurrent layers keep a list of their weights that follows their attributes.

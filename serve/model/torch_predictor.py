@@ -53,7 +53,8 @@ def _to_plain(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.is_quantized:
         tensor = tensor.dequantize()
     if tensor.layout is not torch.strided:
-        tensor = tensor.to_dense()
+        with torch.inference_mode():  # in which it may have been made: some layouts are written into
+            tensor = tensor.to_dense()
     is_unknown = tensor.dtype == torch.bfloat16 or "float8" in str(tensor.dtype)
     return (tensor.float() if is_unknown else tensor).cpu().resolve_conj().resolve_neg().contiguous()
 
@@ -190,10 +191,13 @@ def limit_this_thread() -> None:
         _limited.count = _limit
 
 
-def without_gradients() -> AbstractContextManager[None]:
-    """Return the context in which a model answers, in a thread whose operations use no more threads than they may."""
+def without_gradients(unless_asked: bool = False) -> AbstractContextManager[None]:
+    """Return the context in which a model answers, in a thread whose operations use no more threads than they may.
+
+    `unless_asked`: in `torch.enable_grad()` there are gradients.
+    """
     limit_this_thread()
-    context: AbstractContextManager[None] = torch.inference_mode()
+    context: AbstractContextManager[None] = torch.no_grad() if unless_asked else torch.inference_mode()
     return context
 
 
@@ -277,8 +281,10 @@ class TorchPredictor:
             # Outside of the context below: tensors of inference mode have no versions.
             placed = self.converter.place(own(prepared) if memory.inputs else prepared)
             try:
-                with without_gradients():
+                with without_gradients(memory.gradients):
                     raw = self.run_module(self.module, placed)
+                    if memory.gradients:
+                        raw = _map(raw, lambda part: part.detach() if isinstance(part, torch.Tensor) else part)
                     return own(raw) if memory.raw else raw
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
                 raise InputError(f"the inputs: expected values that the model knows, found {error}") from error

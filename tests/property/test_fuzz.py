@@ -10,24 +10,28 @@ import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 
 from envtool.artifacts.conda_archive import read_info, read_payload
+from envtool.artifacts.file_manifest import FileManifests
 from envtool.audit import osv
+from envtool.audit.audit import audit as audit_lock
 from envtool.errors import EnvtoolError
 from envtool.image.layout import Layout
-from envtool.lockfile.conda_lock_v1 import format_lockfile, parse_lockfile
+from envtool.inspect_lock.graph import graph
+from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile, parse_lockfile
+from envtool.prefix.layout import layout
 from envtool.signing import dsse
 from envtool.spec.environment_yml import parse as parse_environment
 from serve.checkpoint.formats import read_safetensors_interface
 from serve.checkpoint.manifest import parse_marker, publisher_of
 from serve.checkpoint.signature import with_bundle
 from serve.errors import CheckpointError
-from tests.support.archives import Archive, File, lock_of, locked
+from tests.support.archives import PLACEHOLDER, Archive, File, lock_of, locked
 from tests.support.edits import edited, edits
 
 _MOST_BYTES = 64 << 20
@@ -86,6 +90,21 @@ def audit(path: Path) -> None:
     list(database.find({("PyPI", "flask"): "1.0"}))
 
 
+FLASK = LockedPackage("pip", "flask", "1.0", "linux-64", "https://example.org/flask-1.0-py3-none-any.whl", "0" * 64)
+GRAPH = graph(lock_of(FLASK), "linux-64", ("main",))
+VEX = json.dumps({
+    "@context": "https://openvex.dev/ns/v0.2.0",
+    "statements": [{"vulnerability": {"name": "CVE-1", "aliases": ["X-1"]}, "products": [{"@id": "pkg:pypi/flask@1.0"}],
+                    "status": "not_affected", "justification": "j", "expires": "2027-01-31"}],
+}).encode()  # fmt: skip
+
+
+def read_vex(path: Path) -> None:
+    database = path.with_name("database.json")
+    database.write_text(json.dumps([RECORD]))
+    audit_lock(GRAPH, database, path)
+
+
 def read_layout(path: Path) -> None:
     root = path.with_name("layout")
     root.mkdir(exist_ok=True)
@@ -108,6 +127,7 @@ READERS: dict[str, tuple[bytes, Callable[[Path], Any], type[Exception]]] = {
     ),
     "archive": (ARCHIVE, read_archive, EnvtoolError),
     "database": (json.dumps([RECORD]).encode(), audit, EnvtoolError),
+    "vex": (VEX, read_vex, EnvtoolError),
     "layout": (INDEX, read_layout, EnvtoolError),
     "safetensors": (SAFETENSORS, read_safetensors_interface, CheckpointError),
     "marker": (MARKER.encode(), lambda path: publisher_of(parse_marker(path.read_bytes())), CheckpointError),
@@ -213,6 +233,32 @@ def test_what_has_an_odd_value_is_read_or_refused(name: str, tmp_path: Path) -> 
             read(path)
         count += 1
     assert count > len(ODD) * 3
+
+
+class Told(Archive):
+    """An archive that tells something else about itself in one of its files."""
+
+    told: ClassVar[dict[str, bytes]] = {}
+
+    def info(self) -> dict[str, bytes]:
+        return {**super().info(), **self.told}
+
+
+@pytest.mark.parametrize("odd", [ODD[1:2], pytest.param(ODD, marks=pytest.mark.nightly)])
+def test_an_archive_that_tells_odd_things_of_itself_is_read_or_refused(
+    odd: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.ODD", odd)
+    script = File(f"{PLACEHOLDER}/x".encode(), 0o755, prefix="text")
+    archive = Told("tool", {"bin/tool": script, "lib/x": File(link="y"), "lib/y": File()}, noarch="python")
+    for name, content in archive.info().items():
+        for number, value in enumerate(each_replaced(json.loads(content))):
+            monkeypatch.setattr(Told, "told", {name: json.dumps(value).encode()})
+            path = archive.write(tmp_path)
+            package, manifests = locked(path), FileManifests(tmp_path / f"{name}{number}".replace("/", "-"))
+            with contextlib.suppress(EnvtoolError):
+                manifests.keep(str(package.sha256), "conda", path)
+                layout([package], manifests)
 
 
 @pytest.mark.nightly

@@ -97,9 +97,12 @@ class Terminal:
             code, output = self._type(typed)
             gone = missing(shown, output)
             if not (gone and code == 0 and _LOOKS.match(command) and time.monotonic() < deadline):
-                assert (code, gone) == (0, []), (command, output, self._log.read_text()[-5000:])
+                assert (code, gone) == (0, []), (command, gone, self._log.read_text()[-5000:] + self._logs())
                 return output
             time.sleep(0.5)
+
+    def _logs(self) -> str:
+        return "".join(f"\n== {path}\n{path.read_text()[-3000:]}" for path in self._log.parent.glob("*/*.log"))
 
     def follow(self, page: Path) -> dict[str, str]:
         """Type all commands of a page, and return the output of each."""

@@ -56,7 +56,7 @@ def interpreter(version: str) -> Path:
 
 def clone(place: Path) -> Path:
     """The working tree's envtool as if it were checked out elsewhere, with what an installation says of it."""
-    for name in ("envtool", "envserve", "templates"):
+    for name in ("envtool", "templates"):
         shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     distribution = importlib.metadata.distribution("envserve")
     about = place / f"envserve-{distribution.version}.dist-info"

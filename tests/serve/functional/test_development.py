@@ -206,3 +206,42 @@ def test_a_hot_model_is_swapped_while_threads_use_it(project, tmp_path, monkeypa
 
     with pytest.raises(ModelError, match="can be imported"):
         HotModel(Local, "checkpoints")
+
+
+ODD = """
+import torch
+class Net(torch.nn.Module):
+    example_inputs = EXAMPLE
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.steps = torch.nn.LSTM(1, 1)
+"""
+ODD_ONES = {
+    "a number": ("0.5", "def forward(self, number): return self.layer(number.reshape(1, 1))"),
+    "a packed sequence": (
+        "[[0.1, 0.2], [0.3]]",
+        "def inputs_to_tensors(self, several):\n"
+        "        rows = [torch.tensor(one)[:, None] for one in several]\n"
+        "        return torch.nn.utils.rnn.pack_sequence(rows, enforce_sorted=False)\n"
+        "    def forward(self, packed): return self.steps(packed)[1][0][0]",
+    ),
+    "an object of its own": (
+        "[1, 2]",
+        "def inputs_to_tensors(self, rows): return type('Graph', (), {'rows': torch.tensor(rows).float()})()\n"
+        "    def forward(self, graph): return self.layer(graph.rows[:, None])",
+    ),
+    "texts": (
+        "['a', 'bc']",
+        "def inputs_to_tensors(self, texts): return torch.tensor([[float(len(text))] for text in texts])\n"
+        "    def forward(self, rows): return self.layer(rows)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_ONES)
+def test_check_tries_out_whatever_a_module_takes(tmp_path, kind):
+    example, methods = ODD_ONES[kind]
+    (tmp_path / "model.py").write_text(f"{ODD.replace('EXAMPLE', example)}    {methods}\n")
+    code, found = findings(tmp_path, "model.py:Net")
+    assert (code, found["time"]["level"]) == (0, "ok"), found

@@ -38,7 +38,8 @@ def own_ports():
         for shown, port in ports.items():
             for before in (":", "ask ", "port "):
                 command = command.replace(f"{before}{shown}", f"{before}{port}")
-        command = command.replace("serve run", f"serve run --bind 127.0.0.1:{first}")
+        if command.startswith("serve run"):
+            command += f" --bind 127.0.0.1:{first}"
         cluster = f" --initial-cluster default=http://127.0.0.1:{peer}"
         return command.replace("etcd --data-dir", f"etcd{options}{cluster} --data-dir")
 
@@ -161,7 +162,9 @@ def test_a_page_of_servers_on_other_pythons(newcomer, own_ports, page):
 
 
 @pytest.mark.nightly
-def test_the_page_of_ray_on_other_pythons(newcomer, own_ports):
+def test_the_page_of_ray_on_other_pythons(from_wheel, newcomer, own_ports):
+    if from_wheel[0] == "3.9":
+        pytest.skip("replicas do not start on Ray 2.51, the last one for Python 3.9")
     clone, env = newcomer
     with of_ray(env) as of_cluster:
         of_cluster["PYTHONPATH"] = str(SUPPORT)

@@ -144,7 +144,11 @@ class RayHosts:
 
     def wait_settled(self, generation: int, names: str) -> None:
         """Wait until Ray has started and ended all that it means to, and hosts are ready."""
-        wait_until(lambda: self.serve.status().applications["affine"].status == "RUNNING", "Ray's word")
+
+        def ask():
+            return self.serve.status().applications["affine"]
+
+        wait_until(lambda: ask().status == "RUNNING", "Ray's word", lambda: f"{ask()}\n{self.view()}\n{self.text}")
         self.wait_ready(generation, names)
 
     def wait_ready(self, generation: int, names: str) -> None:

@@ -32,6 +32,25 @@ class Sum(nn.Module):
         return self.layer(rows).sum(-1)
 
 
+class Forces(nn.Module):
+    """Minus the gradient of an energy, as interatomic potentials answer it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.energy, self.how = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 1)), how
+
+    def forward(self, rows):
+        if self.how == "func":
+            return -torch.func.vmap(torch.func.grad(lambda row: self.energy(row).sum()))(rows)
+        with torch.enable_grad():
+            places = rows.clone().requires_grad_()
+            energy = self.energy(places).sum()
+            if self.how == "grad":
+                return -torch.autograd.grad(energy, places, create_graph=True)[0]
+            energy.backward()
+            return -places.grad
+
+
 class Rotary(nn.Module):
     """A complex buffer."""
 
@@ -177,6 +196,10 @@ def _layers():
                 shape,
             ),
         )
+    for how in ("grad", "backward", *(["func"] if hasattr(torch, "func") else [])):
+        yield f"forces by {how}", (lambda how=how: Forces(how), FLAT)
+    yield "a scripted part", (lambda: nn.Sequential(torch.jit.script(nn.BatchNorm1d(8)), linear(8, 4)), FLAT)
+    yield "a traced part", (lambda: nn.Sequential(torch.jit.trace(linear(8, 4), torch.ones(1, 8)), linear(4, 2)), FLAT)
     yield "group norm", (lambda: nn.GroupNorm(1, 3), PLANE)
     yield "layer norm", (lambda: nn.LayerNorm([4, 8]), LINE)
     if hasattr(nn, "RMSNorm"):
