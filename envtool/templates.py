@@ -160,24 +160,21 @@ def render(template: Template, values: Mapping[str, str]) -> str:
         raise TemplateError(f"{path}: it includes itself without end") from error
 
 
-def names_in(path: Path) -> list[str]:
-    """The variables that a template and its parts use, in alphabetical order; none of what is malformed."""
-    return sorted(_names(_environment(path.parent), path.name, ()))
+def names_in(path: Path, above: tuple[Path, ...] = ()) -> list[str]:
+    """The variables that a template, or a part of those `above`, and its own parts use, in alphabetical order; none of
+    what is malformed."""
+    from jinja2 import TemplateSyntaxError, meta, nodes
 
-
-def _names(environment: Environment, name: str, above: tuple[str, ...]) -> set[str]:
-    from jinja2 import TemplateError as JinjaError
-    from jinja2 import meta, nodes
-
+    above = (*above, path)
     try:
-        tree = environment.parse(environment.loader.get_source(environment, name)[0])  # type: ignore[union-attr]
+        tree = _environment(path.parent).parse(read_text(path, ""))
         own = meta.find_undeclared_variables(tree)
-    except (JinjaError, MissingFileError):
-        return set()  # rendering it reports what is wrong, and where
-    parts = [each for each in meta.find_referenced_templates(tree) if each and each not in (*above, name)]
-    used = {one for each in parts for one in _names(environment, each, (*above, name))}
+    except (TemplateSyntaxError, MissingFileError):
+        return []  # rendering it reports what is wrong, and where
+    parts = [above[0].parent / each for each in meta.find_referenced_templates(tree) if each]
+    used = {name for each in parts if each not in above for name in names_in(each, above)}
     assigned = {each.name for each in tree.find_all(nodes.Name) if each.ctx == "store"}  # a part has them, too
-    return own | (used - assigned)
+    return sorted(own | (used - assigned))
 
 
 def _environment(directory: Path) -> Environment:
