@@ -154,6 +154,7 @@ def test_a_typo_gets_the_nearest_command(typed: list[str], hint: str, capsys: py
         ("envtool", "--version", 0),
         ("envtool", "mirror list", 0),
         ("envtool", "digest -p no/prefix", KNOWN_ERROR),
+        ("envtool", "digest -p $(printf 'no\\377prefix')", KNOWN_ERROR),
         ("serve", "settings --no-such", 2),
         ("serve", "verify no-such-file", KNOWN_ERROR),
     ],
