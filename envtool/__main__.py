@@ -41,7 +41,7 @@ def _open_closed_streams() -> None:
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
             os.set_inheritable(descriptor, True)
-            setattr(sys, name, os.fdopen(descriptor, mode))
+            setattr(sys, name, os.fdopen(descriptor, mode, errors="backslashreplace"))
 
 
 def _show_version() -> int:

@@ -4,6 +4,7 @@ Rendering is strict: what is not defined is an error."""
 
 from __future__ import annotations
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envtool import paths
-from envtool.errors import InvalidFileError, TemplateError
+from envtool.errors import InvalidFileError, MissingFileError, TemplateError
 from envtool.yaml_document import Value, YamlDocument, read_text
 
 if TYPE_CHECKING:
@@ -145,32 +146,46 @@ def render(template: Template, values: Mapping[str, str]) -> str:
     from jinja2 import TemplateSyntaxError
 
     path = template.path
-    source = read_text(path, "envtool init --list and envtool deploy list show the templates")
     try:
-        return _environment(path).from_string(source).render({**defaults, **values})
+        return _environment(path.parent).get_template(path.name).render({**defaults, **values})
     except TemplateSyntaxError as error:
-        raise TemplateError(f"{path}:{error.lineno}: {error.message}") from error
+        raise TemplateError(f"{error.filename}:{error.lineno}: {error.message}") from error
     except JinjaError as error:
-        # Jinja2 rewrites the traceback so that its last frame inside the template has the template's own line number.
-        frames = [each for each in traceback.walk_tb(error.__traceback__) if each[0].f_code.co_filename == "<template>"]
-        raise TemplateError(f"{path}:{frames[-1][1] if frames else 0}: {error.message}") from error
+        # Jinja2 rewrites the traceback so that a frame inside a template has the template's own file and line number.
+        frames = [(each.f_code.co_filename, at) for each, at in traceback.walk_tb(error.__traceback__)]
+        inside = [each for each in frames if each[0].startswith(f"{path.parent}{os.sep}")]
+        file, line = inside[-1] if inside else (path, 0)
+        raise TemplateError(f"{file}:{line}: {error.message}") from error
+    except RecursionError as error:
+        raise TemplateError(f"{path}: it includes itself without end") from error
 
 
-def names_in(path: Path) -> list[str]:
-    """The variables that a template uses, in alphabetical order; none when it is malformed."""
-    from jinja2 import TemplateSyntaxError, meta
+def names_in(path: Path, above: tuple[Path, ...] = ()) -> list[str]:
+    """The variables that a template, or a part of those `above`, and its own parts use, in alphabetical order; none of
+    what is malformed."""
+    from jinja2 import TemplateSyntaxError, meta, nodes
 
+    above = (*above, path)
     try:
-        tree = _environment(path).parse(read_text(path, ""))
-    except TemplateSyntaxError:
+        tree = _environment(path.parent).parse(read_text(path, ""))
+        own = meta.find_undeclared_variables(tree)
+    except (TemplateSyntaxError, MissingFileError):
         return []  # rendering it reports what is wrong, and where
-    parts = [path.parent / each for each in meta.find_referenced_templates(tree) if each]
-    return sorted({*meta.find_undeclared_variables(tree), *(name for each in parts for name in names_in(each))})
+    parts = [above[0].parent / each for each in meta.find_referenced_templates(tree) if each]
+    used = {name for each in parts if each not in above for name in names_in(each, above)}
+    assigned = {each.name for each in tree.find_all(nodes.Name) if each.ctx == "store"}  # a part has them, too
+    return sorted(own | (used - assigned))
 
 
-def _environment(path: Path) -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+def _environment(directory: Path) -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined, TemplateNotFound
+
+    def load(name: str) -> tuple[str, str, None]:
+        path = directory / name
+        if not path.exists():
+            raise TemplateNotFound(name, f"{path} not found")
+        return read_text(path, "envtool init --list and envtool deploy list show the templates"), str(path), None
 
     # The output is YAML and systemd units, never HTML, so that escaping would only do harm.
-    loader = FileSystemLoader(path.parent)
+    loader = FunctionLoader(load)
     return Environment(loader=loader, undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701

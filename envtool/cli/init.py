@@ -76,9 +76,8 @@ def command(
     known = templates.templates(own)
     values = dict(pair(setting) for setting in settings)
     if is_list:
-        heads = (f"{each.name}: {each.description}".rstrip(": ") for each in known.values())
-        texts = ("\n".join([head, *describe_variables(each)]) for head, each in zip(heads, known.values()))
-        console.answer("\n\n".join(texts))
+        heads = {f"{each.name}: {each.description}".rstrip(": "): each for each in known.values()}
+        console.answer("\n\n".join("\n".join([head, *describe_variables(each)]) for head, each in heads.items()))
     elif found is not None:
         text, notes = convert(found, found.absolute().name if found.is_dir() else found.absolute().parent.name)
         write_rendered(text, output, "--force writes over it, -o names another", force=force)

@@ -126,8 +126,9 @@ class Prefix:
                 f"expected at most {LONGEST_PATH_BYTES} bytes, found {length}",
                 "choose a shorter path with -p",
             )
-        if unfit := find_unfit(self.path):
-            raise PrefixError(unfit, "choose another path with -p")
+        unfit = find_unfit(self.path)
+        if unfit and self.state() in (State.ABSENT, State.EMPTY):  # one that is there can be removed
+            raise PrefixError(unfit, "choose another place with -p, or with ENVTOOL_HOME")
         with ExitStack() as stack:
             try:
                 self.meta.mkdir(parents=True, exist_ok=True)

@@ -53,14 +53,16 @@ def status(root: Path | None, model: str | None, as_json: bool, every_s: float |
       python -m serve status --model fraud@canary --json
     """
     operations, before = Operations(root or settings_of(model).store), None
-    is_live = every_s is not None and sys.stdout.isatty() and not as_json
+    # Python has no stream for a descriptor that was closed (`>&-`).
+    is_live = every_s is not None and sys.stdout is not None and sys.stdout.isatty() and not as_json
     click.echo(_CLEAR if is_live else "", nl=False)
     while True:
         found = operations.status()
         text = formatting.status_as_text(found)
         if is_live:
             now = time.monotonic(), operations.history(_SHOWN)
-            text, before = formatting.screen(text, now, before or now, shutil.get_terminal_size()), now
+            size, today = shutil.get_terminal_size(), time.strftime("%Y-%m-%d", time.gmtime())
+            text, before = formatting.screen(text, now, before or now, size, today), now
         answer(as_json, formatting.status_as_json(found), text)
         if every_s is None:
             return

@@ -50,12 +50,11 @@ def dump(content: object) -> bytes:
             text: bytes = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
             if b"null" not in text:
                 return text
-    return json.dumps(content, allow_nan=False, default=to_plain, separators=(",", ":")).encode()
+    return json.dumps(content, allow_nan=False, default=_to_plain, separators=(",", ":")).encode()
 
 
-def to_plain(value: object) -> object:
-    """Turn arrays, tensors and their scalars into lists and numbers; raises `TypeError` for all else."""
-    if hasattr(value, "tolist"):
+def _to_plain(value: object) -> object:
+    if isinstance(value, (np.ndarray, np.generic)):
         plain: object = value.tolist()
         return plain
     raise TypeError(f"JSON cannot hold {type(value).__name__}")

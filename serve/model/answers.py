@@ -14,7 +14,6 @@ from typing import Any, Callable, NamedTuple
 
 import numpy
 
-from serve.codec import strict_json
 from serve.errors import TrialError
 from serve.rollout.decision import FINITE, RANGE, UNHEALTHY
 
@@ -57,15 +56,15 @@ def find_top(value: object) -> object:
 
 
 def as_json(outputs: object) -> object:
-    """Return outputs as a client reads them: tuples and arrays become lists."""
-    return json.loads(json.dumps(outputs, default=strict_json.to_plain))
+    """Return outputs as a client reads them: tuples become lists."""
+    return json.loads(json.dumps(outputs))
 
 
 def require_json(outputs: object) -> None:
     """Refuse outputs that JSON cannot hold, with the place of the first such part and the way out."""
     try:
-        json.dumps(outputs, allow_nan=False, default=strict_json.to_plain)
-    except (TypeError, ValueError) as error:
+        json.dumps(outputs, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
         place, found, hint = next(_find_unfit(outputs, OUTPUTS), (OUTPUTS, str(error), _OTHER_TYPES))
         raise TrialError("warm-up", f"{place}: expected what JSON can hold, found {found}", hint) from error
 
@@ -80,8 +79,6 @@ def _find_unfit(value: object, place: str) -> Iterator[tuple[str, str, str]]:
     elif isinstance(value, (list, tuple)):
         for number, part in enumerate(value):
             yield from _find_unfit(part, f"{place}[{number}]")
-    elif hasattr(value, "tolist"):
-        yield from _find_unfit(value.tolist(), place)
     elif isinstance(value, complex):
         yield place, f"{value}", "make real numbers of it in tensors_to_outputs(), such as torch.view_as_real() does"
     elif isinstance(value, float):

@@ -46,11 +46,11 @@ class RequestMemory:
 
     def find(self, predictor: TorchPredictor, several: Iterable[object]) -> None:
         """Answer requests, of which a model may refuse any, and compare all they share with others before and after."""
+        until_s = time.monotonic() + _ENOUGH_S
         several = list(several)
         self._choose_mode(predictor, several[0])
         held: list[tuple[Any, Any, Any, Any]] = []
         places: tuple[set[int], set[int]] = set(), set()
-        until_s = time.monotonic() + _ENOUGH_S
         for inputs in several:
             with contextlib.suppress(Exception):  # inputs that it has nothing for; the warm-up tells of others
                 held.append(answer := self._answer(predictor, inputs))
@@ -64,11 +64,19 @@ class RequestMemory:
                 break
 
     def _choose_mode(self, predictor: TorchPredictor, inputs: object) -> None:
-        for self.gradients in (False, True):
-            with contextlib.suppress(Exception):
-                predictor.run(predictor.prepare(own(inputs)))
-                return
-        self.gradients = False  # it fails either way, and the warm-up tells how
+        """Find whether it runs in inference mode, once it has run outside, where the tables that it keeps are made."""
+        self.gradients = True
+        if self._runs(predictor, inputs):
+            self.gradients = False
+            self.gradients = not self._runs(predictor, inputs)
+        else:
+            self.gradients = False  # the warm-up tells why
+
+    def _runs(self, predictor: TorchPredictor, inputs: object) -> bool:
+        with contextlib.suppress(Exception):
+            predictor.run(predictor.prepare(own(inputs)))
+            return True
+        return False
 
     def _answer(self, predictor: TorchPredictor, inputs: object) -> tuple[Any, Any, Any, Any]:
         given = own(inputs)
@@ -102,7 +110,8 @@ def own(value: Any) -> Any:
     if value is None or isinstance(value, (str, bytes, int, float)):
         return value
     if isinstance(value, torch.Tensor):
-        return value.clone()
+        copied = value.detach().clone()
+        return copied.requires_grad_() if value.requires_grad else copied
     if isinstance(value, numpy.ndarray):
         return value.copy()
     if type(value) in (list, tuple):

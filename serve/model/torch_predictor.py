@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 _ARRAYS = (numpy.ndarray, torch.Tensor)
+_PLAIN = frozenset((int, float, bool, str, type(None)))
 _FREE: AbstractContextManager[Any] = contextlib.nullcontext()
 
 
@@ -59,6 +60,15 @@ def _to_plain(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.float() if is_unknown else tensor).cpu().resolve_conj().resolve_neg().contiguous()
 
 
+def _make_plain(value: Any) -> Any:
+    """Make lists and numbers of the arrays and tensors in what a model class has made."""
+    if isinstance(value, Mapping):
+        return {key: _make_plain(part) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return value if _PLAIN.issuperset(map(type, value)) else [_make_plain(part) for part in value]
+    return _to_list(value) if hasattr(value, "tolist") else value
+
+
 def _map(raw: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(raw, _ARRAYS):
         return change(raw)
@@ -80,6 +90,8 @@ def to_host(raw: Any) -> Any:
             return _to_array("", part)
         except (TypeError, RuntimeError):
             return part
+        except ValueError:
+            return _to_list(part)
 
     return _map(raw, convert)
 
@@ -279,12 +291,10 @@ class TorchPredictor:
         memory = self.memory
         with self.turns[0]:
             # Outside of the context below: tensors of inference mode have no versions.
-            placed = self.converter.place(own(prepared) if memory.inputs else prepared)
+            placed = self.converter.place(own(prepared) if memory.inputs or memory.gradients else prepared)
             try:
                 with without_gradients(memory.gradients):
                     raw = self.run_module(self.module, placed)
-                    if memory.gradients:
-                        raw = _map(raw, lambda part: part.detach() if isinstance(part, torch.Tensor) else part)
                     return own(raw) if memory.raw else raw
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
                 raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
@@ -301,7 +311,7 @@ class TorchPredictor:
         if self.tensors_to_outputs is None:
             return to_lists(raw)
         with self.turns[1], without_gradients():
-            return self.tensors_to_outputs(own(raw) if self.memory.outputs else raw)
+            return _make_plain(self.tensors_to_outputs(own(raw) if self.memory.outputs else raw))
 
     def postprocess_arrays(self, raw: Any) -> Arrays:
         """Turn what the module gave into arrays by name, texts as `str` objects; raises `ValueError`."""
@@ -323,7 +333,7 @@ class TorchPredictor:
     def find_fault(self, prepared: Any, raw: Any) -> tuple[str, str] | None:
         """Find what is wrong with an answer: the signal, and the reason in words."""
         if not self.is_declared and type(raw) is torch.Tensor and raw.device.type == "cpu" and not raw.requires_grad:
-            with contextlib.suppress(TypeError):  # bfloat16, for which NumPy has nothing
+            with contextlib.suppress(TypeError, RuntimeError):  # bfloat16 and others, for which NumPy has nothing
                 return None if answers.is_finite(raw.numpy()) else answers.NOT_FINITE
         answer = to_host(raw) if self.tensors_to_outputs is None else self.postprocess(raw)
         fault = answers.find_fault(answer, self.declared)

@@ -74,18 +74,23 @@ def status_as_text(status: Status) -> str:
     return "\n".join(lines)
 
 
-def screen(text: str, now: Look, before: Look, size: os.terminal_size) -> str:
-    """Write a status over the last one on a terminal, with the newest generations and the rates since the last look."""
+def screen(text: str, now: Look, before: Look, size: os.terminal_size, today: str) -> str:
+    """Write a status over the last one on a terminal, with the newest generations and the rates since the last look;
+    `today` is the date in UTC."""
     answers, seconds = {past.entry.generation: past.answers for past in before[1]}, now[0] - before[0]
     rows = []
     for past in now[1]:
         entry, more = past.entry, past.answers - answers.get(past.entry.generation, 0)
-        rate, p99 = f"{more / seconds:,.1f}" if seconds else "-", f"{1000 * past.p99_s:.3g} ms" if past.answers else "-"
-        made = str(entry.generation), entry.version, entry.committed[11:19], f"{past.answers:,}", rate, p99
+        # Counts begin anew with the workers, and those of the last generation are gathered late.
+        rate = f"{more / seconds:,.1f}" if seconds and more >= 0 else "-"
+        p99 = f"{1000 * past.p99_s:.3g} ms" if past.answers else "-"
+        since = entry.committed[11:19] if entry.committed[:10] == today else entry.committed[:10]
+        made = str(entry.generation), entry.version, since, f"{past.answers:,}", rate, p99
         rows.append((*made, f"{past.spoiled:,}", past.outcome or entry.cause))
     head = ("GENERATION", "VERSION", "SINCE", "ANSWERS", "PER SECOND", "P99 OF RUNS", "SPOILED", "OUTCOME")
     lines = [*(_tabulate(head, rows) if rows else []), "", *text.split("\n")][: size.lines - 1]
-    shown = [line if len(line) <= size.columns else line[: size.columns - 1] + "…" for line in lines]
+    # Not to the last column: there ESC[K erases what was just written.
+    shown = [line if len(line) < size.columns else line[: size.columns - 2] + "…" for line in lines]
     return "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in shown) + "\x1b[J\x1b[A"
 
 

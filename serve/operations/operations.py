@@ -141,11 +141,8 @@ class Operations:
     def _probation(self) -> OnProbation | None:
         shared_state = self.coordinator.shared_state
         number, way_back = shared_state.on_trial, shared_state.kept
-        kept = self.ledger.find(way_back)
-        if not number or number != shared_state.committed or kept is None:
-            return None
-        board = self._open_board()
-        if board is None:
+        kept, board = self.ledger.find(way_back), self._open_board()
+        if not number or number != shared_state.committed or kept is None or board is None:
             return None
         evidence = board.read(number, way_back, shared_state.trial_since_ms / 1000)
         bad = {signal: count.bad for signal, count in evidence.counts.items()}

@@ -132,10 +132,9 @@ def compare(one: Past, other: Past, store: Store) -> Comparison:
     if one.entry.sha256 == other.entry.sha256:
         return Comparison(numbers, differing, (), 0, "the bytes are the same")
     try:
-        states = [_read(store, past.entry.sha256) for past in (one, other)]
+        older, newer = (_read(store, past.entry.sha256) for past in (one, other))
     except (CheckpointError, ImportError, OSError) as error:
         return Comparison(numbers, differing, (), 0, str(error))
-    older, newer = states
     changes = [_compare(name, older.get(name), newer.get(name)) for name in dict.fromkeys((*older, *newer))]
     moved = [change for change in changes if change is not None]
     far = sorted(moved, key=lambda change: -math.inf if change.relative_l2 is None else -change.relative_l2)
@@ -172,8 +171,8 @@ def _compare(name: str, older: Any, newer: Any) -> TensorChange | None:
         was, now = ("absent" if shape is None else " ".join(map(str, shape)) for shape in shapes)
         return TensorChange(name, None, None, f"{was}, then {now}")
     moved = (newer.double() - older.double()).abs()
-    if not moved.numel() or not float(moved.max()):
+    largest = float(moved.max()) if moved.numel() else 0.0
+    if not largest:
         return None
     length = float(older.double().norm())
-    largest = float(moved.max())
     return TensorChange(name, float(moved.norm()) / length if length else None, largest, "" if length else "from zero")

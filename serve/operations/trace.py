@@ -61,7 +61,7 @@ def read_answer(text: str, request: str | None = None) -> dict[str, str]:
     found: dict[str, str] = {}
     for line in text.split("\n"):
         if line.startswith("{") and request and request in line:
-            with contextlib.suppress(ValueError):  # a line that was cut off, or altered
+            with contextlib.suppress(ValueError, RecursionError):  # a line that was cut off, or altered
                 logged = json.loads(line)
                 if request in (logged.get("trace_id"), logged.get("span_id")):
                     found = {key: str(logged[key]) for key in _HEADERS.values() if key in logged}
@@ -139,8 +139,15 @@ def _checkpoint(answer: Mapping[str, str], evidence: Evidence) -> Link:
         path = path if path.is_file() else None
     if path is None:
         return Link("checkpoint", UNKNOWN, "its bytes are not at hand")
-    found = durable_files.hash_file(path)
-    return _judge("checkpoint", found == answer["sha256"], f"{path}: sha256 {found}")
+    return _file("checkpoint", path, answer["sha256"])
+
+
+def _file(name: str, path: Path, wanted: str) -> Link:
+    try:
+        found = durable_files.hash_file(path)
+    except OSError as error:
+        return Link(name, FAILED, f"{path}: {error.strerror}")
+    return _judge(name, found == wanted, f"{path}: sha256 {found}")
 
 
 def _signature(answer: Mapping[str, str], entry: Entry | None, keys: Sequence[Path]) -> Link:
@@ -161,7 +168,7 @@ def _signature(answer: Mapping[str, str], entry: Entry | None, keys: Sequence[Pa
 def _open(path: Path, keys: Sequence[Any]) -> dict[str, Any] | Link:
     try:
         return {**dsse.unseal(json.loads(path.read_bytes()), keys), "file": path.name}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return Link("statement", FAILED if keys else UNKNOWN, f"{path.name}: {error if keys else 'name its key'}")
 
 
@@ -205,14 +212,14 @@ def _environment(answer: Mapping[str, str], stated: Sequence[Mapping[str, Any]],
         return
     predicate, is_equal = statement["predicate"], statement["predicate"]["verdict"].get("is_equal") is True
     yield _judge("environment", is_equal, f"{statement['file']}: env digest {digest}")
-    wanted, packages = str(predicate["lock"]["sha256"]), predicate["packages"]
+    wanted, packages, text = str(predicate["lock"]["sha256"]), predicate["packages"], None
     if lock is None:
         yield Link("lock", UNKNOWN, f"{predicate['lock']['name']} of sha256 {wanted} is not at hand")
     else:
-        found = durable_files.hash_file(lock)
-        yield _judge("lock", found == wanted, f"{lock}: sha256 {found}")
-    text = lock.read_text(errors="replace") if lock is not None else ""
-    lost = [one["name"] for one in packages if lock is not None and str(one["sha256"]) not in text]
+        yield _file("lock", lock, wanted)
+        with contextlib.suppress(OSError):  # the link above tells it
+            text = lock.read_text(errors="replace")
+    lost = [one["name"] for one in packages if text is not None and str(one["sha256"]) not in text]
     sources = sorted({str(one["url"]).rsplit("/", 2 if one["manager"] == "conda" else 1)[0] for one in packages})
     detail = f"not in the lock: {', '.join(lost)}" if lost else f"{len(packages)} packages of {', '.join(sources[:5])}"
     yield _judge("packages", not lost, detail)
@@ -225,10 +232,12 @@ def _environment(answer: Mapping[str, str], stated: Sequence[Mapping[str, Any]],
 def _bill(answer: Mapping[str, str], path: Path) -> Link:
     try:
         bill = json.loads(path.read_bytes())
-        has_model = f"model:{answer['sha256']}" in [component["bom-ref"] for component in bill["components"]]
+        has_model = f"model:{answer['sha256']}" in [component.get("bom-ref") for component in bill["components"]]
         is_whole = bill.pop("serialNumber") == _serial_number(bill)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Link("bill", FAILED, f"{path}: expected a bill of materials of serve bom ({error!r})")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        # Not its repr, which has the whole file where that is not UTF-8.
+        what = f"{type(error).__name__}: {error}"
+        return Link("bill", FAILED, f"{path}: expected a bill of materials of serve bom ({what})")
     detail = f"{path}: {len(bill['components'])} components" if has_model else f"{path}: of another model"
     return _judge("bill", has_model and is_whole, detail if is_whole else f"{path}: altered after it was made")
 
@@ -264,15 +273,18 @@ def bill_of_materials(entry: Entry, env_digest: str | None, environment: bytes |
         inside: Mapping[str, Any] = json.loads(environment) if environment else {}
         root = inside.get("metadata", {}).get("component")
         components = [model, *([root] if root else []), *inside.get("components", ())]
-    except (ValueError, AttributeError) as error:
+        refs = [component.get("bom-ref") for component in components]  # those of others need not have one
+        dependencies = [*inside.get("dependencies", ())]
+        json.dumps([components, dependencies], indent=2)  # as deep as it is written below
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise OperationError(f"the environment: expected CycloneDX JSON ({error})") from error
-    needs = {"ref": "service", "dependsOn": [component["bom-ref"] for component in components[: 2 if root else 1]]}
+    needs = {"ref": "service", "dependsOn": [ref for ref in refs[: 2 if root else 1] if ref]}
     tool = {"type": "application", "name": "serve", "version": version("envserve")}
     bom: dict[str, Any] = {
         "bomFormat": "CycloneDX", "specVersion": specification, "version": 1,
         "metadata": {"component": {"type": "application", "bom-ref": "service", "name": "serve"},
                      "tools": {"components": [tool]}},
-        "components": components, "dependencies": [needs, *inside.get("dependencies", ())],
+        "components": components, "dependencies": [needs, *dependencies],
     }  # fmt: skip
     bom["serialNumber"] = _serial_number(bom)
     return json.dumps(bom, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

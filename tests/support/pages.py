@@ -77,7 +77,7 @@ class Terminal:
         self._shell.stdin.flush()
         deadline = time.monotonic() + _TIMEOUT_S
         while time.monotonic() < deadline and self._shell.poll() is None:
-            output = self._log.read_bytes()[before:].decode()
+            output = self._log.read_bytes()[before:].decode(errors="replace")  # the last sign may be half there
             if found := re.search(rf"{mark} (\d+)\n", output):
                 return int(found[1]), output[: found.start()]
             time.sleep(0.02)
@@ -90,7 +90,8 @@ class Terminal:
             self._type(f"{typed} > background-{time.monotonic_ns()}-{command.split()[0]} 2>&1 &")
             if not command.startswith("while "):
                 ready = self._change("http://127.0.0.1:8000/readyz")
-                self._type(f"curl -s -f -o ready --retry 120 --retry-delay 1 --retry-all-errors {ready}")
+                code, output = self._type(f"curl -s -f -o ready --retry 120 --retry-delay 1 --retry-all-errors {ready}")
+                assert code == 0, (command, output, self._logs())
             return ""
         deadline = time.monotonic() + 60
         while True:
@@ -104,6 +105,6 @@ class Terminal:
     def _logs(self) -> str:
         return "".join(f"\n== {path}\n{path.read_text()[-3000:]}" for path in self._log.parent.glob("*/*.log"))
 
-    def follow(self, page: Path) -> dict[str, str]:
-        """Type all commands of a page, and return the output of each."""
-        return {command: self.type(command, shown) for command, shown in commands(page)}
+    def follow(self, page: Path) -> list[tuple[str, str]]:
+        """Type all commands of a page, and return each with its output."""
+        return [(command, self.type(command, shown)) for command, shown in commands(page)]

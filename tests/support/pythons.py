@@ -52,11 +52,11 @@ def build_wheel(target: Path) -> Path:
 
 def install(python: Path, place: Path, *requirements: str) -> Path:
     """Make an environment of a Python, and return its programs' directory; skip where the packages cannot be had."""
-    subprocess.run([*UV, "venv", "-q", "--seed", "-p", str(python), str(place)], check=True)
-    argv = [*UV, "pip", "install", "-q", "-p", str(place / "bin/python"), *requirements]
-    done = subprocess.run(argv, stdout=-1, stderr=subprocess.STDOUT, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"the packages cannot be installed here: {done.stdout.strip().splitlines()[-3:]}")
+    made = ["venv", "-q", "--seed", "-p", str(python), str(place)]
+    for argv in (made, ["pip", "install", "-q", "-p", str(place / "bin/python"), *requirements]):
+        done = subprocess.run([*UV, *argv], stdout=-1, stderr=subprocess.STDOUT, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"the packages cannot be installed here: {done.stdout.strip().splitlines()[-3:]}")
     return place / "bin"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from envtool.errors import InvalidFileError, TemplateError
+from envtool.errors import InvalidFileError, MissingFileError, TemplateError
 from envtool.templates import find_kind, kinds, render
 
 ROOT = Path(__file__).parents[3]
@@ -97,6 +97,47 @@ def test_a_template_of_ones_own_comes_first(tmp_path: Path) -> None:
     (tmp_path / "deploy" / "nginx.conf.j2").write_text("# {{ word }} {{ other }}\n")
     done = envtool("deploy", "render", "nginx", "--templates", tmp_path, "--set", "other=one")
     assert done.stdout == "# good one\n"
+
+
+WRONG = {
+    "undecodable": ("\xff", "wrong.txt.j2 cannot be read: it is not UTF-8 text"),
+    "missing": ('one\n{% include "gone" %}', "wrong.txt.j2:2: {}/gone not found"),
+    "endless": ('{% include "wrong.txt.j2" %}', "wrong.txt.j2: it includes itself without end"),
+    "malformed": ('{% include "parts/bad" %}', "parts/bad:2: "),
+    "undefined": ('{% include "parts/undefined" %}', "parts/undefined:2: 'dict object' has no attribute 'b'"),
+    "twice": ("{% block a %}{% endblock %}{% block a %}{% endblock %}", "wrong.txt.j2:1: block 'a' defined twice"),
+}
+
+
+@pytest.mark.parametrize(("written", "message"), WRONG.values(), ids=list(WRONG))
+def test_a_template_that_is_wrong_stops_no_other_and_its_error_names_the_file(
+    written: str, message: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "deploy"
+    (place / "parts").mkdir(parents=True)
+    (place / "variables.yml").touch()
+    (place / "wrong.txt.j2").write_bytes(written.encode("latin-1"))
+    (place / "parts" / "bad").write_text("\n{{ a")
+    (place / "parts" / "undefined").write_text("\n{{ {}.b }}")
+    assert {"wrong", "nginx"} <= kinds(tmp_path).keys()
+    with pytest.raises(TemplateError if written != "\xff" else MissingFileError) as caught:
+        render(find_kind("wrong", tmp_path), {})
+    assert message.format(place) in str(caught.value)
+
+
+def test_the_variables_of_a_template_are_those_of_its_parts_but_what_it_gives_them(tmp_path: Path) -> None:
+    place = tmp_path / "deploy"
+    (place / "parts").mkdir(parents=True)
+    (place / "variables.yml").touch()
+    (place / "whole.txt.j2").write_text(
+        '{% set size = 3 %}{% for each in names.split() %}{% include "parts/one" %}{% endfor %}'
+        '{% include "parts/gone" ignore missing %}'
+    )
+    (place / "parts" / "one").write_text('{{ each }}{{ size }}{% include "parts/two" %}')
+    (place / "parts" / "two").write_text("{{ word }} ")
+    whole = find_kind("whole", tmp_path)
+    assert [variable.name for variable in whole.variables] == ["names", "word"]
+    assert render(whole, {"names": "a b", "word": "w"}) == "a3w b3w "
 
 
 def test_a_file_is_compared_and_never_written_over_unasked(tmp_path: Path) -> None:
@@ -247,9 +288,11 @@ ETCD = {"etcd_image": "registry.example/etcd:3.5"}
     ],
 )
 def test_pods_of_a_fleet_serve_by_settings_that_there_are(kind: str, values: dict[str, str], carrier: str) -> None:
+    # For Ray it is the default, which `serve.ray_app` gives.
+    keywords = {"commit": "fleet"} if kind == "rayservice" else {}
     script = (
         "import os, pathlib; from serve.settings.settings import load_settings;"
-        "found = load_settings(os.environ, pathlib.Path.cwd(), {'commit': 'fleet'}).find(None);"
+        f"found = load_settings(os.environ, pathlib.Path.cwd(), {keywords}).find(None);"
         "print(found.commit, found.fleet, found.fleet_cut_off, found.fleet_host)"
     )
     for pod in pods(kind, **values):

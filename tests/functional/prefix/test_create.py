@@ -176,6 +176,14 @@ def test_a_path_that_a_script_cannot_name_is_refused(user: User, channel: Channe
     assert not (user.home / name).exists()
 
 
+def test_an_environment_that_stands_in_such_a_path_can_be_removed(user: User, channel: Channel) -> None:
+    user.write_lock(channel.tool)
+    user.run("create", "-p", user.home / "env")
+    (user.home / "env").rename(user.home / "o'env")
+    user.run("remove", "-p", user.home / "o'env", "--yes")
+    assert not (user.home / "o'env").exists()
+
+
 def test_in_a_path_of_all_other_characters_python_and_pip_work(user: User, python: tuple[LockedPackage, ...]) -> None:
     user.write_lock(*python)
     prefix = user.home / "a;b&c$d`e`#%s[*]{?}(<>)|!~+,=@^漢-ü"

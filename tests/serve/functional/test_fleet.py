@@ -270,7 +270,7 @@ def test_no_host_fetches_anything_twice(hosts, trainer, tmp_path):
         shas.append(shas[0])
         environ = {**os.environ, "SERVE_STORE": str(tmp_path / "a" / "store"), "PYTHONPATH": str(ROOT)}
         environ.update(SERVE_MODEL="affine:Affine", SERVE_CHECKPOINTS=place)
-        subprocess.run([sys.executable, "-m", "serve", "rollback"], env=environ, check=True, timeout=60)
+        subprocess.run([sys.executable, "-m", "serve", "rollback"], env=environ, check=True, timeout=200)
         hosts.wait_ready(3)
         second.stop()
         hosts.start("b", checkpoints=place, workers=2)

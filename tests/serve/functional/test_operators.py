@@ -7,11 +7,13 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 
 import pytest
 from serving import ROOT, Load, assert_answers, wait_until
@@ -42,21 +44,21 @@ def watch_on_terminal(store, lines, columns):
     process = subprocess.Popen(argv, cwd=ROOT, env=env, stdin=terminal, stdout=terminal, stderr=terminal)
     os.close(terminal)
     try:
-        text = ""
-        while text.count("\x1b[H") < 5:
-            text += os.read(master, 4096).decode()
+        written, until_s = b"", time.monotonic() + 60
+        while written.count(b"\x1b[H") < 5:
+            assert select.select([master], [], [], until_s - time.monotonic())[0], written
+            written += os.read(master, 4096)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(30)
         os.close(master)
-    shown = [line.partition("\x1b")[0] for line in text.split("\x1b[H")[4].splitlines()]
+    shown = [line.partition("\x1b")[0] for line in written.split(b"\x1b[H")[4].decode().splitlines()]
     assert len(shown) <= lines
-    assert max(map(len, shown)) <= columns
+    assert max(map(len, shown)) < columns
     rows = {row.split()[0]: re.split(r" {2,}", row) for row in shown[1:6] if row}
     head = re.split(r" {2,}", shown[0])
-    return (
-        "workers     2" in shown and len(rows) == 5 and float(rows["5"][head.index("PER SECOND")].replace(",", "")) > 0
-    )
+    rate = rows["5"][head.index("PER SECOND")].replace(",", "") if len(rows) == 5 else "-"
+    return "workers     2" in shown and rate != "-" and float(rate) > 0
 
 
 def test_rollback_pin_and_unpin(start_server, trainer, serve, tmp_path):

@@ -46,9 +46,10 @@ def own_ports():
     return first, change
 
 
-def type_in(directory, env, own_ports, is_installed=False):
-    first, change = own_ports
-    path = f"{env['PATH']}:{Path(find_etcd()).parent}"
+def type_in(directory, env, own_ports, page, is_installed=False):
+    (first, change), path = own_ports, env["PATH"]
+    if "\n$ etcd " in (TUTORIALS / f"{page}.md").read_text("utf-8"):
+        path += f":{Path(find_etcd()).parent}"
 
     def typed(command):
         return ":" if is_installed and command.startswith("pip install ") else change(command)
@@ -59,7 +60,7 @@ def type_in(directory, env, own_ports, is_installed=False):
 def follow_servers(terminal, page):
     found = terminal.follow(TUTORIALS / f"{page}.md")
     assert len(found) > 10
-    for command, output in found.items():
+    for command, output in found:
         assert not command.endswith("serve fleet status") or '"b"' in output
 
 
@@ -78,7 +79,7 @@ def checkout(tmp_path):
 @pytest.mark.needs_torch
 @pytest.mark.parametrize("page", ["many-machines", "team-server"])
 def test_the_page_works_to_its_last_line(page, tmp_path, checkout, own_ports):
-    with type_in(tmp_path, checkout, own_ports, is_installed=True) as terminal:
+    with type_in(tmp_path, checkout, own_ports, page, is_installed=True) as terminal:
         follow_servers(terminal, page)
 
 
@@ -86,8 +87,9 @@ def test_the_page_works_to_its_last_line(page, tmp_path, checkout, own_ports):
 @pytest.mark.nightly
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no Ray: pip install 'envserve[ray]'")
 def test_the_page_of_ray_works_to_its_last_line(tmp_path, checkout, own_ports):
-    with of_ray(checkout) as env, type_in(tmp_path, env, own_ports, is_installed=True) as terminal:
-        follow_servers(terminal, "many-machines-ray")
+    page = "many-machines-ray"
+    with of_ray(checkout) as env, type_in(tmp_path, env, own_ports, page, is_installed=True) as terminal:
+        follow_servers(terminal, page)
 
 
 @contextlib.contextmanager
@@ -133,9 +135,9 @@ def newcomer(from_wheel, tmp_path_factory):
 @pytest.mark.nightly
 def test_first_model_on_other_pythons(from_wheel, tmp_path, own_ports):
     _, programs = from_wheel
-    with type_in(tmp_path, bare_environment(tmp_path, programs), own_ports) as terminal:
+    with type_in(tmp_path, bare_environment(tmp_path, programs), own_ports, "first-model") as terminal:
         found = terminal.follow(TUTORIALS / "first-model.md")
-        assert len(found) == 9
+        assert len(found) == 11
         # What the README of the new project names, but for what the page has shown already.
         terminal.type("python train.py weights.safetensors --to checkpoints && python -m pytest -q", [])
         terminal.type("serve check --weights weights.safetensors", [])
@@ -144,7 +146,7 @@ def test_first_model_on_other_pythons(from_wheel, tmp_path, own_ports):
 @pytest.mark.nightly
 def test_first_swap_on_other_pythons(newcomer, own_ports):
     clone, env = newcomer
-    with type_in(clone, env, own_ports) as terminal:
+    with type_in(clone, env, own_ports, "first-swap") as terminal:
         terminal.type(commands(TUTORIALS / "first-swap.md")[0][0], [])  # makes .venv once more, and activates it
         for command, shown in commands(TUTORIALS / "first-swap.md")[INSTALLING:]:
             terminal.type(command, shown)
@@ -156,7 +158,7 @@ def test_first_swap_on_other_pythons(newcomer, own_ports):
 @pytest.mark.parametrize("page", ["many-machines", "team-server"])
 def test_a_page_of_servers_on_other_pythons(newcomer, own_ports, page):
     clone, env = newcomer
-    with type_in(clone, env, own_ports) as terminal:
+    with type_in(clone, env, own_ports, page) as terminal:
         terminal.type(". .venv/bin/activate", [])
         follow_servers(terminal, page)
 
@@ -168,7 +170,7 @@ def test_the_page_of_ray_on_other_pythons(from_wheel, newcomer, own_ports):
     clone, env = newcomer
     with of_ray(env) as of_cluster:
         of_cluster["PYTHONPATH"] = str(SUPPORT)
-        with type_in(clone, of_cluster, own_ports) as terminal:
+        with type_in(clone, of_cluster, own_ports, "many-machines-ray") as terminal:
             terminal.type(". .venv/bin/activate", [])
             terminal.type("pip install -q -e '.[ray]' pytest", [])  # which the program below needs
             # Ray's own program would end the clusters of others on this machine, too.

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from serve.cli.proof_commands import bom
+from serve.operations.trace import Evidence, bill_of_materials, trace
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 
@@ -66,9 +67,24 @@ def test_a_model_is_listed_with_its_proof_and_its_environment(tmp_path, specific
     } <= refs
 
 
-def test_what_is_no_bill_of_materials_is_refused(tmp_path):
+NESTED = '{"components": ' + 100_000 * "[" + 100_000 * "]" + "}"
+
+
+@pytest.mark.parametrize("written", ["[]", '{"components": [1]}', '{"components": null}', NESTED])
+def test_what_is_no_bill_of_materials_is_refused(tmp_path, written):
     (tmp_path / "store").mkdir()
-    (tmp_path / "env.json").write_text("[]")
+    (tmp_path / "env.json").write_text(written)
     Ledger(Store(tmp_path / "store")).commit(Entry(0, "ab" * 32, 5, "v1", "m", 1, "f"))
     done = CliRunner().invoke(bom, ["--store", str(tmp_path / "store"), "--environment", str(tmp_path / "env.json")])
     assert "expected CycloneDX" in str(done.exception)
+
+
+def test_components_need_no_reference(tmp_path):
+    entry = Entry(0, "ab" * 32, 5, "v1", "m", 1, "f", marker=json.dumps(MARKER))
+    one = {"type": "library", "name": "one", "version": "1"}
+    environment = json.dumps({"metadata": {"component": one}, "components": [{**one, "name": "two"}]})
+    text = bill_of_materials(entry, None, environment.encode(), "1.7")
+    valid(text, "1.7")
+    (tmp_path / "bom.json").write_text(text)
+    links = trace({"sha256": entry.sha256}, Evidence(bill=tmp_path / "bom.json"))
+    assert (links[-1].name, links[-1].verdict) == ("bill", "verified")

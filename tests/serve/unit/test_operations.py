@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 from trainer import mark
 
 from serve.__main__ import main
+from serve.operations import formatting
+from serve.operations.timeline import Past
 from serve.store.checkpoint_store import Store
 from serve.store.ledger import Entry, Ledger
 from serve.store.operator_requests import OperatorRequests
@@ -45,6 +49,29 @@ def test_status_of_a_server_that_is_down(run):
     assert "none alive" in text
     facts = json.loads(run("status", "--json").out)
     assert (facts["committed"]["version"], facts["workers"], facts["pin"]) == ("v2", [], None)
+
+
+def test_the_live_view_needs_no_standard_output(root):
+    argv = ["sh", "-c", 'exec "$@" >&-', "-", sys.executable, "-m", "serve", "status", "--store", str(root), "--watch"]
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        subprocess.run(argv, stderr=-1, timeout=3)
+    assert not caught.value.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "committed", "shown"),
+    [
+        (10, 30, "2026-12-01T10:20:30+00:00", ["10:20:30", "30", "10.0"]),
+        (30, 10, "2026-11-30T10:20:30+00:00", ["2026-11-30", "10", "-"]),
+    ],
+)
+def test_the_live_view_shows_when_and_how_fast(before, after, committed, shown):
+    was, now = (Past(replace(FIRST, committed=committed), True, answers=count) for count in (before, after))
+    size = os.terminal_size((30, 24))
+    wide = formatting.screen("", (3.0, [now]), (1.0, [was]), os.terminal_size((200, 24)), "2026-12-01")
+    assert wide.splitlines()[1].split()[2:5] == shown
+    lines = formatting.screen("x" * 30, (3.0, [now]), (1.0, [was]), size, "2026-12-01").splitlines()
+    assert max(len(line.replace("\x1b[H", "").partition("\x1b")[0]) for line in lines) == 29
 
 
 def test_status_of_workers_and_refusals(run, root):
