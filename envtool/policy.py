@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envtool.console import warn
 from envtool.errors import InvalidFileError, Issue, PolicyError
 from envtool.fetch.credentials import strip
 
@@ -23,6 +24,8 @@ VARIABLE = "ENVSERVE_POLICY"
 DEFAULT = Path("/etc/envserve/policy.toml")
 # Beside a lock: what `envtool lock --attest` wrote of it.
 STATEMENT_SUFFIX = ".dsse.json"
+# In place of the env digest of an image's tree, which only the running image states.
+UNKNOWN_DIGEST = "an unknown env digest"
 _TEXTS = "a list of texts"
 _KEYS = {
     "create": {"sources": _TEXTS, "signed-by": _TEXTS, "env-digests": _TEXTS},
@@ -67,7 +70,9 @@ class Policy:
         if "signed-by" in self._create and not request.is_vouched:
             yield from self._signature(lock)
         if env_digest is not None and env_digest not in self._create.get("env-digests", [env_digest]):
-            yield Breach("create.env-digests", f"{env_digest} is not listed", "have it added, or create another lock")
+            known = "have it added, or create another lock"
+            way_out = "ask in the running image, whose variables state it" if env_digest == UNKNOWN_DIGEST else known
+            yield Breach("create.env-digests", f"{env_digest} is not listed", way_out)
         if "database" in self._audit:
             yield from self._vulnerabilities(request)
         allowed, denied = self._audit.get("allow-licenses", ()), self._audit.get("deny-licenses", ())
@@ -75,8 +80,11 @@ class Policy:
             from envtool.audit import audit
 
             stated = audit.licenses(packages)
-            known = stated if env_digest else {name: license for name, license in stated.items() if license}
-            for name, license in audit.refused(known, allowed, denied).items():
+            is_made = env_digest is not None
+            judged = stated if is_made else {name: license for name, license in stated.items() if license}
+            if denied and is_made and (said := audit.doubt(stated)):
+                warn(said)
+            for name, license in audit.refused(judged, allowed, denied).items():
                 yield Breach("audit licences", f"{name} has the licence {license}", "use another package")
 
     def _signature(self, lock: Path | None) -> Iterator[Breach]:

@@ -11,18 +11,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ray._private.runtime_env.plugin import RuntimeEnvPlugin
 
 from envtool import subprocesses
-from envtool.errors import PrefixError
-from envtool.prefix.prefix import ENV_DIGEST_VARIABLE
+from envtool.errors import MissingFileError, PrefixError
+from envtool.fetch.archive_cache import sha256_of
+from envtool.prefix.prefix import ENV_DIGEST_VARIABLE, State, find_prefix
 
 _TELL = "import ray, sys; print('Ray', ray.__version__, ray.__commit__, 'Python %d.%d' % sys.version_info[:2])"
 _NAME_CHARACTERS = 16
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class LockPlugin(RuntimeEnvPlugin):  # type: ignore[misc]
@@ -39,14 +43,17 @@ class LockPlugin(RuntimeEnvPlugin):  # type: ignore[misc]
         stated = runtime_env[LockPlugin.name]
         if not isinstance(stated, Mapping) or set(stated) != {"lock", "digest"}:
             raise ValueError(f"runtime_env: envserve: expected the keys lock and digest, found {stated!r}")
+        if not all(isinstance(each, str) for each in stated.values()) or not _DIGEST.fullmatch(stated["digest"]):
+            raise ValueError(f"runtime_env: envserve: expected a path and 64 hexadecimal digits, found {stated!r}")
 
     def get_uris(self, runtime_env: Mapping[str, Any]) -> list[str]:
         """Name what is to be made; Ray makes it once for each name, and asks for every `runtime_env`, valid or not."""
         stated = runtime_env.get(self.name)
-        return [] if stated is None else [f"{self.name}://{json.dumps(stated, sort_keys=True)}"]
+        return [] if stated is None else [f"{self.name}://{stated!r}"]
 
     async def create(self, uri: str, runtime_env: Mapping[str, Any], context: Any, logger: Any) -> int:
         """Make the environment, or find it. Raises EnvtoolError, and nothing starts."""
+        self.validate(runtime_env)
         stated = runtime_env[self.name]
         made = asyncio.get_running_loop().run_in_executor(None, _make, stated["lock"], stated["digest"])
         self._prefixes[uri] = await made
@@ -61,12 +68,21 @@ class LockPlugin(RuntimeEnvPlugin):  # type: ignore[misc]
 
 
 def _make(lock: str, digest: str) -> str:
-    """Make an environment, and return its prefix."""
-    argv = [sys.executable, "-m", "envtool", "create", "-n", f"ray-{digest[:_NAME_CHARACTERS]}", "-f", lock, "--json"]
-    made = json.loads(subprocesses.run(argv))
+    """Make an environment, and return its prefix: one for each content of a lock, which is never changed once made, as
+    something may run in it."""
+    try:
+        name = f"ray-{sha256_of(Path(lock))[:_NAME_CHARACTERS]}"
+    except OSError as error:
+        raise MissingFileError(f"{lock} cannot be read: {error.strerror}") from error
+    envtool, named = [sys.executable, "-m", "envtool"], ["-n", name, "-f", lock, "--json"]
+    is_made = find_prefix(name, None).state() is State.WHOLE
+    # Where it is made, the policy alone is asked.
+    subprocesses.run([*envtool, "create", *named, *(["--dry-run"] if is_made else [])])
+    made = json.loads(subprocesses.run([*envtool, "digest", *named]))
     prefix, found = str(made["prefix"]), made["env_digest"]
     if found != digest:
-        raise PrefixError(f"{lock}: expected an environment with the digest {digest}, found {found}")
+        message = f"{lock}: expected an environment with the digest {digest}, found {found}"
+        raise PrefixError(message, f"where the lock is right: envtool remove -n {name}")
     if ":" in prefix:
         raise PrefixError(f"{prefix}: Ray starts no Python from a path with a colon")
     expected, found = (

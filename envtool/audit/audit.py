@@ -163,16 +163,26 @@ def refused(stated: Mapping[str, str | None], allowed: Sequence[str], denied: Se
 
 # How records and classifiers write licences that SPDX has other names for.
 _SPELLINGS: Mapping[str, str] = {
-    r"^(?:GNU|Mozilla) [\w ,.]*\((\w+\+?|MPL 2\.0)\)$": r"\1",
+    r"^GNU [\w ,.]*\((\w+\+?)\)$": r"\1",
+    r" ?\| ?": " OR ",
+    r"\b(?:GNU )?([AL])(?:ffero|esser|ibrary) General Public(?: Licen[cs]e)?\b": r"\1GPL",
+    r"\b(?:GNU )?General Public Licen[cs]e\b": "GPL",
+    r"\bGNU (?=[AL]?GPL)": "",
+    r"\b([AL]?GPL)(?:,? version |[ -]?v? ?)(\d)": r"\1 \2",
     r"\b([AL]?GPL) ?\(>= ?(\d)(\.\d)?\)": r"\1-\2\3+",
-    r"\b([AL]?GPL)[ -]?v?(\d)(\+?)(?![\w.-])": r"\1-\2.0\3",
-    r"\b([AL]?GPL)[ -]?v?(\d\.\d\+?)(?![\w.-])": r"\1-\2",
-    r"\bBSD[ -]?([23])[ -]clauses?\b": r"BSD-\1-Clause",
-    r"\b([23])-clause BSD\b": r"BSD-\1-Clause",
+    r"\b([AL]?GPL) (\d(?:\.\d)?),?[ -]or[ -](?:later|newer|any later version)\b": r"\1 \2+",
+    r"\b([AL]?GPL)[ -](\d)(\+?)(?![\w.-])": r"\1-\2.0\3",
+    r"\b([AL]?GPL) (\d\.\d\+?)(?![\w.-])": r"\1-\2",
+    r"\b([AL]?GPL) (\d\.\d-)": r"\1-\2",
+    r"\bBSD[ -]?([23])[ -]clauses?(?: Licen[cs]e)?\b": r"BSD-\1-Clause",
+    r"\b([23])-clause BSD(?: Licen[cs]e)?\b": r"BSD-\1-Clause",
+    r"^ISC Licen[cs]e(?: \(ISCL\))?$": "ISC",
     r"\bApache(?: Software)?(?: Licen[cs]e)?,?(?: Version)?[ -]*v?2(?:\.0)?(?![\w.-])": "Apache-2.0",
     r"\bMPL[ -]?v?2(?:\.0)?(?![\w.-])": "MPL-2.0",
-    r"\bMIT Licen[cs]e\b": "MIT",
+    r"\b(?:The )?MIT Licen[cs]e\b": "MIT",
 }
+# A name with a shorter one after it, as in most classifiers.
+_SHORT_NAME = re.compile(r"(?i)(?!.*GPL.*\()[\w ,./-]*(?:licen[cs]e|disclaimer|BSD)[\w ,./-]* \(([\w. -]+)\)")
 
 
 @functools.cache
@@ -185,27 +195,30 @@ def _spdx() -> Any:
 @functools.cache
 def _parsed(text: str) -> Any:
     """A licence as an expression, or as one text that stands for itself where it cannot be read as one."""
-    from license_expression import ExpressionError
-
+    short = _SHORT_NAME.fullmatch(text)
+    if short and short[1].replace(" ", "-").lower() in _spdx().known_symbols_lowercase:
+        text = short[1].replace(" ", "-")
     for spelling, name in _SPELLINGS.items():
         text = re.sub(spelling, name, text, flags=re.IGNORECASE)
     try:
         expression = _spdx().parse(text, validate=False)
-    except (ExpressionError, IndexError):  # the second for `()`
+        str(expression)  # fails for one that is too deep, as all that goes through it would
+    except Exception:  # foreign text, for which boolean.py raises whatever it meets
         return text
     return text if expression is None else expression
 
 
 def is_allowed(license: str, allowed: Sequence[str], denied: Sequence[str]) -> bool:
     """Whether a package may be used under its licence, an SPDX expression or one other text: of `A OR B` one has to be
-    allowed, of `A AND B` both; without `allowed` all are that are not denied."""
+    allowed, of `A AND B` both; without `allowed` all are that are not denied, but a name that SPDX does not know is no
+    way around one that is."""
     from license_expression import LicenseWithExceptionSymbol
 
     able, unable = ({str(_parsed(each)) for each in names} for names in (allowed, denied))
 
     def holds(node: Any) -> bool:
         if isinstance(node, _spdx().OR):
-            return any(map(holds, node.args))
+            return any(holds(each) for each in node.args if able or _is_judged(each)) or all(map(holds, node.args))
         if isinstance(node, _spdx().AND):
             return all(map(holds, node.args))
         # `A WITH B` gives more rights than A alone: either name decides, and its own before that of A.
@@ -221,15 +234,22 @@ def is_allowed(license: str, allowed: Sequence[str], denied: Sequence[str]) -> b
 
 def unjudged(stated: Mapping[str, str | None]) -> dict[str, str]:
     """The licences that are no SPDX expressions: what is denied may be among them."""
+    found = {name: license or osv.UNKNOWN for name, license in stated.items()}
+    return {name: license for name, license in found.items() if not _is_judged(_parsed(license))}
 
-    def is_judged(license: str | None) -> bool:
-        expression = _parsed(license or "")
-        if isinstance(expression, str):
-            return False
-        keys = _spdx().license_keys(expression)
-        return all(each in _spdx().known_symbols or each.startswith("LicenseRef-") for each in keys)
 
-    return {name: license or osv.UNKNOWN for name, license in stated.items() if not is_judged(license)}
+def _is_judged(expression: Any) -> bool:
+    if isinstance(expression, str):
+        return False
+    keys = _spdx().license_keys(expression)
+    return all(each in _spdx().known_symbols or each.startswith("LicenseRef-") for each in keys)
+
+
+def doubt(stated: Mapping[str, str | None]) -> str:
+    """What to say of `unjudged` licences where some are denied; empty where there are none."""
+    others = [f"{name} ({license})" for name, license in unjudged(stated).items()]
+    listed = ", ".join(others)
+    return listed and f"{len(others)} licences are no SPDX expressions, so that what is denied may be in them: {listed}"
 
 
 def sentence(found: Found) -> str:

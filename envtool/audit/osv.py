@@ -55,15 +55,17 @@ class Database:
         EnvtoolError if a record of it cannot be understood."""
         seen: set[str] = set()
         for name, version in versions.items():
-            try:
-                found = [
-                    _vulnerability(record, affected, version, name[0])
-                    for record in self.records.get(name, ())
-                    for affected in record["affected"]
-                    if _name_of(affected) == name and _is_affected(affected, version, name[0])
-                ]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise EnvtoolError(f"a record of {name[1]} is not in the OSV format: {error!r}", _HINT) from error
+            found = []
+            for record in self.records.get(name, ()):
+                try:
+                    found += [
+                        _vulnerability(record, affected, version, name[0])
+                        for affected in record["affected"]
+                        if _name_of(affected) == name and _is_affected(affected, version, name[0])
+                    ]
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    message = f"{record.get('id', 'a record')}, of {name[1]}, is not in the OSV format: {error!r}"
+                    raise EnvtoolError(message, _HINT) from error
             # Those with more to tell first: GitHub's records have a level and a summary, PyPA's often neither.
             for each in sorted(found, key=lambda one: (one.level == UNKNOWN, one.fixed is None, one.id)):
                 if not each.aliases & seen:

@@ -9,7 +9,7 @@ import click
 
 from envtool import console
 from envtool.atomic_files import write_atomically
-from envtool.audit.audit import Audit, as_dict, as_sarif, audit, coverage, licenses, refused, sentence, unjudged
+from envtool.audit.audit import Audit, as_dict, as_sarif, audit, coverage, doubt, licenses, refused, sentence
 from envtool.audit.osv import LEVELS
 from envtool.cli import options
 from envtool.inspect_lock.graph import graph
@@ -68,9 +68,8 @@ def command(
         console.answer(f"{name}: {license or 'unknown'}")
     for name, license in result.licenses.items():
         console.answer(f"{name}: licence not allowed: {license}")
-    if denied and (others := unjudged(stated)):
-        listed = ", ".join(f"{name} ({license})" for name, license in others.items())
-        console.warn(f"{len(others)} licences are no SPDX expressions, so that what is denied may be in them: {listed}")
+    if denied and (said := doubt(stated)):
+        console.warn(said)
     if database:
         counted = [each for each in result.found if not each.ignored]
         console.say(f"{len(counted)} vulnerabilities, {len(result.found) - len(counted)} ignored; {coverage(result)}")

@@ -46,7 +46,8 @@ def command(
         message = f"there is no policy: neither {rules.VARIABLE} nor {rules.DEFAULT}"
         raise MissingFileError(message, "docs/how-to/policy.md shows one; name it with --policy")
     request = Request(read_complete(lockfile_path), receipt.platform, receipt.categories, options.command_line())
-    found = [asdict(each) for each in policy.breaches(request, lockfile_path, receipt.env_digest)]
+    digest = receipt.env_digest or rules.UNKNOWN_DIGEST
+    found = [asdict(each) for each in policy.breaches(request, lockfile_path, digest)]
     checked = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     answer = {"env_digest": receipt.env_digest, "checked": checked, "policy": str(policy.path), "breaches": found}
     if report:

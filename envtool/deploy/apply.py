@@ -108,12 +108,12 @@ def _environment(
     known = next((each for each in served if each.lock_id == name), None)
     if known is None:
         wanted = replace(request, repairs=True, is_listed=False)
-        receipt = create(wanted, Prefix(root.environments / name), cache, display).receipt
-        policy.require(replace(wanted, is_vouched=True), None, receipt.env_digest)  # what was not known before
+        made = str(create(wanted, Prefix(root.environments / name), cache, display).receipt.env_digest)
+        policy.require(replace(wanted, is_vouched=True), None, made)  # what was not known before
         # Another lock with the same files may be served, as of archives that were packed anew.
-        known = next((each for each in served if each.env_digest == receipt.env_digest), None)
+        known = next((each for each in served if each.env_digest == made), None)
         if known is None:
-            return receipt.env_digest, name
+            return made, name
     return known.env_digest, known.lock_id
 
 

@@ -4,17 +4,20 @@ this file as a program. Source: RFC 1952."""
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import shutil
 import sys
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 _SPEED = 6
 _ANSWER = "c5a834fda757a99f89b3f1af09f72fa53fe98c052ea2ccc1b21dfb62702f0a42"
 
 
+@functools.cache
 def is_zlib() -> bool:
     """Whether this Python compresses as zlib does, by what it makes of a text that others make something else of."""
     text = "".join(hashlib.sha256(b"%d" % (number % 700)).hexdigest() for number in range(1500)).encode()
@@ -22,15 +25,13 @@ def is_zlib() -> bool:
     return hashlib.sha256(packer.compress(text) + packer.flush()).hexdigest() == _ANSWER
 
 
-def pack(source: str, target: str) -> None:
-    """Compress a file."""
-    with Path(source).open("rb") as reading, Path(target).open("wb") as file:
-        packed = gzip.GzipFile("", "wb", _SPEED, file, mtime=0)
-        shutil.copyfileobj(reading, packed, 1 << 20)
-        packed.close()
+def packing(file: BinaryIO) -> gzip.GzipFile:
+    """What writes to a file compressed what is written to it."""
+    return gzip.GzipFile("", "wb", _SPEED, file, mtime=0)
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         sys.exit(not is_zlib())
-    pack(*sys.argv[1:])
+    with Path(sys.argv[1]).open("rb") as reading, Path(sys.argv[2]).open("wb") as writing, packing(writing) as stream:
+        shutil.copyfileobj(reading, stream, 1 << 20)

@@ -33,7 +33,8 @@ from envtool.verify import Inventory
 
 # The environment's path in an image, as in the Dockerfile of `envtool deploy render docker`.
 TARGET = Path("/opt/env")
-WHEELS, NOTES = "wheels", "notes"
+# No package can have such a name.
+WHEELS, NOTES = "@wheels", "@notes"
 # Without the packages and the specs, which conda would need to change the environment; the file `frozen` forbids it.
 _HISTORY = b"==> 1980-01-02 00:00:00 <==\n# cmd: envtool image\n"
 
@@ -72,13 +73,14 @@ class Tree:
             parts[package.name if package.manager == "conda" else WHEELS]["packages"].append(asdict(package))
         for path, sha256 in receipt.generated.items():
             parts[self._owner(path)]["generated"][path] = sha256
+        parts = {name: part for name, part in parts.items() if part["packages"] or part["generated"]}
         for name, part in parts.items():
-            if part["packages"] or part["generated"]:
-                found[name].append(_noted(f"envserve.d/{name}.json", _as_json(part)))
-        # All that follows stays as it is when a package changes.
+            found[name].append(_noted(f"envserve.d/{name}.json", _as_json(part)))
+        # All that follows stays as it is when a package changes; one that comes or goes changes the list of parts.
         variables = json.loads((self._prefix.meta / "state").read_bytes())["env_vars"]
         del variables[ENV_DIGEST_VARIABLE]
-        head = {**asdict(receipt), "format": RECEIPT_FORMAT, "packages": [], "generated": {}, "is_in_parts": True}
+        head = {**asdict(receipt), "format": RECEIPT_FORMAT, "packages": [], "generated": {}}
+        head["parts"] = [f"{name}.json" for name in parts]
         del head["env_digest"]
         notes = {"envserve": _as_json(head), "history": _HISTORY, "state": _as_json({"env_vars": variables})}
         notes["frozen"] = (self._prefix.meta / "frozen").read_bytes()
@@ -176,6 +178,7 @@ MANIFEST, INDEX, CONFIG = f"{_MEDIA}manifest.v1+json", f"{_MEDIA}index.v1+json",
 _LAYER = f"{_MEDIA}layer.v1.tar+gzip"
 _TAG = "org.opencontainers.image.ref.name"
 _MARK = "oci-layout"
+_OTHER_DEFLATE = "envserve.other-deflate"  # marks layers that something other than zlib compressed
 Descriptor = dict[str, Any]
 
 
@@ -257,7 +260,7 @@ class Layout:
             diff_id: layer
             for _, manifest in self.manifests()
             for layer, diff_id in zip(manifest["layers"], self.read(manifest["config"])["rootfs"]["diff_ids"])
-            if layer["mediaType"] == _LAYER
+            if layer["mediaType"] == _LAYER and _OTHER_DEFLATE not in layer.get("annotations", {})
         }
 
     def layer(self, title: str, members: Sequence[Member], python: Path | None) -> Layer:
@@ -265,21 +268,25 @@ class Layout:
         digest = _Digest()
         write_tar(digest, members)
         diff_id = f"sha256:{digest.hash.hexdigest()}"
+        is_zlib = python is not None or gzip_worker.is_zlib()
+        notes = {"envserve.layer": title, **({} if is_zlib else {_OTHER_DEFLATE: "true"})}
         if diff_id in self._known:
             with contextlib.suppress(ImageError):
                 self.path(self._known[diff_id])
-                return Layer(self._known[diff_id], diff_id, title)
+                return Layer({**self._known[diff_id], "annotations": notes}, diff_id, title)
         with scratch_directory(self.root) as scratch:
             tar, packed = scratch / "tar", scratch / "gzip"
-            with tar.open("wb") as file:
-                write_tar(file, members)
             if python is None:
-                gzip_worker.pack(str(tar), str(packed))
+                with packed.open("wb") as file, gzip_worker.packing(file) as stream:
+                    write_tar(stream, members)
             else:
+                with tar.open("wb") as file:
+                    write_tar(file, members)
                 subprocesses.run([*_of(python), str(tar), str(packed)])
             sha256, size_bytes = sha256_of(packed), packed.stat().st_size
             packed.replace(self._blobs / sha256)
-        return Layer({"mediaType": _LAYER, "digest": f"sha256:{sha256}", "size": size_bytes}, diff_id, title)
+        descriptor = {"mediaType": _LAYER, "digest": f"sha256:{sha256}", "size": size_bytes, "annotations": notes}
+        return Layer(descriptor, diff_id, title)
 
     def finish(self, tag: str, images: Sequence[Descriptor], referrers: Sequence[Descriptor]) -> str:
         """Name the image, and remove the blobs that nothing names any more; returns its digest."""

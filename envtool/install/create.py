@@ -100,6 +100,8 @@ def decide(request: Request, prefix: Prefix, cache: Cache, display: ProgressDisp
     scripted = request.link_scripts()
     if receipt.link_scripts != scripted or (scripted and not todo.is_empty):
         return anew  # what scripts did cannot be undone, and they may do another thing the second time
+    if receipt.env_digest is None:
+        return anew  # an image's tree, with the path that it has there in its files
     return replace(anew, plan=todo, receipt=receipt, before=tuple(package.description for package in conda))
 
 
@@ -291,7 +293,7 @@ def complete(made: Made) -> Receipt:
         generated=inventory.generated(), link_scripts=request.link_scripts(),
     )  # fmt: skip
     variables = read_json_metadata(request.lockfile, VARIABLES_KEY) or {}
-    conda_meta.set_variables(prefix.meta, {**variables, ENV_DIGEST_VARIABLE: receipt.env_digest})
+    conda_meta.set_variables(prefix.meta, {**variables, ENV_DIGEST_VARIABLE: inventory.env_digest})
     before = () if transaction.plan.starts_over else transaction.before
     after = [package.description for package in conda_packages(prefix.path)]
     conda_meta.write_history(prefix.meta, request.command, before, after, _requested(transaction))

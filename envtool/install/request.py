@@ -123,4 +123,4 @@ class Request:
         packages, receipt = self.packages, prefix.receipt()
         records = {f"{each.name}-{each.version}-{each.build_string}" for each in packages if each.manager == "conda"}
         is_same = plan(packages, receipt).is_empty and receipt.link_scripts == self.link_scripts()
-        return receipt if is_same and record_names(prefix.path) == records else None
+        return receipt if is_same and receipt.env_digest and record_names(prefix.path) == records else None

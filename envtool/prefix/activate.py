@@ -15,7 +15,7 @@ from typing import NoReturn
 from envtool import subprocesses
 from envtool.errors import ProcessError
 from envtool.lockfile.model import VARIABLE_NAME
-from envtool.prefix.prefix import Prefix
+from envtool.prefix.prefix import ENV_DIGEST_VARIABLE, Prefix
 
 _UNSET = "***unset***"  # conda's mark of a variable that an environment does not have any more
 
@@ -25,7 +25,11 @@ def activation_script(prefix: Path, shell: str) -> str:
     is_fish = shell == "fish"
     path = quoted(str(prefix / "bin"), shell)
     lines = [f"set -gx PATH {path} $PATH" if is_fish else f'export PATH={path}:"$PATH"']
-    for name, value in {"CONDA_SHLVL": "1", "CONDA_PREFIX": str(prefix), **_variables(prefix)}.items():
+    variables = _variables(prefix)
+    # What is set may be another environment's, but for an image's tree that is the running image.
+    if ENV_DIGEST_VARIABLE not in variables and not Prefix(prefix).is_active:
+        lines.append(f"set -e {ENV_DIGEST_VARIABLE}" if is_fish else f"unset {ENV_DIGEST_VARIABLE}")
+    for name, value in {"CONDA_SHLVL": "1", "CONDA_PREFIX": str(prefix), **variables}.items():
         lines.append(f"set -gx {name} {quoted(value, shell)}" if is_fish else f"export {name}={quoted(value, shell)}")
     scripts = sorted((prefix / "etc/conda/activate.d").glob("*.fish" if is_fish else "*.sh"))
     lines += [f"{'source' if is_fish else '.'} {quoted(str(script), shell)}" for script in scripts]

@@ -63,7 +63,7 @@ class Receipt:
     platform: str
     categories: tuple[str, ...]
     packages: tuple[Installed, ...]
-    env_digest: str
+    env_digest: str | None  # None for an image's tree that is not the running image: none of its layers states it
     # Files of which no archive or wheel has the bytes (byte-code, scripts), path to sha256.
     generated: Mapping[str, str]
     link_scripts: tuple[str, ...] = ()  # the packages whose link scripts were run, as the lock allows
@@ -85,6 +85,11 @@ class Prefix:
     def python(self) -> Path:
         """Its interpreter."""
         return self.path / "bin" / "python"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this process runs in it, activated or in its image, so that the variables state its digest."""
+        return os.environ.get("CONDA_PREFIX") == str(self.path)
 
     def site_packages(self) -> str:
         """Where Python packages go, relative to the prefix; as good as any place when it has no Python."""
@@ -166,30 +171,38 @@ class Prefix:
 
     def receipt(self) -> Receipt:
         """Read the receipt, in an image with its layers' parts of it. Raises PrefixError if it is damaged."""
+        path = self._receipt
         try:
-            data: dict[str, Any] = json.loads(self._receipt.read_bytes())
-            if data.get("is_in_parts"):
-                for part in sorted(self._parts.glob("*.json")):
-                    own = json.loads(part.read_bytes())
-                    data["packages"] += own["packages"]
-                    data["generated"].update(own["generated"])
-                # No layer has it, or each package would change that layer too; the image's variables do.
-                is_running = os.environ.get("CONDA_PREFIX") == str(self.path)
-                data["env_digest"] = os.environ.get(ENV_DIGEST_VARIABLE, "") if is_running else ""
+            data = _part(path)
+            # Those that it lists: others are of a base, or were left behind.
+            for path in [self._parts / name for name in data.get("parts", ())]:
+                own = _part(path)
+                data["packages"] += own["packages"]
+                data["generated"].update(own["generated"])
+            if "parts" in data:  # no layer has it, or each package would change that layer too
+                data["env_digest"] = os.environ.get(ENV_DIGEST_VARIABLE) if self.is_active else None
             return Receipt(
                 platform=data["platform"], categories=tuple(data["categories"]),
                 packages=tuple(Installed(**package) for package in data["packages"]), env_digest=data["env_digest"],
                 generated=data["generated"], link_scripts=tuple(data.get("link_scripts", ())),
             )  # fmt: skip
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             hint = "envtool create --force makes the prefix anew"
-            raise PrefixError(f"the receipt {self._receipt} is damaged: {error}", hint) from error
+            raise PrefixError(f"the receipt {path} is damaged: {error}", hint) from error
 
     def complete(self, receipt: Receipt) -> None:
         """Write the receipt and take the mark away, in this order."""
         data = {"format": RECEIPT_FORMAT, **asdict(receipt)}
         write_atomically(self._receipt, json.dumps(data, indent=1, sort_keys=True) + "\n")
+        shutil.rmtree(self._parts, ignore_errors=True)
         self._mark.unlink(missing_ok=True)
+
+
+def _part(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(path.read_bytes())
+    if not isinstance(data["packages"], list) or not isinstance(data["generated"], dict):
+        raise TypeError("expected a list of packages and a table of generated files")
+    return data
 
 
 def find_prefix(name: str | None, path: Path | None, made_for: Path | None = None) -> Prefix:

@@ -15,16 +15,19 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from envtool.artifacts.conda_archive import read_info, read_payload
 from envtool.artifacts.file_manifest import FileManifests
 from envtool.audit import osv
 from envtool.audit.audit import audit as audit_lock
+from envtool.audit.audit import is_allowed, unjudged
 from envtool.errors import EnvtoolError
 from envtool.image.layout import Layout
 from envtool.inspect_lock.graph import graph
 from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile, parse_lockfile
 from envtool.prefix.layout import layout
+from envtool.prefix.prefix import Prefix
 from envtool.signing import dsse
 from envtool.spec.environment_yml import parse as parse_environment
 from serve.checkpoint.formats import read_safetensors_interface
@@ -117,6 +120,15 @@ def read_bundle(path: Path) -> None:
     parse_marker(with_bundle(b"", path.with_name("m")))
 
 
+def read_receipt(path: Path) -> None:
+    prefix = Prefix(path.with_name("prefix"))
+    (prefix.meta / "envserve.d").mkdir(parents=True, exist_ok=True)
+    (prefix.meta / "envserve").write_text(json.dumps({**PART, "platform": "x", "categories": [], "parts": ["a.json"]}))
+    (prefix.meta / "envserve.d/a.json").write_bytes(path.read_bytes())
+    assert prefix.receipt().packages
+
+
+PART = {"packages": [{"manager": "conda", "name": "a", "version": "1", "sha256": "0"}], "generated": {"a": "0"}}
 INDEX = json.dumps({"manifests": [{"mediaType": "x", "digest": "sha256:ab", "size": 1}]}).encode()
 READERS: dict[str, tuple[bytes, Callable[[Path], Any], type[Exception]]] = {
     "lock": (lock(), lambda path: parse_lockfile("x", path.read_bytes().decode("utf-8", "replace")), EnvtoolError),
@@ -129,6 +141,7 @@ READERS: dict[str, tuple[bytes, Callable[[Path], Any], type[Exception]]] = {
     "database": (json.dumps([RECORD]).encode(), audit, EnvtoolError),
     "vex": (VEX, read_vex, EnvtoolError),
     "layout": (INDEX, read_layout, EnvtoolError),
+    "receipt": (json.dumps(PART).encode(), read_receipt, EnvtoolError),
     "safetensors": (SAFETENSORS, read_safetensors_interface, CheckpointError),
     "marker": (MARKER.encode(), lambda path: publisher_of(parse_marker(path.read_bytes())), CheckpointError),
     "bundle": (json.dumps({"dsseEnvelope": ENVELOPE}).encode(), read_bundle, CheckpointError),
@@ -173,6 +186,17 @@ def test_what_is_whole_is_read(name: str, tmp_path: Path) -> None:
 @given(steps=edits)
 def test_what_is_damaged_is_read_or_refused(name: str, steps: list[tuple[str, float, bytes]]) -> None:
     assert_read_or_refused(name, steps)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(["MIT", "GPL-3.0-only", "GPLv3", "or later", "é", *"()|+,", " OR ", " AND ", " WITH "]))
+)
+def test_any_text_is_a_licence(words: list[str]) -> None:
+    text = "".join(words)
+    assert is_allowed(text, [], [])
+    is_allowed(text, ["MIT", text], ["GPL-3.0-only"])
+    unjudged({"a": text})
 
 
 ODD: list[Any] = [

@@ -97,7 +97,7 @@ def test_a_changed_package_changes_its_layer_alone(
     user.write_lock(*python, *channel.all, hello, empty)
     user.run("image", "-o", user.home / "image")
     before = layers_of(user.home / "image")
-    assert list(before) == ["library", "old", "pip", "python", "tool", "wheels", "notes", "root"]
+    assert list(before) == ["library", "old", "pip", "python", "tool", "@wheels", "@notes", "root"]
     newer = locked(Archive("library", {"lib/libx.so.1": File(b"other")}, version="1.1").write(tmp_path))
     user.write_lock(*python, channel.tool, newer, channel.old, hello, empty)
     user.run("image", "-o", user.home / "image")
@@ -114,12 +114,12 @@ def test_a_changed_package_changes_its_layer_alone(
     assert report["env_digest"] == shown["Labels"]["envserve.env-digest"]
     # Nothing is left of what no image names.
     assert before["library"][7:] not in {path.name for path in (user.home / "image/blobs/sha256").iterdir()}
-    # A changed wheel changes the layer of the wheels, and a package that goes takes only its own.
+    # A changed wheel changes the layer of the wheels; a package that goes takes its own, and the notes list it no more.
     other = locked_wheel(write_wheel(tmp_path, "hello_world", "1.1", {"hello_world/__init__.py": ""}, {}))
     user.write_lock(*python, channel.tool, newer, other, empty)
     user.run("image", "-o", user.home / "image")
     last = layers_of(user.home / "image")
-    assert {name for name in after if after[name] != last.get(name)} == {"old", "wheels"}
+    assert {name for name in after if after[name] != last.get(name)} == {"old", "@wheels", "@notes"}
     assert user.run("image", "-o", channel.path(channel.tool).parent, code=3).stderr.count("nothing in it was touched")
 
 
@@ -213,7 +213,7 @@ def test_an_image_upon_a_base_or_with_a_sysroot_runs(
 
 def test_more_packages_than_layers_share_them_by_name() -> None:
     def layers(*names: str) -> list[tuple[str, list[Member]]]:
-        return grouped(iter([(name, [Member(name)]) for name in [*names, "wheels", "notes"]]), 12)
+        return grouped(iter([(name, [Member(name)]) for name in [*names, "@wheels", "@notes"]]), 12)
 
     def place(found: list[tuple[str, list[Member]]]) -> dict[str, str]:
         return {member.path: title for title, members in found for member in members}
@@ -222,7 +222,59 @@ def test_more_packages_than_layers_share_them_by_name() -> None:
     many, more = place(layers(*names)), place(layers(*names, "another"))
     assert len(set(many.values())) <= 12
     assert {path: more[path] for path in many} == many
-    assert [title for title, _ in layers("a", "b")] == ["a", "b", "wheels", "notes"]
+    assert [title for title, _ in layers("a", "b")] == ["a", "b", "@wheels", "@notes"]
+
+
+def unpacked(layout: Path, target: Path) -> Path:
+    """The environment of an image as a tree of this machine."""
+    for digest in layers_of(layout).values():
+        with tarfile.open(layout / "blobs/sha256" / digest[7:]) as tar:
+            tar.extractall(target)
+    return target / "opt/env"
+
+
+def test_packages_with_the_name_of_a_layer_are_in_the_image(user: User, tmp_path: Path) -> None:
+    archives = [Archive(name, {f"share/{name}": File()}) for name in ("notes", "wheels")]
+    user.write_lock(*(locked(each.write(tmp_path)) for each in archives))
+    user.run("image", "-o", user.home / "image")
+    prefix = unpacked(user.home / "image", user.home / "tree")
+    assert json.loads(user.run("verify", "-p", prefix, "--made-for", "/opt/env", "--json").stdout)["findings"] == []
+
+
+def test_a_tree_states_no_digest_but_in_its_running_image(user: User, channel: Channel, tmp_path: Path) -> None:
+    unknown = Archive("unknown", {"share/unknown": File()}, license=None)
+    lock = user.write_lock(channel.library, locked(unknown.write(tmp_path)))
+    made = json.loads(user.run("image", "-o", user.home / "image", "--json").stdout)
+    prefix = unpacked(user.home / "image", user.home / "tree")
+    show = ("run", "-p", prefix, "--", "sh", "-c", 'echo "[$ENVSERVE_ENV_DIGEST]"')
+    foreign = {"ENVSERVE_ENV_DIGEST": "0" * 64, "CONDA_PREFIX": str(user.home / "another")}
+    assert user.run(*show, **foreign).stdout == "[]\n"
+    running = {"ENVSERVE_ENV_DIGEST": made["env_digest"], "CONDA_PREFIX": str(prefix)}
+    assert user.run(*show, **running).stdout == f"[{made['env_digest']}]\n"
+    told = json.loads(user.run("digest", "-p", prefix, "--made-for", "/opt/env", "--json", **foreign).stdout)
+    assert told["as_made"] is None
+    assert told["env_digest"] == made["env_digest"]
+    policy = user.home / "policy.toml"
+    policy.write_text(f'[create]\nenv-digests = ["{made["env_digest"]}"]\n[audit]\nallow-licenses = ["MIT"]')
+    ask = ("policy", "-p", prefix, "--policy", policy, "--json")
+    answer = json.loads(user.run(*ask, code=1, **foreign).stdout)
+    assert answer["env_digest"] is None
+    assert {each["rule"] for each in answer["breaches"]} == {"create.env-digests", "audit licences"}
+    answer = json.loads(user.run(*ask, code=1, **running).stdout)
+    assert {each["rule"] for each in answer["breaches"]} == {"audit licences"}
+    # A part that is missing is named, not overlooked; one that nothing lists is not taken for ours.
+    parts = prefix / "conda-meta/envserve.d"
+    (parts / "of-a-base.json").write_text('{"packages": [{"name": "of-a-base"}], "generated": {}}')
+    assert user.run("verify", "-p", prefix, "--made-for", "/opt/env").stdout == ""
+    (parts / "library.json").rename(parts / "elsewhere.json")
+    said = user.run("verify", "-p", prefix, "--made-for", "/opt/env", code=3).stderr
+    assert f"the receipt {parts}/library.json is damaged" in said
+    (parts / "elsewhere.json").rename(parts / "library.json")
+    # Made into an environment of this place, it has a receipt as any other.
+    user.run("create", "-p", prefix, "-f", lock)
+    assert user.run("verify", "-p", prefix).stdout == ""
+    assert user.run(*show, **foreign).stdout == f"[{made['env_digest']}]\n"
+    assert not parts.exists()
 
 
 def test_every_layer_is_a_plain_archive_with_fixed_owners_times_and_modes(user: User, channel: Channel) -> None:

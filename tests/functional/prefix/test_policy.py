@@ -87,6 +87,10 @@ def test_digests_and_licences(user: User, tmp_path: Path) -> None:
     policy = write(user, '[audit]\ndeny-licenses = ["MIT"]')
     said = user.run("create", "-p", "other", code=3, ENVSERVE_POLICY=policy).stderr
     assert "free has the licence MIT" in said
+    vague = Archive("vague", {"share/c": File()}, license="GNU GPL, MIT")
+    user.write_lock(locked(vague.write(tmp_path)))
+    said = user.run("create", "-p", "vague", ENVSERVE_POLICY=policy).stderr
+    assert "what is denied may be in them: conda vague (GNU GPL, MIT)" in said
 
 
 def test_vulnerabilities_of_an_age(user: User, channel: Channel) -> None:

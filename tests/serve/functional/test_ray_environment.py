@@ -3,6 +3,7 @@ that needs Ray."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -84,7 +85,7 @@ def test_an_actor_runs_in_the_environment_of_its_lock_or_not_at_all(ray, home):
         return ray.get(tell.options(runtime_env=make(stated, lock)).remote())
 
     teller = Teller.options(runtime_env=make({"digest": digest})).remote()
-    prefix = home / "envtool" / "envs" / f"ray-{digest[:16]}"
+    prefix = home / "envtool" / "envs" / f"ray-{hashlib.sha256(lock.path.read_bytes()).hexdigest()[:16]}"
     assert ray.get(teller.tell.remote()) == (str(prefix), digest)
     made = (prefix / "bin" / "python").stat().st_mtime_ns
     assert ask(digest=digest) == str(prefix)
@@ -94,6 +95,16 @@ def test_an_actor_runs_in_the_environment_of_its_lock_or_not_at_all(ray, home):
         ask(digest=other)
     with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match="expected the keys lock and digest"):
         ask(digest=digest, prefix="/opt/env")
+    with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match="expected a path and 64 hexadecimal digits"):
+        ask(digest=5)
+    # A lock file that holds another lock later changes nothing below what runs.
+    right = lock.path.read_text()
+    lock.path.write_text(Lock(home, "later", f'exec {sys.executable} "$@"').path.read_text())
+    with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match=f"expected .* {digest}, found"):
+        ask(digest=digest, lock=str(lock.path.rename(home / "same.yml")))
+    assert (prefix / "bin" / "python").stat().st_mtime_ns == made
+    (home / "same.yml").rename(lock.path).write_text(right)
+    assert ray.get(teller.tell.remote()) == (str(prefix), digest)
     old = Lock(home, "old", "echo Ray 2.0.0 0123 Python 3.8")
     with pytest.raises(
         ray.exceptions.RuntimeEnvSetupError, match=r"expected what this node has, Ray .*, found Ray 2\.0\.0"

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from envtool.audit import osv
 from envtool.audit.audit import Audit, audit, is_allowed, refused, unjudged
 from envtool.cli.audit import command
+from envtool.errors import EnvtoolError
 from envtool.inspect_lock.graph import graph
 from envtool.lockfile.conda_lock_v1 import LockedPackage, format_lockfile
 from tests.support.archives import lock_of
@@ -166,6 +167,14 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GHSA-1" in (tmp_path / "out.csv").read_text()
 
 
+def test_a_record_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    record = {"id": "OSV-7", "affected": [{"package": {"ecosystem": "PyPI", "name": "a"}, "ranges": [{}]}]}
+    (tmp_path / "db.json").write_text(json.dumps(record))
+    database = osv.read(tmp_path / "db.json", {("PyPI", "a")})
+    with pytest.raises(EnvtoolError, match="OSV-7, of a, is not in the OSV format"):
+        list(database.find({("PyPI", "a"): "1"}))
+
+
 def test_licences_by_expressions() -> None:
     stated = {
         "a": "MIT OR GPL-3.0-only",
@@ -218,6 +227,28 @@ STATED = [
     ("GPL-3.0-with-GCC-exception", "", "GPL-3.0-only", True),
     ("LicenseRef-NVIDIA-End-User-License-Agreement", "LicenseRef-NVIDIA-End-User-License-Agreement", "", True),
     ("()", "MIT", "", False),
+    ("( OR MIT", "", "GPL-2.0", True),
+    ("GNU GPL v3", "", "GPL-3.0-only", False),
+    ("GPL version 3", "", "GPL-3.0-only", False),
+    ("GNU General Public License, version 2", "", "GPL-2.0-only", False),
+    ("GPL-2 | GPL-3", "", "GPL-2.0-only GPL-3.0-only", False),
+    ("GPL-2 | GPL-3", "", "GPL-2.0-only", True),
+    ("GPLv3 or later", "", "GPL-3.0-or-later", False),
+    ("GPLv3 or later", "", "GPL-3.0-only", True),
+    ("GPL-3.0-only OR some other", "", "GPL-3.0-only", False),
+    ("GPL-3.0-only OR Other", "Other", "GPL-3.0-only", True),
+    ("Some OR Other", "", "GPL-3.0-only", True),
+    ("ISC License (ISCL)", "ISC", "", True),
+    ("The Unlicense (Unlicense)", "Unlicense", "", True),
+    ("Historical Permission Notice and Disclaimer (HPND)", "HPND", "", True),
+    ("Boost Software License 1.0 (BSL-1.0)", "BSL-1.0", "", True),
+    ("Eclipse Public License 2.0 (EPL-2.0)", "EPL-2.0", "", True),
+    ("Mozilla Public License 1.1 (MPL 1.1)", "MPL-1.1", "", True),
+    ("LGPLv3 License (MIT)", "MIT", "", False),
+    ("3-Clause BSD License", "BSD-3-Clause", "", True),
+    ("The MIT License", "MIT", "", True),
+    ("BSD License", "BSD-3-Clause", "", False),
+    ("Apache Software License", "Apache-2.0", "", False),
     ("Public-Domain (http://www.sqlite.org/copyright.html)", "", "MIT", True),
 ]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
 import pytest
 
+from envtool.errors import PrefixError
 from envtool.prefix.prefix import Prefix, Receipt, State
 
 NOTHING = Receipt("linux-64", (), (), "sha256:0", {})
@@ -37,6 +39,25 @@ def test_a_mark_that_was_never_finished_leaves_an_empty_prefix(tmp_path: Path) -
     prefix.meta.mkdir()
     (prefix.meta / "..incomplete.123.tmp").write_text("half")
     assert prefix.state() is State.EMPTY
+
+
+@pytest.mark.parametrize(
+    "part", [None, "", '{"packages": {}, "generated": {}}', '{"packages": [], "generated": [["a", "b"]]}']
+)
+def test_a_damaged_part_of_a_receipt_is_named(tmp_path: Path, part: str | None) -> None:
+    prefix = Prefix(tmp_path)
+    path = prefix.meta / "envserve.d/x.json"
+    head = {"packages": [], "generated": {}, "platform": "linux-64", "categories": [], "parts": ["x.json"]}
+    path.mkdir(parents=True)
+    (prefix.meta / "envserve").write_text(json.dumps(head))
+    if part is not None:
+        path.rmdir()
+        path.write_text(part)
+    with pytest.raises(PrefixError, match=f"the receipt {path} is damaged"):
+        prefix.receipt()
+    prefix.complete(NOTHING)
+    assert prefix.receipt() == NOTHING
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("name", ["file", "conda-meta/history", "conda-meta/python-3.9-0.json"])
