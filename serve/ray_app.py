@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, ClassVar
 
 from serve.errors import FleetError, Issue, SettingsError
 from serve.fleet.carriers import connect
@@ -65,6 +65,10 @@ def application(arguments: Mapping[str, Any]) -> serve.Application:
 class _Asgi:
     """What Ray hands requests to, in its loop."""
 
+    # Ray asks for it when the replica is made. Not a variable of this file: until Ray 2.51 a replica has the code below
+    # by value, with variables of its own.
+    of_this_process: ClassVar[_Asgi]
+
     def __init__(self, app: Any, server: Any) -> None:
         self._app, self._server = app, server
         self.waiting: Callable[[], int] = lambda: 0  # how many predictions wait for their model
@@ -95,13 +99,12 @@ class _Asgi:
         self.waiting = lambda: scheduler.waiting
         return AsgiApp(self._server, WSGIMiddleware(self._app, workers=self._server.settings.threads), scheduler)
 
-
-# The one of this process; Ray asks for it when the replica is made.
-_BUILT: list[_Asgi] = []
+    def add_exception_handler(self, *_: Any) -> None:
+        """Ray 2.51 calls it for what it raises itself when a replica has too much to do."""
 
 
 def _build() -> _Asgi:
-    return _BUILT[0]
+    return _Asgi.of_this_process
 
 
 @serve.ingress(_build)
@@ -122,8 +125,8 @@ class Replica:
                 _register(one.fleet_host or os.uname().nodename, connect(one), until_s)
         app = create_app(settings)
         self._server = find_server(app)
-        _BUILT[:] = [_Asgi(app, self._server)]
-        self._server.start(lambda: _BUILT[0].waiting())
+        asgi = _Asgi.of_this_process = _Asgi(app, self._server)
+        self._server.start(lambda: asgi.waiting())
         self._server.wait_until_booted(lambda: True)
         # Wait until the fleet has taken this host in; raises `FleetError`, with the reason why not.
         for instance in self._server.instances:
