@@ -17,6 +17,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from envtool import subprocesses
@@ -265,9 +266,9 @@ class Layout:
 
     def layer(self, title: str, members: Sequence[Member], python: Path | None) -> Layer:
         """Keep a layer, compressed by this Python or by another; one that the layout has is not compressed again."""
-        digest = _Digest()
-        write_tar(digest, members)
-        diff_id = f"sha256:{digest.hash.hexdigest()}"
+        digest = hashlib.sha256()
+        write_tar(SimpleNamespace(write=digest.update), members)
+        diff_id = f"sha256:{digest.hexdigest()}"
         is_zlib = python is not None or gzip_worker.is_zlib()
         notes = {"envserve.layer": title, **({} if is_zlib else {_OTHER_DEFLATE: "true"})}
         if diff_id in self._known:
@@ -328,15 +329,6 @@ def compressor(own: Path) -> tuple[Path | None, bool]:
         subprocesses.run(_of(own))
         return own, True
     return None, False
-
-
-class _Digest:
-    def __init__(self) -> None:
-        self.hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return len(data)
 
 
 def write_tar(file: Any, members: Sequence[Member]) -> None:
