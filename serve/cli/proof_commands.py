@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 import click
 
@@ -78,14 +78,15 @@ def attest(
 
 @click.command()
 @on_a_store
-@click.option("--environment", type=PATH, metavar="FILE", help="What envtool export cyclonedx wrote; it is joined.")
+@click.option("--environment", type=click.File("rb"), metavar="FILE",
+              help="What envtool export cyclonedx wrote; it is joined.")  # fmt: skip
 @click.option("--generation", type=int, help="Which one; the live one by default.")
 @click.option("--spec", type=click.Choice(["1.7", "1.6"]), default="1.7", show_default=True,
               help="The version of CycloneDX.")  # fmt: skip
 @click.option("-o", "--output", type=PATH, metavar="FILE", help="Where to; standard output by default.")
 def bom(
-    root: Path | None, model: str | None, as_json: bool, environment: Path | None, generation: int | None, spec: str,
-    output: Path | None,
+    root: Path | None, model: str | None, as_json: bool, environment: BinaryIO | None, generation: int | None,
+    spec: str, output: Path | None,
 ) -> None:  # fmt: skip
     """Write a CycloneDX bill of materials of the model that is served, and of its environment.
 
@@ -93,7 +94,7 @@ def bom(
       envtool export cyclonedx --offline -o env.cdx.json
       python -m serve bom --environment env.cdx.json -o service.cdx.json
     """
-    content = environment.read_bytes() if environment else None
+    content = environment.read() if environment else None
     entry, digest = _find(root, model, generation), read_env_digest(os.environ, Path(sys.prefix))
     _write(chain.bill_of_materials(entry, digest, content, spec), output)
 

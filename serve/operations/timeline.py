@@ -57,7 +57,7 @@ def describe(entry: Entry, is_kept: bool, events: Sequence[Event], trials: Mappi
     later = [one["previous"] for one in events if previous_of(one) == entry.generation]
     after: Mapping[str, Any] = max(later, key=lambda totals: int(totals.get("answers", 0)), default={})
     totals = {key: after.get(key, 0) for key in ("answers", "spoiled", "p99_s")}
-    moments = (*_before(entry, swapped, trials), _commit(entry, swapped), *_after(entry, events))
+    moments = (*_until_committed(entry, swapped, trials), *_after(entry, events))
     return Past(entry, is_kept, moments, next((one.get("env_digest") for one in swapped), None), **totals)
 
 
@@ -66,12 +66,12 @@ def previous_of(event: Event) -> int:
     return int((event.get("previous") or {}).get("generation", 0))
 
 
-def _before(entry: Entry, swapped: Sequence[Event], trials: Mapping[str, Sequence[Event]]) -> Iterator[Moment]:
+def _until_committed(entry: Entry, swapped: Sequence[Event], trials: Mapping[str, Sequence[Event]]) -> Iterator[Moment]:
     manifest = manifest_of(entry.marker)
     if entry.cause in (CHECKPOINT, PROMOTION):
         metrics = ", ".join(f"{name} {value:g}" for name, value in manifest.metrics.items())
-        by = publisher_of(manifest)
-        why = f"{entry.name}{f', signed by {by}' if by else ''}{f', {metrics}' if metrics else ''}"
+        publisher = publisher_of(manifest)
+        why = f"{entry.name}{f', signed by {publisher}' if publisher else ''}{f', {metrics}' if metrics else ''}"
         at = datetime.fromtimestamp(entry.marker_mtime_ns / 1e9, timezone.utc).isoformat(timespec="milliseconds")
         yield Moment("published", at, why)
     for label, events in trials.items() if entry.cause == PROMOTION else ():
@@ -86,12 +86,8 @@ def _before(entry: Entry, swapped: Sequence[Event], trials: Mapping[str, Sequenc
             f"{found.get('load_s') or 0:.3f} s, answered in {found.get('warm_up_s') or 0:.3f} s"
         )
         yield Moment("gates", entry.committed, why)
-
-
-def _commit(entry: Entry, swapped: Sequence[Event]) -> Moment:
-    workers = len({one["worker"] for one in swapped})
-    why = f"{entry.cause}{f', by {workers} workers' if workers else ''}"
-    return Moment("committed", entry.committed, why)
+    by = f", by {len({one['worker'] for one in swapped})} workers" if swapped else ""
+    yield Moment("committed", entry.committed, f"{entry.cause}{by}")
 
 
 def _after(entry: Entry, events: Sequence[Event]) -> Iterator[Moment]:

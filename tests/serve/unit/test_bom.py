@@ -88,3 +88,8 @@ def test_components_need_no_reference(tmp_path):
     (tmp_path / "bom.json").write_text(text)
     links = trace({"sha256": entry.sha256}, Evidence(bill=tmp_path / "bom.json"))
     assert (links[-1].name, links[-1].verdict) == ("bill", "verified")
+
+
+def test_an_environment_that_is_not_there_is_wrong_usage(tmp_path):
+    done = CliRunner().invoke(bom, ["--environment", str(tmp_path / "nothing")])
+    assert (done.exit_code, "No such file" in done.output) == (2, True)
