@@ -269,7 +269,7 @@ class Layout:
         digest = hashlib.sha256()
         write_tar(SimpleNamespace(write=digest.update), members)
         diff_id = f"sha256:{digest.hexdigest()}"
-        is_zlib = python is not None or gzip_worker.is_zlib()
+        is_zlib = python is not None or _is_zlib()
         notes = {"envserve.layer": title, **({} if is_zlib else {_OTHER_DEFLATE: "true"})}
         if diff_id in self._known:
             with contextlib.suppress(ImageError):
@@ -316,6 +316,9 @@ class Layout:
             write_tar(file, [Member(name, self.root / name) for name in names])
 
 
+_is_zlib = functools.cache(gzip_worker.is_zlib)  # not there, as an older Python may run that file
+
+
 def _of(python: Path) -> list[str]:
     return [str(python), "-I", "-S", gzip_worker.__file__]
 
@@ -323,7 +326,7 @@ def _of(python: Path) -> list[str]:
 def compressor(own: Path) -> tuple[Path | None, bool]:
     """The Python that compresses layers: None for this one unless only an environment's own has zlib; and whether it
     has."""
-    if gzip_worker.is_zlib():
+    if _is_zlib():
         return None, True
     with contextlib.suppress(ProcessError):
         subprocesses.run(_of(own))
