@@ -24,8 +24,8 @@ VARIABLE = "ENVSERVE_POLICY"
 DEFAULT = Path("/etc/envserve/policy.toml")
 # Beside a lock: what `envtool lock --attest` wrote of it.
 STATEMENT_SUFFIX = ".dsse.json"
-# In place of the env digest of an image's tree, which only the running image states.
-UNKNOWN_DIGEST = "an unknown env digest"
+# In place of the env digest of an image's tree.
+UNKNOWN_DIGEST = "a digest that only the running image states"
 _TEXTS = "a list of texts"
 _KEYS = {
     "create": {"sources": _TEXTS, "signed-by": _TEXTS, "env-digests": _TEXTS},
@@ -70,9 +70,7 @@ class Policy:
         if "signed-by" in self._create and not request.is_vouched:
             yield from self._signature(lock)
         if env_digest is not None and env_digest not in self._create.get("env-digests", [env_digest]):
-            known = "have it added, or create another lock"
-            way_out = "ask in the running image, whose variables state it" if env_digest == UNKNOWN_DIGEST else known
-            yield Breach("create.env-digests", f"{env_digest} is not listed", way_out)
+            yield Breach("create.env-digests", f"{env_digest} is not listed", "have it added, or create another lock")
         if "database" in self._audit:
             yield from self._vulnerabilities(request)
         allowed, denied = self._audit.get("allow-licenses", ()), self._audit.get("deny-licenses", ())

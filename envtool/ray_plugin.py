@@ -26,7 +26,6 @@ from envtool.prefix.prefix import ENV_DIGEST_VARIABLE, State, find_prefix
 
 _TELL = "import ray, sys; print('Ray', ray.__version__, ray.__commit__, 'Python %d.%d' % sys.version_info[:2])"
 _NAME_CHARACTERS = 16
-_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class LockPlugin(RuntimeEnvPlugin):  # type: ignore[misc]
@@ -43,7 +42,7 @@ class LockPlugin(RuntimeEnvPlugin):  # type: ignore[misc]
         stated = runtime_env[LockPlugin.name]
         if not isinstance(stated, Mapping) or set(stated) != {"lock", "digest"}:
             raise ValueError(f"runtime_env: envserve: expected the keys lock and digest, found {stated!r}")
-        if not all(isinstance(each, str) for each in stated.values()) or not _DIGEST.fullmatch(stated["digest"]):
+        if {*map(type, stated.values())} != {str} or not re.fullmatch("[0-9a-f]{64}", stated["digest"]):
             raise ValueError(f"runtime_env: envserve: expected a path and 64 hexadecimal digits, found {stated!r}")
 
     def get_uris(self, runtime_env: Mapping[str, Any]) -> list[str]:

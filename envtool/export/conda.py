@@ -41,7 +41,10 @@ def environment_yml(
 ) -> str:
     """A pinned environment.yml of one platform, which builds make exact and bound to the platform."""
     dependencies: list[Any] = [_match_spec(package, with_builds) for package in packages if package.manager == "conda"]
-    wheels = [_requirement(each) for each in packages if each.manager == "pip"]
+    wheels = [
+        f"{each.name} @ {each.url}" if is_repository(each.url) else f"{each.name}=={each.version}"
+        for each in packages if each.manager == "pip"
+    ]  # fmt: skip
     if wheels:
         dependencies.append({"pip": wheels})
     value: dict[str, Any] = {"name": name} if name else {}
@@ -66,9 +69,3 @@ def _match_spec(package: LockedPackage, with_builds: bool) -> str:
     prefix = f"{channel}::" if channel else ""
     build = f"={package.build_string}" if with_builds else ""
     return f"{prefix}{package.name}={package.version}{build}"
-
-
-def _requirement(package: LockedPackage) -> str:
-    if is_repository(package.url):
-        return f"{package.name} @ {package.url}"
-    return f"{package.name}=={package.version}"

@@ -148,7 +148,12 @@ def found_packages(prefix: Path) -> list[Found]:
             raise PrefixError(f"{path} is damaged: {error!r}") from error
     for path in sorted(prefix.glob("lib/python3*/site-packages/*.dist-info/METADATA")):
         if str(path.relative_to(prefix)) not in brought:
-            found.append(_wheel(path.read_text(encoding="utf-8", errors="replace")))
+            text = path.read_text(encoding="utf-8", errors="replace")
+            headers = HeaderParser().parsestr(text)
+            needed = dict(_needed(headers.get_all("Requires-Dist", [])))
+            name, version = canonicalize_name(str(headers["Name"])), str(headers["Version"])
+            package = LockedPackage("pip", name, version, "", "", None, None, needed)
+            found.append((package, PackageMetadata(license=license_of(text))))
     return found
 
 
@@ -165,14 +170,6 @@ def _conda(record: Mapping[str, Any]) -> Found:
         build=record["build"], size_bytes=record.get("size"),
     )  # fmt: skip
     return package, PackageMetadata(record.get("size"), known_license(record.get("license")))
-
-
-def _wheel(text: str) -> Found:
-    headers = HeaderParser().parsestr(text)
-    needed = dict(_needed(headers.get_all("Requires-Dist", [])))
-    name = canonicalize_name(str(headers["Name"]))
-    package = LockedPackage("pip", name, str(headers["Version"]), "", "", None, None, needed)
-    return package, PackageMetadata(license=license_of(text))
 
 
 def _needed(lines: list[Any]) -> Iterator[tuple[str, str]]:

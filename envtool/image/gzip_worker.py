@@ -4,7 +4,6 @@ this file as a program. Source: RFC 1952."""
 
 from __future__ import annotations
 
-import functools
 import gzip
 import hashlib
 import shutil
@@ -17,7 +16,6 @@ _SPEED = 6
 _ANSWER = "c5a834fda757a99f89b3f1af09f72fa53fe98c052ea2ccc1b21dfb62702f0a42"
 
 
-@functools.cache
 def is_zlib() -> bool:
     """Whether this Python compresses as zlib does, by what it makes of a text that others make something else of."""
     text = "".join(hashlib.sha256(b"%d" % (number % 700)).hexdigest() for number in range(1500)).encode()

@@ -181,8 +181,8 @@ def _manifest(
         {**platform, "created": CREATED, "config": _config(wanted, old.get("config") or {}, labels),
          "rootfs": {"type": "layers", "diff_ids": diff_ids}, "history": history}, CONFIG,
     )  # fmt: skip
-    own = [layer.descriptor for layer in layers]
-    value = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [*_layers_of(base), *own]}
+    named = [*_layers_of(base), *(layer.descriptor for layer in layers)]
+    value = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": named}
     return layout.put_json({**value, "annotations": dict(labels)}, MANIFEST, platform=platform)
 
 

@@ -17,6 +17,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from envtool import subprocesses
@@ -265,10 +266,10 @@ class Layout:
 
     def layer(self, title: str, members: Sequence[Member], python: Path | None) -> Layer:
         """Keep a layer, compressed by this Python or by another; one that the layout has is not compressed again."""
-        digest = _Digest()
-        write_tar(digest, members)
-        diff_id = f"sha256:{digest.hash.hexdigest()}"
-        is_zlib = python is not None or gzip_worker.is_zlib()
+        digest = hashlib.sha256()
+        write_tar(SimpleNamespace(write=digest.update), members)
+        diff_id = f"sha256:{digest.hexdigest()}"
+        is_zlib = python is not None or _is_zlib()
         notes = {"envserve.layer": title, **({} if is_zlib else {_OTHER_DEFLATE: "true"})}
         if diff_id in self._known:
             with contextlib.suppress(ImageError):
@@ -315,6 +316,9 @@ class Layout:
             write_tar(file, [Member(name, self.root / name) for name in names])
 
 
+_is_zlib = functools.cache(gzip_worker.is_zlib)  # not there, as an older Python may run that file
+
+
 def _of(python: Path) -> list[str]:
     return [str(python), "-I", "-S", gzip_worker.__file__]
 
@@ -322,21 +326,12 @@ def _of(python: Path) -> list[str]:
 def compressor(own: Path) -> tuple[Path | None, bool]:
     """The Python that compresses layers: None for this one unless only an environment's own has zlib; and whether it
     has."""
-    if gzip_worker.is_zlib():
+    if _is_zlib():
         return None, True
     with contextlib.suppress(ProcessError):
         subprocesses.run(_of(own))
         return own, True
     return None, False
-
-
-class _Digest:
-    def __init__(self) -> None:
-        self.hash = hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self.hash.update(data)
-        return len(data)
 
 
 def write_tar(file: Any, members: Sequence[Member]) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -40,8 +40,12 @@ def build_wheel(project: Path, tools: Path, committed_at: int, scratch: Path, ve
     scratch.mkdir()
     argv = ["build", "--wheel", "--quiet", "--no-config", "--offline", "--no-index", "--find-links", str(tools)]
     argv += ["--python", sys.executable, "--cache-dir", str(scratch / "cache"), "--out-dir", str(scratch / "built")]
+    # What this user has set for uv, pip and Python would make the wheel this machine's.
+    foreign = {name: "" for name in os.environ if name.startswith(("UV_", "PIP_", "PYTHON", "SETUPTOOLS_", "HATCH_"))}
+    told = dict.fromkeys(_VERSION_VARIABLES, version or "")
+    fixed = {"SOURCE_DATE_EPOCH": str(committed_at), "PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8"}
     try:
-        uv.run([*argv, str(project)], env=_environment(committed_at, version), cwd=scratch)
+        uv.run([*argv, str(project)], env={**foreign, **told, **fixed}, cwd=scratch)
     except ProcessError as error:
         raise SolveError(f"the wheel of {project.name} cannot be built:\n{error.output}", _HINT) from error
     made = next((scratch / "built").glob("*.whl"))
@@ -56,14 +60,6 @@ def name_and_version(wheel: str) -> tuple[str, str]:
     """The normalized name and the version in the name of a wheel's file. Source: PEP 427, "File name"."""
     name, version = wheel.split("-")[:2]
     return canonicalize_name(name), version.replace("_", "-")
-
-
-def _environment(committed_at: int, version: str | None) -> Mapping[str, str]:
-    # What this user has set for uv, pip and Python would make the wheel this machine's.
-    foreign = {name: "" for name in os.environ if name.startswith(("UV_", "PIP_", "PYTHON", "SETUPTOOLS_", "HATCH_"))}
-    told = dict.fromkeys(_VERSION_VARIABLES, version or "")
-    fixed = {"SOURCE_DATE_EPOCH": str(committed_at), "PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8"}
-    return {**foreign, **told, **fixed}
 
 
 def _equalized(wheel: Wheel, target: Path) -> Path:

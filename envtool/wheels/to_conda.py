@@ -195,11 +195,13 @@ def convert(path: Path, wish: ConversionOptions) -> Package:
     metadata, scripts = wheel.headers("METADATA"), wheel.console_scripts()
     fit = fit_of(path.name, wish.python, wish.platform)
     name = canonicalize_name(reader.one_line(metadata, "Name"))
+    origin_of = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    origin = Entry("recipe/wheel.json", (json.dumps(origin_of, indent=1) + "\n").encode())
     package = Package(
         name=wish.names.get(name, name), version=reader.one_line(metadata, "Version").replace("-", "_"),
         build_number=wish.build_number, subdir=fit.subdir, depends=_depends(wheel, metadata, fit, wish),
         license=license_of(metadata.as_string()) or "unknown", summary=reader.one_line(metadata, "Summary"),
-        home=reader.one_line(metadata, "Home-page") or None, files=(), about=(*wheel.licenses(), _origin(path)),
+        home=reader.one_line(metadata, "Home-page") or None, files=(), about=(*wheel.licenses(), origin),
     )  # fmt: skip
     if fit.python is None:
         files = reader.NOARCH.place(wheel, [f"bin/{name}" for name in scripts])
@@ -230,8 +232,3 @@ def _script(name: str, target: str, owner: str) -> Entry:
         raise ArchiveError(f"{owner} has an invalid console script: {name} = {target}")
     text = _SCRIPT.format(placeholder=PLACEHOLDER, module=match[1], name=match[2].partition(".")[0], target=match[2])
     return Entry(f"bin/{name}", text.encode(), is_executable=True, has_placeholder=True)
-
-
-def _origin(path: Path) -> Entry:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Entry("recipe/wheel.json", (json.dumps({"file": path.name, "sha256": digest}, indent=1) + "\n").encode())

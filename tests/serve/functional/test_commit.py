@@ -107,7 +107,8 @@ def test_the_deadline_and_nobody_moves(start_gated, trainer, gate):
 
 def test_workers_killed_in_each_phase(start_gated, trainer, gate, tmp_path):
     """While copying, loading, when prepared, just after the commit: the others move, and a new one follows."""
-    server = start_gated()
+    # Two deaths on probation would take a generation back, which is another test's.
+    server = start_gated(probation_s=0)
 
     def kill(pid):
         os.kill(pid, signal.SIGKILL)

@@ -3,7 +3,6 @@ that needs Ray."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -81,11 +80,12 @@ def test_an_actor_runs_in_the_environment_of_its_lock_or_not_at_all(ray, home):
     def make(stated, lock=lock):
         return {"envserve": {"lock": str(lock.path), **stated}}
 
-    def ask(lock=lock, **stated):
-        return ray.get(tell.options(runtime_env=make(stated, lock)).remote())
+    def ask(own=lock, **stated):
+        return ray.get(tell.options(runtime_env=make(stated, own)).remote())
 
     teller = Teller.options(runtime_env=make({"digest": digest})).remote()
-    prefix = home / "envtool" / "envs" / f"ray-{hashlib.sha256(lock.path.read_bytes()).hexdigest()[:16]}"
+    prefix = Path(ray.get(teller.tell.remote())[0])
+    assert prefix.parent == home / "envtool" / "envs"
     assert ray.get(teller.tell.remote()) == (str(prefix), digest)
     made = (prefix / "bin" / "python").stat().st_mtime_ns
     assert ask(digest=digest) == str(prefix)
@@ -97,14 +97,16 @@ def test_an_actor_runs_in_the_environment_of_its_lock_or_not_at_all(ray, home):
         ask(digest=digest, prefix="/opt/env")
     with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match="expected a path and 64 hexadecimal digits"):
         ask(digest=5)
-    # A lock file that holds another lock later changes nothing below what runs.
-    right = lock.path.read_text()
-    lock.path.write_text(Lock(home, "later", f'exec {sys.executable} "$@"').path.read_text())
-    with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match=f"expected .* {digest}, found"):
-        ask(digest=digest, lock=str(lock.path.rename(home / "same.yml")))
+    # Another lock that says it is this one changes nothing below what runs.
+    later = Lock(home, "later", f'STARTED_FROM=later exec {sys.executable} "$@"')
+    with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match=f"expected .* {digest}, found {later.digest}"):
+        ask(later, digest=digest)
     assert (prefix / "bin" / "python").stat().st_mtime_ns == made
-    (home / "same.yml").rename(lock.path).write_text(right)
-    assert ray.get(teller.tell.remote()) == (str(prefix), digest)
+    # Nor does anything start where a file is another one.
+    with (prefix / "bin" / "python").open("a") as script:
+        script.write("# changed")
+    with pytest.raises(ray.exceptions.RuntimeEnvSetupError, match=f"expected .* {digest}, found"):
+        ask(digest=digest, lock=str(lock.path.rename(home / "moved.yml")))
     old = Lock(home, "old", "echo Ray 2.0.0 0123 Python 3.8")
     with pytest.raises(
         ray.exceptions.RuntimeEnvSetupError, match=r"expected what this node has, Ray .*, found Ray 2\.0\.0"
