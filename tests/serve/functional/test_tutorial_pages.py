@@ -166,7 +166,7 @@ def test_a_page_of_servers_on_other_pythons(newcomer, own_ports, page):
 @pytest.mark.nightly
 def test_the_page_of_ray_on_other_pythons(from_wheel, newcomer, own_ports):
     if from_wheel[0] == "3.9":
-        pytest.skip("the commands of Ray 2.51, the last one for Python 3.9, were not seen to start the page's replicas")
+        pytest.skip("`python -m ray.serve.scripts` does nothing on Ray 2.51, the last one for Python 3.9")
     clone, env = newcomer
     with of_ray(env) as of_cluster:
         of_cluster["PYTHONPATH"] = str(SUPPORT)
