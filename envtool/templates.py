@@ -142,7 +142,6 @@ def render(template: Template, values: Mapping[str, str]) -> str:
             raise TemplateError(message, f"it is {variable.help}")
     defaults = {each.name: each.default for each in template.variables if each.default is not None}
     # Slow to import, and most commands render nothing.
-    from jinja2 import TemplateError as JinjaError
     from jinja2 import TemplateSyntaxError
 
     path = template.path
@@ -150,40 +149,54 @@ def render(template: Template, values: Mapping[str, str]) -> str:
         return _environment(path.parent).get_template(path.name).render({**defaults, **values})
     except TemplateSyntaxError as error:
         raise TemplateError(f"{error.filename}:{error.lineno}: {error.message}") from error
-    except JinjaError as error:
+    except MissingFileError:
+        raise
+    except RecursionError as error:
+        raise TemplateError(f"{path}: it includes itself without end") from error
+    except Exception as error:  # an expression may do what any Python does, such as divide by 0
         # Jinja2 rewrites the traceback so that a frame inside a template has the template's own file and line number.
         frames = [(each.f_code.co_filename, at) for each, at in traceback.walk_tb(error.__traceback__)]
         inside = [each for each in frames if each[0].startswith(f"{path.parent}{os.sep}")]
         file, line = inside[-1] if inside else (path, 0)
-        raise TemplateError(f"{file}:{line}: {error.message}") from error
-    except RecursionError as error:
-        raise TemplateError(f"{path}: it includes itself without end") from error
+        raise TemplateError(f"{file}:{line}: {error}") from error
 
 
 def names_in(path: Path, above: tuple[Path, ...] = ()) -> list[str]:
     """The variables that a template, or a part of those `above`, and its own parts use, in alphabetical order; none of
-    what is malformed."""
+    what is malformed. What a template gives its part where it stands, such as the variable of a loop, is none."""
     from jinja2 import TemplateSyntaxError, meta, nodes
 
     above = (*above, path)
     try:
         tree = _environment(path.parent).parse(read_text(path, ""))
-        own = meta.find_undeclared_variables(tree)
+        for each in list(tree.find_all((nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends))):
+            named = meta.find_referenced_templates(nodes.Template([each]))
+            parts = [_part(above[0].parent, name) for name in named if name]
+            used = {name for part in parts if part and part not in above for name in names_in(part, above)}
+            names: list[nodes.Expr] = [nodes.Name(name, "load", lineno=each.lineno) for name in sorted(used)]
+            # Jinja2 looks for names in the place of the part. One that is extended is rendered last, and has all.
+            if isinstance(each, nodes.Extends):
+                tree.body.append(nodes.Output(names, lineno=each.lineno))
+            elif isinstance(each, (nodes.Include, nodes.Import, nodes.FromImport)):
+                each.template = nodes.List([each.template, *names], lineno=each.lineno)
+        return sorted(meta.find_undeclared_variables(tree))
     except (TemplateSyntaxError, MissingFileError):
         return []  # rendering it reports what is wrong, and where
-    parts = [above[0].parent / each for each in meta.find_referenced_templates(tree) if each]
-    used = {name for each in parts if each not in above for name in names_in(each, above)}
-    assigned = {each.name for each in tree.find_all(nodes.Name) if each.ctx == "store"}  # a part has them, too
-    return sorted(own | (used - assigned))
+
+
+def _part(directory: Path, name: str) -> Path | None:
+    """The file of a part, where Jinja2's own loader of files looks for it: never outside of the directory."""
+    path = directory / name.lstrip("/")
+    return path if path.is_file() and ".." not in name.split("/") else None
 
 
 def _environment(directory: Path) -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined, TemplateNotFound
 
     def load(name: str) -> tuple[str, str, None]:
-        path = directory / name
-        if not path.exists():
-            raise TemplateNotFound(name, f"{path} not found")
+        path = _part(directory, name)
+        if path is None:
+            raise TemplateNotFound(name, f"{directory}/{name} not found")
         return read_text(path, "envtool init --list and envtool deploy list show the templates"), str(path), None
 
     # The output is YAML and systemd units, never HTML, so that escaping would only do harm.

@@ -163,24 +163,54 @@ def refused(stated: Mapping[str, str | None], allowed: Sequence[str], denied: Se
 
 # How records and classifiers write licences that SPDX has other names for.
 _SPELLINGS: Mapping[str, str] = {
-    r"^GNU [\w ,.]*\((\w+\+?)\)$": r"\1",
+    r"^GNU (?:(A)ffero |(L)esser )?General Public(?: License)? v(\d)( or later)? "
+    r"\((?(1)A)(?(2)L)GPLv\3(?(4)\+)\)$": r"\1\2GPLv\3\4",
     r" ?\| ?": " OR ",
     r"\b(?:GNU )?([AL])(?:ffero|esser|ibrary) General Public(?: Licen[cs]e)?\b": r"\1GPL",
     r"\b(?:GNU )?General Public Licen[cs]e\b": "GPL",
     r"\bGNU (?=[AL]?GPL)": "",
     r"\b([AL]?GPL)(?:,? version |[ -]?v? ?)(\d)": r"\1-\2",
     r"\b([AL]?GPL) ?\(>= ?(\d)(\.\d)?\)": r"\1-\2\3+",
-    r"\b([AL]?GPL-\d(?:\.\d)?),?[ -]or[ -](?:later|newer|any later version)\b": r"\1+",
+    r"\b([AL]?GPL-\d(?:\.\d)?),?[ -]or,?[ -](?:later|newer|(?:\(?at your option\)?,? )?any later version)\b": r"\1+",
     r"\b([AL]?GPL-\d)(\+?)(?![\w.-])": r"\1.0\2",
     r"\bBSD[ -]?([23])[ -]clauses?(?: Licen[cs]e)?\b": r"BSD-\1-Clause",
     r"\b([23])-clause BSD(?: Licen[cs]e)?\b": r"BSD-\1-Clause",
-    r"^ISC Licen[cs]e(?: \(ISCL\))?$": "ISC",
+    r"^ISC Licen[cs]e$": "ISC",
     r"\bApache(?: Software)?(?: Licen[cs]e)?,?(?: Version)?[ -]*v?2(?:\.0)?(?![\w.-])": "Apache-2.0",
     r"\bMPL[ -]?v?2(?:\.0)?(?![\w.-])": "MPL-2.0",
     r"\b(?:The )?MIT Licen[cs]e\b": "MIT",
 }
-# A name with a shorter one after it, as in most classifiers.
-_SHORT_NAME = re.compile(r"(?i)(?!.*GPL.*\()[\w ,./-]*(?:licen[cs]e|disclaimer|BSD)[\w ,./-]* \(([\w. -]+)\)")
+# Classifiers of the Python package index that are one licence; what else ends in a name in brackets may be another one.
+_CLASSIFIERS = {
+    "blue oak model license (blueoak-1.0.0)": "BlueOak-1.0.0",
+    "boost software license 1.0 (bsl-1.0)": "BSL-1.0",
+    "cc0 1.0 universal (cc0 1.0) public domain dedication": "CC0-1.0",
+    "cea cnrs inria logiciel libre license, version 2.1 (cecill-2.1)": "CECILL-2.1",
+    "cecill-b free software license agreement (cecill-b)": "CECILL-B",
+    "cecill-c free software license agreement (cecill-c)": "CECILL-C",
+    "cmu license (mit-cmu)": "MIT-CMU",
+    "common development and distribution license 1.0 (cddl-1.0)": "CDDL-1.0",
+    "eclipse public license 1.0 (epl-1.0)": "EPL-1.0",
+    "eclipse public license 2.0 (epl-2.0)": "EPL-2.0",
+    "educational community license, version 2.0 (ecl-2.0)": "ECL-2.0",
+    "european union public licence 1.0 (eupl 1.0)": "EUPL-1.0",
+    "european union public licence 1.1 (eupl 1.1)": "EUPL-1.1",
+    "european union public licence 1.2 (eupl 1.2)": "EUPL-1.2",
+    "historical permission notice and disclaimer (hpnd)": "HPND",
+    "isc license (iscl)": "ISC",
+    "miros license (miros)": "MirOS",
+    "mit no attribution license (mit-0)": "MIT-0",
+    "mozilla public license 1.0 (mpl)": "MPL-1.0",
+    "mozilla public license 1.1 (mpl 1.1)": "MPL-1.1",
+    "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0",
+    "mulan permissive software license v2 (mulanpsl-2.0)": "MulanPSL-2.0",
+    "nasa open source agreement v1.3 (nasa-1.3)": "NASA-1.3",
+    "open software license 3.0 (osl-3.0)": "OSL-3.0",
+    "sil open font license 1.1 (ofl-1.1)": "OFL-1.1",
+    "the unlicense (unlicense)": "Unlicense",
+    "zero-clause bsd (0bsd)": "0BSD",
+    "zlib/libpng license": "Zlib",
+}
 
 
 @functools.cache
@@ -193,9 +223,7 @@ def _spdx() -> Any:
 @functools.cache
 def _parsed(text: str) -> Any:
     """A licence as an expression, or as one text that stands for itself where it cannot be read as one."""
-    short = _SHORT_NAME.fullmatch(text)
-    if short and short[1].replace(" ", "-").lower() in _spdx().known_symbols_lowercase:
-        text = short[1].replace(" ", "-")
+    text = _CLASSIFIERS.get(text.lower(), text)
     for spelling, name in _SPELLINGS.items():
         text = re.sub(spelling, name, text, flags=re.IGNORECASE)
     try:

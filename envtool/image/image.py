@@ -15,7 +15,19 @@ from envtool.console import ProgressDisplay
 from envtool.errors import ImageError, ProcessError
 from envtool.export.sbom import BomRequest, environment_bom
 from envtool.fetch.archive_cache import Cache
-from envtool.image.layout import CONFIG, MANIFEST, TARGET, Descriptor, Layer, Layout, Member, Tree, compressor, grouped
+from envtool.image.layout import (
+    CONFIG,
+    MANIFEST,
+    OTHER_DEFLATE,
+    TARGET,
+    Descriptor,
+    Layer,
+    Layout,
+    Member,
+    Tree,
+    compressor,
+    grouped,
+)
 from envtool.install.create import create
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY, read_json_metadata
@@ -101,8 +113,7 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
             app += [Member(f"{_APP}/{name}", mode=0o1777) for name in ("checkpoints", "store")]
         more = [(title, members) for title, members in (("root", own), ("app", app)) if members]
         layers = [*grouped(Tree(prefix, inventory).layers(), _MOST_LAYERS), *more]
-        python, is_zlib = compressor(prefix.python)
-        written = _write(layout, layers, python, display)
+        written = _write(layout, layers, compressor(prefix.python), display)
     bom_file = layout.put(bom, _SBOM)
     labels = {DIGEST_LABEL: inventory.env_digest, LOCK_LABEL: wanted.lock_sha256, "envserve.sbom": bom_file["digest"]}
     manifest = _manifest(wanted, layout, base, written, labels)
@@ -115,7 +126,8 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
     digest = layout.finish(wanted.tag, images, referrers)
     size_bytes = sum(layer.descriptor["size"] for layer in written) + sum(each["size"] for each in _layers_of(base))
     names = tuple(image["platform"]["architecture"] for image in images)
-    return Made(digest, inventory.env_digest, names, len(written), size_bytes, not base and not links, not is_zlib)
+    is_other = any(OTHER_DEFLATE in layer.descriptor["annotations"] for layer in written)
+    return Made(digest, inventory.env_digest, names, len(written), size_bytes, not base and not links, is_other)
 
 
 def _write(

@@ -179,7 +179,7 @@ MANIFEST, INDEX, CONFIG = f"{_MEDIA}manifest.v1+json", f"{_MEDIA}index.v1+json",
 _LAYER = f"{_MEDIA}layer.v1.tar+gzip"
 _TAG = "org.opencontainers.image.ref.name"
 _MARK = "oci-layout"
-_OTHER_DEFLATE = "envserve.other-deflate"  # marks layers that something other than zlib compressed
+OTHER_DEFLATE = "envserve.other-deflate"  # marks layers that something other than zlib compressed
 Descriptor = dict[str, Any]
 
 
@@ -261,7 +261,7 @@ class Layout:
             diff_id: layer
             for _, manifest in self.manifests()
             for layer, diff_id in zip(manifest["layers"], self.read(manifest["config"])["rootfs"]["diff_ids"])
-            if layer["mediaType"] == _LAYER and _OTHER_DEFLATE not in layer.get("annotations", {})
+            if layer["mediaType"] == _LAYER
         }
 
     def layer(self, title: str, members: Sequence[Member], python: Path | None) -> Layer:
@@ -270,11 +270,14 @@ class Layout:
         write_tar(SimpleNamespace(write=digest.update), members)
         diff_id = f"sha256:{digest.hexdigest()}"
         is_zlib = python is not None or _is_zlib()
-        notes = {"envserve.layer": title, **({} if is_zlib else {_OTHER_DEFLATE: "true"})}
-        if diff_id in self._known:
+        notes, other = {"envserve.layer": title}, {OTHER_DEFLATE: "true"}
+        known = self._known.get(diff_id)
+        is_other = known is not None and OTHER_DEFLATE in (known.get("annotations") or {})
+        if known is not None and not (is_other and is_zlib):
             with contextlib.suppress(ImageError):
-                self.path(self._known[diff_id])
-                return Layer({**self._known[diff_id], "annotations": notes}, diff_id, title)
+                self.path(known)
+                return Layer({**known, "annotations": {**notes, **(other if is_other else {})}}, diff_id, title)
+        notes |= {} if is_zlib else other
         with scratch_directory(self.root) as scratch:
             tar, packed = scratch / "tar", scratch / "gzip"
             if python is None:
@@ -323,15 +326,13 @@ def _of(python: Path) -> list[str]:
     return [str(python), "-I", "-S", gzip_worker.__file__]
 
 
-def compressor(own: Path) -> tuple[Path | None, bool]:
-    """The Python that compresses layers: None for this one unless only an environment's own has zlib; and whether it
-    has."""
-    if _is_zlib():
-        return None, True
-    with contextlib.suppress(ProcessError):
-        subprocesses.run(_of(own))
-        return own, True
-    return None, False
+def compressor(own: Path) -> Path | None:
+    """The Python that compresses layers: None for this one unless only an environment's own has zlib."""
+    if not _is_zlib():
+        with contextlib.suppress(ProcessError):
+            subprocesses.run(_of(own))
+            return own
+    return None
 
 
 def write_tar(file: Any, members: Sequence[Member]) -> None:

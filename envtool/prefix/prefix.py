@@ -116,18 +116,19 @@ class Prefix:
         return State.EMPTY if is_empty else State.FOREIGN
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the prefix alone; a second process waits. Raises PrefixError if it is not ours or cannot be written."""
+    def locked(self, is_going: bool = False) -> Iterator[None]:
+        """Hold the prefix alone; a second process waits. Raises PrefixError if it is not ours, cannot be written, or
+        has a path that no environment can have, unless it is going to be removed."""
         self.refuse_foreign()
         length = len(os.fsencode(self.path))
-        if length > LONGEST_PATH_BYTES:
+        if length > LONGEST_PATH_BYTES and not is_going:
             raise PrefixError(
                 f"{self.path} is too long for the first line of a script: "
                 f"expected at most {LONGEST_PATH_BYTES} bytes, found {length}",
                 "choose a shorter path with -p",
             )
         unfit = find_unfit(self.path)
-        if unfit and self.state() in (State.ABSENT, State.EMPTY):  # one that is there can be removed
+        if unfit and not is_going:
             raise PrefixError(unfit, "choose another place with -p, or with ENVTOOL_HOME")
         with ExitStack() as stack:
             try:
@@ -171,24 +172,20 @@ class Prefix:
 
     def receipt(self) -> Receipt:
         """Read the receipt, in an image with its layers' parts of it. Raises PrefixError if it is damaged."""
-        path = self._receipt
-        try:
-            data = _part(path)
+        with _reading(self._receipt):
+            data = _part(self._receipt)
             # Those that it lists: others are of a base, or were left behind.
-            for path in [self._parts / name for name in data.get("parts", ())]:
-                own = _part(path)
+            for name in data.get("parts", ()):
+                own = _part(self._parts / name)
                 data["packages"] += own["packages"]
                 data["generated"].update(own["generated"])
             if "parts" in data:  # no layer has it, or each package would change that layer too
                 data["env_digest"] = os.environ.get(ENV_DIGEST_VARIABLE) if self.is_active else None
             return Receipt(
                 platform=data["platform"], categories=tuple(data["categories"]),
-                packages=tuple(Installed(**package) for package in data["packages"]), env_digest=data["env_digest"],
+                packages=tuple(data["packages"]), env_digest=data["env_digest"],
                 generated=data["generated"], link_scripts=tuple(data.get("link_scripts", ())),
             )  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            hint = "envtool create --force makes the prefix anew"
-            raise PrefixError(f"the receipt {path} is damaged: {error}", hint) from error
 
     def complete(self, receipt: Receipt) -> None:
         """Write the receipt and take the mark away, in this order."""
@@ -198,11 +195,25 @@ class Prefix:
         self._mark.unlink(missing_ok=True)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+    ) as error:  # fmt: skip
+        hint = "envtool create --force makes the prefix anew"
+        raise PrefixError(f"the receipt {path} is damaged: {error}", hint) from error
+    except OSError as error:
+        raise PrefixError(f"the receipt {path} cannot be read: {error.strerror}") from error
+
+
 def _part(path: Path) -> dict[str, Any]:
-    data: dict[str, Any] = json.loads(path.read_bytes())
-    if not isinstance(data["packages"], list) or not isinstance(data["generated"], dict):
-        raise TypeError("expected a list of packages and a table of generated files")
-    return data
+    with _reading(path):
+        data: dict[str, Any] = json.loads(path.read_bytes())
+        if not isinstance(data["packages"], list) or not isinstance(data["generated"], dict):
+            raise TypeError("expected a list of packages and a table of generated files")
+        return {**data, "packages": [Installed(**package) for package in data["packages"]]}
 
 
 def find_prefix(name: str | None, path: Path | None, made_for: Path | None = None) -> Prefix:
@@ -247,7 +258,7 @@ def remove(prefix: Prefix) -> None:
     """Remove an environment with everything in it. Raises PrefixError if there is none of envtool."""
     if prefix.state() in (State.ABSENT, State.EMPTY):
         raise PrefixError(f"{prefix.path} not found", "envtool list shows the environments")
-    with prefix.locked():
+    with prefix.locked(is_going=True):
         # First the mark: a removal that is broken off must not leave something that looks whole.
         prefix.mark_incomplete()
         prefix.clear()

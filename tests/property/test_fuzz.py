@@ -9,6 +9,7 @@ import struct
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -125,10 +126,17 @@ def read_receipt(path: Path) -> None:
     (prefix.meta / "envserve.d").mkdir(parents=True, exist_ok=True)
     (prefix.meta / "envserve").write_text(json.dumps({**PART, "platform": "x", "categories": [], "parts": ["a.json"]}))
     (prefix.meta / "envserve.d/a.json").write_bytes(path.read_bytes())
-    assert prefix.receipt().packages
+    receipt = prefix.receipt()
+    part = json.loads(path.read_bytes())
+    own = [PART["packages"][0], *part["packages"]]
+    assert [asdict(package) for package in receipt.packages] == own
+    assert receipt.generated == {**PART["generated"], **part["generated"]}
 
 
-PART = {"packages": [{"manager": "conda", "name": "a", "version": "1", "sha256": "0"}], "generated": {"a": "0"}}
+PART: dict[str, Any] = {
+    "packages": [{"manager": "conda", "name": "a", "version": "1", "sha256": "0"}],
+    "generated": {"a": "0"},
+}
 INDEX = json.dumps({"manifests": [{"mediaType": "x", "digest": "sha256:ab", "size": 1}]}).encode()
 READERS: dict[str, tuple[bytes, Callable[[Path], Any], type[Exception]]] = {
     "lock": (lock(), lambda path: parse_lockfile("x", path.read_bytes().decode("utf-8", "replace")), EnvtoolError),

@@ -105,6 +105,9 @@ WRONG = {
     "endless": ('{% include "wrong.txt.j2" %}', "wrong.txt.j2: it includes itself without end"),
     "malformed": ('{% include "parts/bad" %}', "parts/bad:2: "),
     "undefined": ('{% include "parts/undefined" %}', "parts/undefined:2: 'dict object' has no attribute 'b'"),
+    "python": ('{% include "parts/zero" %}', "parts/zero:2: division by zero"),
+    "absolute": ('{% include "/etc/hostname" %}', "wrong.txt.j2:1: {}//etc/hostname not found"),
+    "outside": ('{% include "../variables" %}', "wrong.txt.j2:1: {}/../variables not found"),
     "twice": ("{% block a %}{% endblock %}{% block a %}{% endblock %}", "wrong.txt.j2:1: block 'a' defined twice"),
 }
 
@@ -117,6 +120,8 @@ def test_a_template_that_is_wrong_stops_no_other_and_its_error_names_the_file(
     (place / "parts").mkdir(parents=True)
     (place / "variables.yml").touch()
     (place / "wrong.txt.j2").write_bytes(written.encode("latin-1"))
+    (tmp_path / "variables").touch()
+    (place / "parts" / "zero").write_text("\n{{ 1/0 }}")
     (place / "parts" / "bad").write_text("\n{{ a")
     (place / "parts" / "undefined").write_text("\n{{ {}.b }}")
     assert {"wrong", "nginx"} <= kinds(tmp_path).keys()
@@ -138,6 +143,38 @@ def test_the_variables_of_a_template_are_those_of_its_parts_but_what_it_gives_th
     whole = find_kind("whole", tmp_path)
     assert [variable.name for variable in whole.variables] == ["names", "word"]
     assert render(whole, {"names": "a b", "word": "w"}) == "a3w b3w "
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{% include "parts/p" %}{% for x in "ab" %}-{% endfor %}',
+        '{% for x in "ab" %}{% endfor %}{% include "parts/p" %}--',
+        '{% include "parts/p" %}{% set x = 1 %}--',
+        '{% macro m(x) %}{{ x }}{% endmacro %}{% include ["parts/gone", "parts/p"] %}--',
+        '{% import "parts/p" as p with context %}{{ p }}{% set x = 1 %}--',
+    ],
+)
+def test_what_a_template_gives_elsewhere_is_not_given_to_its_part(written: str, tmp_path: Path) -> None:
+    place = tmp_path / "deploy"
+    (place / "parts").mkdir(parents=True)
+    (place / "variables.yml").touch()
+    (place / "whole.txt.j2").write_text(written)
+    (place / "parts" / "p").write_text("{{ x }}")
+    whole = find_kind("whole", tmp_path)
+    assert [variable.name for variable in whole.variables] == ["x"]
+    assert render(whole, {"x": "v"}) == "v--"
+
+
+def test_what_is_extended_has_what_is_given_anywhere(tmp_path: Path) -> None:
+    place = tmp_path / "deploy"
+    (place / "parts").mkdir(parents=True)
+    (place / "variables.yml").touch()
+    (place / "whole.txt.j2").write_text('{% extends "parts/p" %}{% set x = 1 %}')
+    (place / "parts" / "p").write_text("{{ x }}{{ y }}")
+    whole = find_kind("whole", tmp_path)
+    assert [variable.name for variable in whole.variables] == ["y"]
+    assert render(whole, {"y": "v"}) == "1v"
 
 
 def test_a_file_is_compared_and_never_written_over_unasked(tmp_path: Path) -> None:

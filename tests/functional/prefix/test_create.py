@@ -180,6 +180,7 @@ def test_an_environment_that_stands_in_such_a_path_can_be_removed(user: User, ch
     user.write_lock(channel.tool)
     user.run("create", "-p", user.home / "env")
     (user.home / "env").rename(user.home / "o'env")
+    assert "scripts of packages cannot have" in user.run("create", "-p", user.home / "o'env", "--force", code=3).stderr
     user.run("remove", "-p", user.home / "o'env", "--yes")
     assert not (user.home / "o'env").exists()
 

@@ -120,5 +120,13 @@ def test_a_python_with_zlib_ng_makes_the_same_image_where_the_lock_has_a_python(
     made, said = make(user, own, Path(source), user.home / "two")
     assert made["digest"] != expected
     assert "on other machines layers get other digests" in said
-    # What zlib-ng compressed is not used again where zlib is at hand.
+    # Nothing is compressed again there, though.
+    before = {path: path.stat().st_ino for path in (user.home / "two/blobs/sha256").iterdir()}
+    assert make(user, own, Path(source), user.home / "two")[0]["digest"] == made["digest"]
+    layers = [path for path in before if path.read_bytes().startswith(b"\x1f\x8b")]
+    assert {path: path.stat().st_ino for path in layers} == {path: before[path] for path in layers} != {}
+    # What zlib-ng compressed is not used again where zlib is at hand; what zlib compressed is used, unmarked.
     assert user.run("image", "-o", user.home / "two").stdout.strip() == expected
+    made, said = make(user, own, Path(source), user.home / "two")
+    assert made["digest"] == expected
+    assert "zlib" not in said

@@ -42,7 +42,16 @@ def test_a_mark_that_was_never_finished_leaves_an_empty_prefix(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "part", [None, "", '{"packages": {}, "generated": {}}', '{"packages": [], "generated": [["a", "b"]]}']
+    "part",
+    [
+        None,
+        "",
+        '{"packages": {}, "generated": {}}',
+        '{"packages": [], "generated": [["a", "b"]]}',
+        '{"packages": [{"nam": "x"}], "generated": {}}',
+        "[" * 100_000,
+    ],
+    ids=range(6),
 )
 def test_a_damaged_part_of_a_receipt_is_named(tmp_path: Path, part: str | None) -> None:
     prefix = Prefix(tmp_path)
@@ -58,6 +67,20 @@ def test_a_damaged_part_of_a_receipt_is_named(tmp_path: Path, part: str | None) 
     prefix.complete(NOTHING)
     assert prefix.receipt() == NOTHING
     assert not path.exists()
+
+
+def test_what_is_wrong_beside_the_parts_names_the_receipt_itself(tmp_path: Path) -> None:
+    prefix = Prefix(tmp_path)
+    (prefix.meta / "envserve.d").mkdir(parents=True)
+    receipt = prefix.meta / "envserve"
+    receipt.write_text('{"packages": [], "generated": {}, "categories": [], "parts": ["x.json"]}')
+    (prefix.meta / "envserve.d/x.json").write_text('{"packages": [], "generated": {}}')
+    with pytest.raises(PrefixError, match=f"the receipt {receipt} is damaged: 'platform'"):
+        prefix.receipt()
+    receipt.unlink()
+    receipt.symlink_to("envserve")  # as root may read everything, a link to itself
+    with pytest.raises(PrefixError, match=f"the receipt {receipt} cannot be read: Too many levels"):
+        prefix.receipt()
 
 
 @pytest.mark.parametrize("name", ["file", "conda-meta/history", "conda-meta/python-3.9-0.json"])
