@@ -6,6 +6,7 @@ text[1], scores: number[1, 3]}`; what a class may declare of its answers, `docs/
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -65,7 +66,9 @@ def require_json(outputs: object) -> None:
     try:
         json.dumps(outputs, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        place, found, hint = next(_find_unfit(outputs, OUTPUTS), (OUTPUTS, str(error), _OTHER_TYPES))
+        place, found, hint = OUTPUTS, str(error), _OTHER_TYPES
+        with contextlib.suppress(RecursionError):
+            place, found, hint = next(_find_unfit(outputs, OUTPUTS), (place, found, hint))
         raise TrialError("warm-up", f"{place}: expected what JSON can hold, found {found}", hint) from error
 
 

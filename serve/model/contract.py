@@ -32,7 +32,9 @@ def import_class(settings: Settings) -> Callable[..., object]:
         for part in class_name.split("."):
             found = getattr(found, part)
     except Exception as error:  # importing runs the user's code, which may raise anything
-        hint = "name it as module:Class, and list the directory of the module in python_path"
+        hint = None
+        if isinstance(error, (ImportError, AttributeError)):
+            hint = "name it as module:Class, and list the directory of the module in python_path"
         if isinstance(error, ModuleNotFoundError) and error.name != module_name.partition(".")[0]:
             hint = f"install {error.name} into the environment that serves"
         said = f"it cannot be imported: {type(error).__name__}: {error}"
@@ -161,7 +163,8 @@ def _building(settings: Settings) -> Iterator[None]:
         yield
     except Exception as error:  # the user's code may raise anything
         said = f"building it with {dict(settings.model_args)} failed: {type(error).__name__}: {error}"
-        raise ModelError(f"{settings.model}: {said}") from error
+        hint = "state what it wants: model_args in the settings, --arg NAME=VALUE of serve run and check"
+        raise ModelError(f"{settings.model}: {said}", hint if isinstance(error, TypeError) else None) from error
 
 
 def stretch(value: Any, axes: Collection[int], depth: int = 0) -> Any:

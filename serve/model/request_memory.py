@@ -46,9 +46,9 @@ class RequestMemory:
 
     def find(self, predictor: TorchPredictor, several: Iterable[object]) -> None:
         """Answer requests, of which a model may refuse any, and compare all they share with others before and after."""
-        until_s = time.monotonic() + _ENOUGH_S
         several = list(several)
         self._choose_mode(predictor, several[0])
+        until_s = time.monotonic() + _ENOUGH_S
         held: list[tuple[Any, Any, Any, Any]] = []
         places: tuple[set[int], set[int]] = set(), set()
         for inputs in several:
@@ -60,7 +60,7 @@ class RequestMemory:
             for taken, before, raw, first in held:
                 self.inputs |= not is_same(taken, before)
                 self.raw |= not is_same(raw, first)
-            if time.monotonic() > until_s:
+            if time.monotonic() > until_s and len(held) > 1:  # one alone shows no memory that two share
                 break
 
     def _choose_mode(self, predictor: TorchPredictor, inputs: object) -> None:

@@ -66,7 +66,21 @@ def _make_plain(value: Any) -> Any:
         return {key: _make_plain(part) for key, part in value.items()}
     if isinstance(value, (tuple, list)):
         return value if _PLAIN.issuperset(map(type, value)) else [_make_plain(part) for part in value]
-    return _to_list(value) if hasattr(value, "tolist") else value
+    if not isinstance(value, (*_ARRAYS, numpy.generic)):
+        return value
+    found = _to_list(value)
+    return _make_plain(found) if value.dtype == object else found
+
+
+def _without_graph(raw: Any) -> Any:
+    """Return what a module gave without the ways to its gradients, which hold memory and cannot be copied."""
+    if isinstance(raw, torch.Tensor):
+        return raw.detach()
+    if type(raw) is dict:
+        return {name: _without_graph(part) for name, part in raw.items()}
+    if isinstance(raw, tuple) and hasattr(raw, "_fields"):
+        return type(raw)(*map(_without_graph, raw))
+    return type(raw)(map(_without_graph, raw)) if type(raw) in (tuple, list) else raw
 
 
 def _map(raw: Any, change: Callable[[Any], Any]) -> Any:
@@ -74,7 +88,9 @@ def _map(raw: Any, change: Callable[[Any], Any]) -> Any:
         return change(raw)
     if isinstance(raw, (tuple, list)):
         return [_map(part, change) for part in raw]
-    return {str(key): _map(part, change) for key, part in raw.items()} if isinstance(raw, Mapping) else raw
+    if isinstance(raw, Mapping):
+        return {str(key): _map(part, change) for key, part in raw.items()}
+    return raw.item() if isinstance(raw, numpy.generic) else raw
 
 
 def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
@@ -141,6 +157,13 @@ def _to_array(name: str, part: Any) -> numpy.ndarray[Any, Any]:
             raise ValueError(f"{name}: expected rows of one length, found a nested tensor") from None
         array = _to_plain(part).numpy()
     return array
+
+
+def _as_array(name: str, value: Any) -> numpy.ndarray[Any, Any]:
+    """Make an array of a part of what a model class has made, in its own type where it has one."""
+    if isinstance(value, _ARRAYS):
+        return _to_array(name, value)
+    return numpy.array(value if isinstance(value, numpy.generic) else _make_plain(value))
 
 
 def count_rows(prepared: Any) -> int:
@@ -295,6 +318,7 @@ class TorchPredictor:
             try:
                 with without_gradients(memory.gradients):
                     raw = self.run_module(self.module, placed)
+                    raw = _without_graph(raw) if memory.gradients else raw
                     return own(raw) if memory.raw else raw
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
                 raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
@@ -308,18 +332,20 @@ class TorchPredictor:
 
     def postprocess(self, raw: Any) -> object:
         """Turn what the module gave into outputs that JSON can hold."""
-        if self.tensors_to_outputs is None:
-            return to_lists(raw)
+        return to_lists(raw) if self.tensors_to_outputs is None else _make_plain(self._convert(raw))
+
+    def _convert(self, raw: Any) -> Any:
+        assert self.tensors_to_outputs is not None
         with self.turns[1], without_gradients():
-            return _make_plain(self.tensors_to_outputs(own(raw) if self.memory.outputs else raw))
+            return self.tensors_to_outputs(own(raw) if self.memory.outputs else raw)
 
     def postprocess_arrays(self, raw: Any) -> Arrays:
         """Turn what the module gave into arrays by name, texts as `str` objects; raises `ValueError`."""
         if self.tensors_to_outputs is None:
             return to_arrays(raw)
-        outputs = self.postprocess(raw)
+        outputs = self._convert(raw)
         named = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
-        arrays = {str(name): numpy.array(value) for name, value in named.items()}
+        arrays = {str(name): _as_array(str(name), value) for name, value in named.items()}
         for name, array in arrays.items():
             if array.dtype.kind not in "fiubU":
                 raise ValueError(f"{name}: expected numbers, truth values or texts, found {array.dtype}")

@@ -169,7 +169,10 @@ def _open(path: Path, keys: Sequence[Any]) -> dict[str, Any] | Link:
     try:
         return {**dsse.unseal(json.loads(path.read_bytes()), keys), "file": path.name}
     except (OSError, ValueError, RecursionError) as error:
-        return Link("statement", FAILED if keys else UNKNOWN, f"{path.name}: {error if keys else 'name its key'}")
+        is_failed = bool(keys) or isinstance(error, OSError)
+        return Link(
+            "statement", FAILED if is_failed else UNKNOWN, f"{path.name}: {error if is_failed else 'name its key'}"
+        )
 
 
 def _about(stated: Sequence[Mapping[str, Any]], kind: str, sha256: str | None) -> Iterator[Mapping[str, Any]]:

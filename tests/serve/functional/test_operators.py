@@ -46,7 +46,7 @@ def watch_on_terminal(store, lines, columns):
     try:
         written, until_s = b"", time.monotonic() + 60
         while written.count(b"\x1b[H") < 5:
-            assert select.select([master], [], [], until_s - time.monotonic())[0], written
+            assert select.select([master], [], [], max(0.0, until_s - time.monotonic()))[0], written
             written += os.read(master, 4096)
     finally:
         process.send_signal(signal.SIGINT)

@@ -137,7 +137,54 @@ def test_arrays_and_tensors_in_outputs_are_plain_for_whoever_looks(tmp_path, kin
 
 
 @pytest.mark.parametrize(
-    "made", ["y.to_sparse().coalesce().values().conj()", "y.neg()._neg_view()", "torch.nested.nested_tensor([y[0]])"]
+    ("made", "dtype", "shape"),
+    [
+        ("y", "float32", (1, 1)),
+        ("y.numpy().astype('int32')", "int32", (1, 1)),
+        ("y.half()", "float16", (1, 1)),
+        ("numpy.zeros((0, 3), 'float32')", "float32", (0, 3)),
+        ("numpy.float32(3)", "float32", ()),
+        ("[[1.0, 2.0]]", "float64", (1, 2)),
+        ("{'a': [row for row in y]}", "float64", (1, 1)),
+    ],
+)
+def test_arrays_of_a_class_keep_their_type_and_shape(tmp_path, made, dtype, shape):
+    methods = f"    def forward(self, x): return self.layer(x)\n    def tensors_to_outputs(self, y): return {made}\n"
+    predictor = load(tmp_path, methods)
+    (array,) = predictor.postprocess_arrays(predictor.run(predictor.prepare([[1.0, 2.0, 3.0]]))).values()
+    assert (array.dtype.name, array.shape) == (dtype, shape)
+
+
+@pytest.mark.parametrize(
+    "made", ["{'a': y, 'n': numpy.float32(3)}", "{'a': numpy.array([numpy.ones(2), y], dtype=object)}"]
+)
+@pytest.mark.parametrize(
+    "method", ["forward(self, x):\n        y = self.layer(x)\n        return ", "tensors_to_outputs(self, y): return "]
+)
+def test_scalars_and_arrays_of_arrays_are_answers(tmp_path, method, made):
+    if "object" in made and "forward" in method:
+        pytest.skip("what a module gives are tensors, arrays and numbers")
+    forward = "" if "forward" in method else "    def forward(self, x): return self.layer(x)\n"
+    predictor = load(tmp_path, f"{forward}    def {method}{made}\n")
+    json.dumps(predictor.predict([[1.0, 2.0, 3.0]]), allow_nan=False)
+
+
+@pytest.mark.parametrize("seconds", [(0.6, 0.6), (1.2, 0.0)])
+def test_a_buffer_that_is_filled_anew_is_found_however_slow_the_model_is(tmp_path, seconds):
+    methods = f"""
+    def forward(self, x):
+        import time
+        time.sleep({seconds[0]} if self.table is None else {seconds[1]})
+        if self.table is None:
+            self.table = torch.zeros(1, 1)
+        self.table.copy_(self.layer(x))
+        return self.table
+"""
+    assert load(tmp_path, methods).memory.raw
+
+
+@pytest.mark.parametrize(
+    "made", ["torch.complex(y, y).conj().imag", "y.neg()._neg_view()", "torch.nested.nested_tensor([y[0]])"]
 )
 def test_odd_answers_are_no_fault(tmp_path, made):
     if "nested" in made and not hasattr(torch, "nested"):

@@ -220,8 +220,25 @@ def test_classes_that_cannot_be_built(tmp_path, trainer, model, message):
 
 
 def test_arguments_that_the_class_does_not_take(tmp_path, trainer):
-    with pytest.raises(ModelError, match="hiden"):
+    with pytest.raises(ModelError, match="hiden") as caught:
         loader(tmp_path, SERVE_MODEL_ARGS='{"hiden": 3}').load(stored(trainer.train(1)), UNSTATED)
+    assert "model_args" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("import no_such_package", "install no_such_package"),
+        ("1 / 0", None),
+        ("from os import nothing", "module:Class"),
+    ],
+)
+def test_the_hint_is_about_what_kept_a_class_from_being_imported(tmp_path, source, hint):
+    name = f"broken_{abs(hash(source))}"
+    (tmp_path / f"{name}.py").write_text(source)
+    with pytest.raises(ModelError, match="cannot be imported") as caught:
+        loader(tmp_path, f"{name}:Net", SERVE_PYTHON_PATH=str(tmp_path))
+    assert caught.value.hint == hint or hint in caught.value.hint
 
 
 def test_a_store_file_that_is_gone_is_no_fault_of_the_checkpoint(tmp_path, trainer):

@@ -67,6 +67,13 @@ def test_evidence_that_cannot_be_read_fails_by_its_name(tmp_path, content):
     assert all("evidence" in detail and len(detail) < 400 + len(str(path)) for detail in failed.values())
 
 
+def test_a_statement_that_is_not_there_fails_without_a_key_too(tmp_path):
+    evidence = Evidence(None, (), (tmp_path / "gone.json",), None, None)
+    links = trace({"sha256": "ab" * 32}, evidence)
+    (failed,) = (link for link in links if link.verdict == "failed")
+    assert (failed.name, failed.detail[:21]) == ("statement", "gone.json: [Errno 2] ")
+
+
 def test_a_lock_that_is_not_there_fails_and_what_needs_it_is_followed(tmp_path):
     _, private, public = dsse.generate()
     (tmp_path / "key").write_bytes(private)

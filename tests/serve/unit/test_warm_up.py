@@ -8,7 +8,7 @@ from predictors import Times
 
 from serve.checkpoint.manifest import Golden
 from serve.errors import CheckpointError
-from serve.model.answers import ArrayForm
+from serve.model.answers import ArrayForm, require_json
 from serve.model.warm_up import Candidate, warm_up
 
 
@@ -123,3 +123,11 @@ def test_outputs_that_json_cannot_hold_are_refused_with_their_place_and_the_way_
         warm_up(Candidate(Odd(), [[1]]), (), 30.0)
     assert caught.value.message.startswith(says)
     assert hint in caught.value.hint
+
+
+def test_outputs_that_are_nested_without_end_are_refused():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(CheckpointError, match="outputs: expected what JSON can hold, found maximum recursion"):
+        require_json(deep)
