@@ -163,7 +163,7 @@ def render(template: Template, values: Mapping[str, str]) -> str:
 
 def names_in(path: Path, above: tuple[Path, ...] = ()) -> list[str]:
     """The variables that a template, or a part of those `above`, and its own parts use, in alphabetical order; none of
-    what is malformed. What a template gives its part where it stands, such as the variable of a loop, is none."""
+    what is malformed. What a template gives its part where it stands, as a loop does, does not count."""
     from jinja2 import TemplateSyntaxError, meta, nodes
 
     above = (*above, path)
