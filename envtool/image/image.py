@@ -15,19 +15,7 @@ from envtool.console import ProgressDisplay
 from envtool.errors import ImageError, ProcessError
 from envtool.export.sbom import BomRequest, environment_bom
 from envtool.fetch.archive_cache import Cache
-from envtool.image.layout import (
-    CONFIG,
-    MANIFEST,
-    OTHER_DEFLATE,
-    TARGET,
-    Descriptor,
-    Layer,
-    Layout,
-    Member,
-    Tree,
-    compressor,
-    grouped,
-)
+from envtool.image.layout import CONFIG, MANIFEST, TARGET, Descriptor, Layer, Layout, Member, Tree, compressor, grouped
 from envtool.install.create import create
 from envtool.install.request import Request
 from envtool.lockfile.conda_lock_v1 import VARIABLES_KEY, read_json_metadata
@@ -126,7 +114,7 @@ def _make(wanted: Wanted, layout: Layout, cache: Cache, display: ProgressDisplay
     digest = layout.finish(wanted.tag, images, referrers)
     size_bytes = sum(layer.descriptor["size"] for layer in written) + sum(each["size"] for each in _layers_of(base))
     names = tuple(image["platform"]["architecture"] for image in images)
-    is_other = any(OTHER_DEFLATE in layer.descriptor["annotations"] for layer in written)
+    is_other = any(layer.is_other for layer in written)
     return Made(digest, inventory.env_digest, names, len(written), size_bytes, not base and not links, is_other)
 
 

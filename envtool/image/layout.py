@@ -190,6 +190,11 @@ class Layer(NamedTuple):
     diff_id: str
     title: str
 
+    @property
+    def is_other(self) -> bool:
+        """Whether something other than zlib compressed it."""
+        return OTHER_DEFLATE in self.descriptor["annotations"]
+
 
 class Layout:
     """The directory of a layout, which `begin` makes."""
