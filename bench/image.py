@@ -15,6 +15,7 @@ clock, and of the processor with all children.
 
 from __future__ import annotations
 
+import abc
 import argparse
 import contextlib
 import functools
@@ -107,7 +108,7 @@ def image_digest(layout: Path) -> str:
     return str(json.loads((layout / "index.json").read_bytes())["manifests"][0]["digest"])
 
 
-class Side:
+class Side(abc.ABC):
     """One of the two, in a directory of its own, with the lock and `app/` in it."""
 
     def __init__(self, place: Path, base: Path) -> None:
@@ -115,12 +116,13 @@ class Side:
         (place / "app").mkdir(parents=True)
         (place / "app" / "serve.toml").write_text("")
 
+    @abc.abstractmethod
     def build(self) -> None:
-        raise NotImplementedError
+        """Build the image."""
 
+    @abc.abstractmethod
     def forget(self) -> None:
         """Let the next build begin from nothing."""
-        raise NotImplementedError
 
     def timed(self) -> Taken:
         """Build, and say what it took."""

@@ -82,8 +82,6 @@ def _make(lock: str, digest: str) -> str:
     if found != digest:
         message = f"{lock}: expected an environment with the digest {digest}, found {found}"
         raise PrefixError(message, f"where the lock is right: envtool remove -n {name}")
-    if ":" in prefix:
-        raise PrefixError(f"{prefix}: Ray starts no Python from a path with a colon")
     expected, found = (
         subprocesses.run([python, "-c", _TELL]).strip() for python in (sys.executable, f"{prefix}/bin/python")
     )

@@ -1,4 +1,4 @@
-"""A predictor whose module is torch's, and the door to torch for what goes out: lists, arrays, the rows of a batch.
+"""A predictor whose module is torch's, and the door to torch for the rows of a batch.
 
 Only workers import it. How one is made from a model class is documented in `serve.model.contract`. Written for torch
 1.12.1 to 2.13."""
@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
@@ -21,6 +21,7 @@ from serve.errors import InputError
 from serve.model import answers, batch_independence, tensors, weights
 from serve.model.answers import OUTPUTS, ArrayForm
 from serve.model.inputs import Arrays, Inputs, one_for_none
+from serve.model.outputs import ARRAYS, as_array, make_plain, to_arrays, to_host, to_lists, without_graph
 from serve.model.request_memory import RequestMemory, own
 from serve.system.resources import count_cores, threads_of_an_operation
 
@@ -31,90 +32,12 @@ if TYPE_CHECKING:
 # What Python and torch raise for values that are not what a conversion expects.
 _UNFIT = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
-_ARRAYS = (numpy.ndarray, torch.Tensor)
-_PLAIN = frozenset((int, float, bool, str, type(None)))
 _FREE: AbstractContextManager[Any] = contextlib.nullcontext()
-
-
-def to_lists(raw: Any) -> object:
-    """Turn what a module gave into what JSON can hold."""
-    return _map(raw, _to_list)
-
-
-def _to_list(part: Any) -> object:
-    try:
-        return part.tolist()
-    except (RuntimeError, TypeError):  # sparse, quantized and nested tensors have no lists of their own
-        return [_to_list(row) for row in part.unbind()] if part.is_nested else _to_plain(part).tolist()
-
-
-def _to_plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the numbers of a tensor as one that NumPy has something for: dense, in its types."""
-    tensor = tensor.detach()
-    if tensor.is_quantized:
-        tensor = tensor.dequantize()
-    if tensor.layout is not torch.strided:
-        with torch.inference_mode():  # in which it may have been made: some layouts are written into
-            tensor = tensor.to_dense()
-    is_unknown = tensor.dtype == torch.bfloat16 or "float8" in str(tensor.dtype)
-    return (tensor.float() if is_unknown else tensor).cpu().resolve_conj().resolve_neg().contiguous()
-
-
-def _make_plain(value: Any) -> Any:
-    """Make lists and numbers of the arrays and tensors in what a model class has made."""
-    if isinstance(value, Mapping):
-        return {key: _make_plain(part) for key, part in value.items()}
-    if isinstance(value, (tuple, list)):
-        return value if _PLAIN.issuperset(map(type, value)) else [_make_plain(part) for part in value]
-    if not isinstance(value, (*_ARRAYS, numpy.generic)):
-        return value
-    found = _to_list(value)
-    return _make_plain(found) if value.dtype == object else found
-
-
-def _without_graph(raw: Any) -> Any:
-    """Return what a module gave without the ways to its gradients, which hold memory and cannot be copied."""
-    if isinstance(raw, torch.Tensor):
-        return raw.detach()
-    if type(raw) is dict:
-        return {name: _without_graph(part) for name, part in raw.items()}
-    if isinstance(raw, tuple) and hasattr(raw, "_fields"):
-        return type(raw)(*map(_without_graph, raw))
-    return type(raw)(map(_without_graph, raw)) if type(raw) in (tuple, list) else raw
-
-
-def _map(raw: Any, change: Callable[[Any], Any]) -> Any:
-    if isinstance(raw, _ARRAYS):
-        return change(raw)
-    if isinstance(raw, (tuple, list)):
-        return [_map(part, change) for part in raw]
-    if isinstance(raw, Mapping):
-        return {str(key): _map(part, change) for key, part in raw.items()}
-    return raw.item() if isinstance(raw, numpy.generic) else raw
-
-
-def to_arrays(raw: Any) -> dict[str, numpy.ndarray[Any, Any]]:
-    """Name arrays `outputs`, `outputs_0` … or as a mapping does, leaving out `None`; raises `ValueError` for others."""
-    return {name: _to_array(name, part) for name, part in _named(raw) if part is not None}
-
-
-def to_host(raw: Any) -> Any:
-    """Make arrays of a whole batch at once, in a tenth of the time; what NumPy has nothing for stays a tensor."""
-
-    def convert(part: Any) -> Any:
-        try:
-            return _to_array("", part)
-        except (TypeError, RuntimeError):
-            return part
-        except ValueError:
-            return _to_list(part)
-
-    return _map(raw, convert)
 
 
 def split(raw: Any, rows: Sequence[int]) -> list[Any]:
     """Take apart what a module gave for joined requests, by their numbers of rows; raises `ValueError` for others."""
-    if isinstance(raw, _ARRAYS):
+    if isinstance(raw, ARRAYS):
         if not raw.ndim or raw.shape[0] != sum(rows):
             raise ValueError(f"the outputs: expected {sum(rows)} rows, found the shape {list(raw.shape)}")
         ends = itertools.accumulate(rows)
@@ -136,42 +59,12 @@ def epsilon_of(raw: Any) -> float:
     return max(float(own), float(torch.finfo(torch.float32).eps), *map(epsilon_of, parts))
 
 
-def _named(raw: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(raw, Mapping):
-        return ((str(name), part) for name, part in raw.items())
-    if isinstance(raw, (tuple, list)):
-        return ((f"{OUTPUTS}_{place}", part) for place, part in enumerate(raw))
-    return iter([(OUTPUTS, raw)])
-
-
-def _to_array(name: str, part: Any) -> numpy.ndarray[Any, Any]:
-    if isinstance(part, numpy.ndarray):
-        return part
-    if not isinstance(part, torch.Tensor):
-        raise ValueError(f"{name}: expected a tensor, found {type(part).__name__}")
-    array: numpy.ndarray[Any, Any]
-    try:
-        array = part.detach().cpu().contiguous().numpy()
-    except (RuntimeError, TypeError):
-        if part.is_nested:
-            raise ValueError(f"{name}: expected rows of one length, found a nested tensor") from None
-        array = _to_plain(part).numpy()
-    return array
-
-
-def _as_array(name: str, value: Any) -> numpy.ndarray[Any, Any]:
-    """Make an array of a part of what a model class has made, in its own type where it has one."""
-    if isinstance(value, _ARRAYS):
-        return _to_array(name, value)
-    return numpy.array(value if isinstance(value, numpy.generic) else _make_plain(value))
-
-
 def count_rows(prepared: Any) -> int:
     """Count a request's rows, the first length that all its arrays share; 0 where they share none: nothing joins it."""
     if type(prepared) is numpy.ndarray:
         return int(prepared.shape[0]) if prepared.ndim else 0
     arrays = _arrays(prepared)
-    lengths = {array.shape[0] if isinstance(array, _ARRAYS) and array.ndim else 0 for array in arrays}
+    lengths = {array.shape[0] if isinstance(array, ARRAYS) and array.ndim else 0 for array in arrays}
     return int(lengths.pop()) if len(lengths) == 1 else 0
 
 
@@ -196,7 +89,7 @@ def stack(several: Sequence[Any]) -> Any:
 
 
 def _arrays(prepared: Any) -> Sequence[Any]:
-    if isinstance(prepared, _ARRAYS):
+    if isinstance(prepared, ARRAYS):
         return (prepared,)
     if isinstance(prepared, Mapping):
         return tuple(prepared.values())
@@ -318,7 +211,7 @@ class TorchPredictor:
             try:
                 with without_gradients(memory.gradients):
                     raw = self.run_module(self.module, placed)
-                    raw = _without_graph(raw) if memory.gradients else raw
+                    raw = without_graph(raw) if memory.gradients else raw
                     return own(raw) if memory.raw else raw
             except IndexError as error:  # an embedding without such a row: the module itself has proved that it works
                 raise InputError(f"the inputs: expected values that the model knows, found {error}") from error
@@ -332,7 +225,7 @@ class TorchPredictor:
 
     def postprocess(self, raw: Any) -> object:
         """Turn what the module gave into outputs that JSON can hold."""
-        return to_lists(raw) if self.tensors_to_outputs is None else _make_plain(self._convert(raw))
+        return to_lists(raw) if self.tensors_to_outputs is None else make_plain(self._convert(raw))
 
     def _convert(self, raw: Any) -> Any:
         assert self.tensors_to_outputs is not None
@@ -345,7 +238,7 @@ class TorchPredictor:
             return to_arrays(raw)
         outputs = self._convert(raw)
         named = outputs if isinstance(outputs, Mapping) else {OUTPUTS: outputs}
-        arrays = {str(name): _as_array(str(name), value) for name, value in named.items()}
+        arrays = {str(name): as_array(str(name), value) for name, value in named.items()}
         for name, array in arrays.items():
             if array.dtype.kind not in "fiubU":
                 raise ValueError(f"{name}: expected numbers, truth values or texts, found {array.dtype}")

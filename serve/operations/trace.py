@@ -169,10 +169,9 @@ def _open(path: Path, keys: Sequence[Any]) -> dict[str, Any] | Link:
     try:
         return {**dsse.unseal(json.loads(path.read_bytes()), keys), "file": path.name}
     except (OSError, ValueError, RecursionError) as error:
-        is_failed = bool(keys) or isinstance(error, OSError)
-        return Link(
-            "statement", FAILED if is_failed else UNKNOWN, f"{path.name}: {error if is_failed else 'name its key'}"
-        )
+        if keys or isinstance(error, OSError):
+            return Link("statement", FAILED, f"{path.name}: {error}")
+        return Link("statement", UNKNOWN, f"{path.name}: name its key")
 
 
 def _about(stated: Sequence[Mapping[str, Any]], kind: str, sha256: str | None) -> Iterator[Mapping[str, Any]]:

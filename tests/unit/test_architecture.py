@@ -39,7 +39,7 @@ DOORS = {
     "torch": {
         "serve/publishing/conversion.py",
         *(f"serve/model/{name}.py" for name in ("batch_independence", "example", "inputs", "request_state", "tensors")),
-        *(f"serve/model/{name}.py" for name in ("request_memory", "torch_predictor", "trial", "weights")),
+        *(f"serve/model/{name}.py" for name in ("outputs", "request_memory", "torch_predictor", "trial", "weights")),
     },
     "urllib3": {"envtool/fetch/client.py"},
     "uv": {"envtool/pypi/uv.py"},

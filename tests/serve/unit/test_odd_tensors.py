@@ -14,12 +14,12 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
+from serve.model.outputs import to_arrays, to_host, to_lists  # noqa: E402
 from serve.model.request_state import (  # noqa: E402
     Versions,
     changed,
     snapshot,
 )
-from serve.model.torch_predictor import to_arrays, to_host, to_lists  # noqa: E402
 
 DTYPES = sorted({found for found in vars(torch).values() if isinstance(found, torch.dtype)}, key=str)
 WRITTEN = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
